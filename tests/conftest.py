@@ -1,0 +1,106 @@
+"""Projects, rendered from this template, and what can be asked of them."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytest_cookies.plugin import Cookies, Result
+
+TEMPLATE = Path(__file__).parents[1]
+QUESTIONS = {
+    key
+    for key in json.loads((TEMPLATE / "cookiecutter.json").read_text("utf-8"))
+    if not key.startswith("_")
+}
+ENDPOINTS = ("include_echo", "include_json", "include_broadcast")
+
+Answers = dict[str, Any]
+Bake = Callable[..., Result]
+
+COMBINATIONS: list[Answers] = [
+    dict(zip(ENDPOINTS, choice, strict=True))
+    for choice in itertools.product([True, False], repeat=len(ENDPOINTS))
+]
+ALL_ON, ALL_OFF = COMBINATIONS[0], COMBINATIONS[-1]
+
+# Cookiecutter renders the answers that it is given this way, hence the quotes around braces.
+HOSTILE_TEXTS = [
+    'Zoë\'s "Chat" \\ App',
+    "日本語",
+    "🚀",
+    "{{ '{{ 7*7 }}' }}",
+    "<script>alert('1')</script>",
+    "a: b # c",
+    "it ends with \\",
+    "x" * 200,
+]
+
+
+def hostile(text: str, **answers: Any) -> Answers:
+    """Give the same answer to every question that takes any text."""
+    return {"project_name": text, "description": text, "author_name": text, **answers}
+
+
+# Every combination of endpoints; each hostile text, too, with one of them.
+PROJECTS: list[Answers] = COMBINATIONS + [
+    hostile(text, **combination)
+    for text, combination in zip(HOSTILE_TEXTS, COMBINATIONS, strict=True)
+]
+
+
+def describe(answers: Answers) -> str:
+    """Name a project in the list of tests."""
+    chosen = [key.removeprefix("include_") for key in ENDPOINTS if answers.get(key, True)]
+    name = ascii(answers.get("project_name", ""))[1:17]
+    return " ".join(["+".join(chosen) or "none", name]).strip()
+
+
+def project_params(projects: list[Answers] = PROJECTS) -> pytest.MarkDecorator:
+    """Run a test for each of these projects."""
+    return pytest.mark.parametrize("answers", projects, ids=describe)
+
+
+@pytest.fixture
+def bake(cookies: Cookies) -> Bake:
+    """Render a project; an answer to a question that is not asked is a mistake in the test."""
+
+    def bake(**answers: Any) -> Result:
+        assert answers.keys() <= QUESTIONS, f"not asked: {answers.keys() - QUESTIONS}"
+        return cookies.bake(extra_context=answers)
+
+    return bake
+
+
+@pytest.fixture
+def project(bake: Bake, answers: Answers) -> Path:
+    """The folder of a project rendered with these answers."""
+    result = bake(**answers)
+    assert result.exception is None
+    assert result.project_path is not None
+    return result.project_path
+
+
+def run(*command: str | Path, cwd: Path, **environment: str) -> None:
+    """Run a command that must succeed; show what it said if it doesn't."""
+    outer = {key: value for key, value in os.environ.items() if not key.startswith(("COV_", "PYTEST_"))}
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        env=outer | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        check=False,
+    )
+    assert done.returncode == 0, f"{command} says:\n{done.stdout}"
+
+
+def run_module(module: str, *arguments: str, cwd: Path) -> None:
+    """Run one of the tools of this environment."""
+    run(sys.executable, "-m", module, *arguments, cwd=cwd, PYTHONUTF8="1")

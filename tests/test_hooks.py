@@ -1,0 +1,73 @@
+"""Answers that are refused, and what a person reads before and after a project is made."""
+
+import re
+
+import pytest
+
+from .conftest import ALL_OFF, Bake
+
+
+@pytest.mark.parametrize(
+    ("slug", "rule", "example"),
+    [
+        ("class", 'would make the package "class", which is a Python keyword', "class-app"),
+        ("Import", 'would make the package "import", which is a Python keyword', "import-app"),
+        ("json", "is a module of Python itself", "json-app"),
+        ("fastapi", "is a name that the project itself needs", "fastapi-app"),
+        ("pydantic-settings", "is a name that the project itself needs", "pydantic-settings-app"),
+        ("tests", "is a name that the project itself needs", "tests-app"),
+        ("my app", "must begin with a letter", "my-app-app"),
+        ("2fast", "must begin with a letter", "fast-app"),
+        ("chat--app", "must begin with a letter", "chat-app-app"),
+        ("chat-", "must begin with a letter", "chat-app"),
+        ("café", "must begin with a letter", "caf-app"),
+        ("日本語", "must begin with a letter", "chat-app"),
+        ("x" * 51, "has 51 characters, and at most 50 are possible", f"{'x' * 46}-app"),
+    ],
+)
+def test_a_slug_that_cannot_work_is_refused(
+    bake: Bake, capfd: pytest.CaptureFixture[str], slug: str, rule: str, example: str
+) -> None:
+    assert bake(project_slug=slug).exit_code != 0
+    said = capfd.readouterr().err
+    assert f"project_slug {ascii(slug)}" in said
+    assert rule in said
+    assert f"try '{example}'" in said
+    assert bake(project_slug=example).exit_code == 0
+
+
+@pytest.mark.parametrize("field", ["project_name", "description", "author_name"])
+@pytest.mark.parametrize("character", ["\n", "\t", "\x1b", "\x7f", "\u2028", "\udc80"])
+def test_a_control_character_is_refused(
+    bake: Bake, capfd: pytest.CaptureFixture[str], field: str, character: str
+) -> None:
+    assert bake(**{field: f"a{character}b"}).exit_code != 0
+    said = capfd.readouterr().err
+    assert f"{field} {ascii(f'a{character}b')} has a control character" in said
+
+
+def test_a_project_needs_a_name(bake: Bake, capfd: pytest.CaptureFixture[str]) -> None:
+    assert bake(project_name=" ").exit_code != 0
+    assert "project_name is empty; try 'Chat App'" in capfd.readouterr().err
+
+
+def test_all_problems_are_named_at_once(bake: Bake, capfd: pytest.CaptureFixture[str]) -> None:
+    assert bake(project_slug="class", author_name="a\tb").exit_code != 0
+    said = capfd.readouterr().err
+    assert "project_slug" in said
+    assert "author_name" in said
+
+
+def test_the_next_steps_are_in_the_users_own_names(
+    bake: Bake, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bake(project_slug="tea-time", include_json=False)
+    said = capfd.readouterr().out
+    assert "cd tea-time\n    uv run tea-time\n" in said
+    assert re.findall(r"ws://\S+", said) == [
+        "ws://127.0.0.1:8000/ws",
+        "ws://127.0.0.1:8000/ws_broadcast",
+    ]
+    assert "\n\n\n" not in said.strip("\n")
+    bake(**ALL_OFF)
+    assert "ws://" not in capfd.readouterr().out

@@ -1,0 +1,171 @@
+"""Level 0: every project has exactly the files that it should, and nothing odd in them."""
+
+import ast
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cookiecutter.main import cookiecutter
+
+from .conftest import ALL_ON, COMBINATIONS, PROJECTS, TEMPLATE, Answers, Bake, project_params
+
+ALWAYS = """
+    .env.example .gitignore README.md pyproject.toml
+    src/PACKAGE/__init__.py src/PACKAGE/__main__.py src/PACKAGE/admission.py
+    src/PACKAGE/connection.py src/PACKAGE/health.py src/PACKAGE/logs.py src/PACKAGE/main.py
+    src/PACKAGE/protocol.py src/PACKAGE/settings.py src/PACKAGE/endpoints/__init__.py
+    tests/__init__.py tests/conftest.py tests/test_admission.py tests/test_command.py
+    tests/test_connection.py tests/test_health.py tests/test_settings.py
+"""
+ONLY_WITH = {
+    "include_echo": "src/PACKAGE/endpoints/echo.py tests/test_echo.py",
+    "include_json": "src/PACKAGE/endpoints/json_messages.py tests/test_json_messages.py",
+    "include_broadcast": """
+        src/PACKAGE/broker.py src/PACKAGE/delivery.py src/PACKAGE/endpoints/broadcast.py
+        src/PACKAGE/events.py src/PACKAGE/hub.py tests/test_broadcast.py tests/test_broker.py
+    """,
+}
+ROUTES = {"include_echo": "/ws", "include_json": "/ws_json", "include_broadcast": "/ws_broadcast"}
+
+
+def files(project: Path) -> dict[str, str]:
+    """Return the text of every file in a project, by its path."""
+    return {
+        path.relative_to(project).as_posix(): path.read_bytes().decode("utf-8")
+        for path in sorted(project.rglob("*"))
+        if path.is_file()
+    }
+
+
+def package(project: Path) -> str:
+    """Return the name of the only package."""
+    (name,) = (path.name for path in (project / "src").iterdir())
+    return name
+
+
+@project_params()
+def test_the_files_are_exactly_those_that_were_asked_for(project: Path, answers: Answers) -> None:
+    chosen = [paths for key, paths in ONLY_WITH.items() if answers[key]]
+    expected = " ".join([ALWAYS, *chosen]).replace("PACKAGE", package(project)).split()
+    assert list(files(project)) == sorted(expected)
+    assert [path for path in project.rglob("*") if path.is_dir() and not any(path.iterdir())] == []
+
+
+@project_params()
+def test_no_file_shows_that_it_was_rendered(project: Path, answers: Answers) -> None:
+    for path, text in files(project).items():
+        plain = text.replace("{{ 7*7 }}", "")
+        assert not re.search(r"\{\{|\}\}|\{%|%\}|\{#|cookiecutter", plain), path
+        assert text == "" or (text.endswith("\n") and not text.endswith("\n\n")), path
+        assert "\r" not in text, path
+        assert not re.search(r"[ \t]\n", text), path
+        blank_lines = 3 if path.endswith(".py") else 2
+        assert "\n" * (blank_lines + 1) not in text or not blank_lines, path
+        assert not text.startswith("\n"), path
+
+
+@project_params()
+def test_every_file_parses(project: Path, answers: Answers) -> None:
+    for path, text in files(project).items():
+        if path.endswith(".py"):
+            ast.parse(text, filename=path)
+        elif path.endswith(".toml"):
+            tomllib.loads(text)
+
+
+@project_params()
+def test_free_text_arrives_as_it_was_typed(project: Path, answers: Answers) -> None:
+    typed = answers.get("project_name", "My WebSocket App").replace("{{ '{{ 7*7 }}' }}", "{{ 7*7 }}")
+    metadata = tomllib.loads(files(project)["pyproject.toml"])["project"]
+    if "description" in answers:
+        assert metadata["description"] == typed
+        assert metadata["authors"] == [{"name": typed}]
+    titles = [
+        ast.literal_eval(keyword.value)
+        for node in ast.walk(ast.parse(files(project)[f"src/{package(project)}/main.py"]))
+        if isinstance(node, ast.Call)
+        for keyword in node.keywords
+        if keyword.arg == "title"
+    ]
+    assert titles == [typed]
+    assert "<script>" not in files(project)["README.md"]
+
+
+@project_params(COMBINATIONS)
+def test_the_readme_names_what_is_there_and_nothing_else(project: Path, answers: Answers) -> None:
+    everything = files(project)
+    readme = everything["README.md"]
+    source = f"src/{package(project)}/"
+
+    named = set(re.findall(r"`([\w/]+\.py|endpoints/)`", readme)) - {"endpoints/"}
+    there = {path.removeprefix(source) for path in everything if path.startswith(source)}
+    assert named <= there
+    assert {path for path in there if "/" not in path} - {"__init__.py"} <= named
+
+    routes = set(re.findall(r"/ws\w*", readme)) - {"/ws_broadcast/tea"}
+    assert routes == {route for key, route in ROUTES.items() if answers[key]}
+
+    table = dict(re.findall(r"^\| `(APP_\w+)` \| `?(.*?)`? \|", readme, re.MULTILINE))
+    example = dict(re.findall(r"^# (APP_\w+)=\"?(.*?)\"?$", everything[".env.example"], re.MULTILINE))
+    assert table == example
+    assert set(re.findall(r"APP_\w+", readme)) == set(table)
+
+
+@project_params([PROJECTS[0], PROJECTS[-1]])
+def test_hooks_add_nothing(project: Path, answers: Answers, tmp_path: Path) -> None:
+    without = cookiecutter(
+        str(TEMPLATE),
+        no_input=True,
+        extra_context=answers,
+        output_dir=str(tmp_path),
+        accept_hooks=False,
+        default_config=True,
+    )
+    assert files(Path(without)) == files(project)
+
+
+def test_the_defaults_are_every_endpoint(bake: Bake) -> None:
+    assert files(bake().project_path) == files(bake(**ALL_ON).project_path)
+
+
+def test_every_question_has_a_label() -> None:
+    context: dict[str, Any] = json.loads((TEMPLATE / "cookiecutter.json").read_text("utf-8"))
+    asked = [key for key in context if not key.startswith("_")]
+    assert list(context["__prompts__"]) == asked
+
+
+def test_rendered_projects_are_tested_with_the_versions_they_ask_for(bake: Bake) -> None:
+    own = tomllib.loads((TEMPLATE / "pyproject.toml").read_text("utf-8"))["dependency-groups"]["dev"]
+    rendered = tomllib.loads(files(bake().project_path)["pyproject.toml"])
+    needed = rendered["project"]["dependencies"] + rendered["dependency-groups"]["dev"]
+    assert set(needed) <= set(own)
+
+
+@pytest.mark.parametrize(
+    ("name", "slug", "package_name"),
+    [
+        ("My WebSocket App", "my-websocket-app", "my_websocket_app"),
+        ('Zoë\'s "Chat" \\ App', "zoe-s-chat-app", "zoe_s_chat_app"),
+        ("日本語", "ri-ben-yu", "ri_ben_yu"),
+        ("🚀", "app", "app"),
+        ("3D Chess", "app-3d-chess", "app_3d_chess"),
+        ("a-very-long-name " * 12, "a-very-long-name-a-very-long-name", "a_very_long_name_a_very_long_name"),
+    ],
+)
+def test_the_slug_is_derived_from_the_name(
+    bake: Bake, name: str, slug: str, package_name: str
+) -> None:
+    project = bake(project_name=name).project_path
+    assert project.name == slug
+    assert package(project) == package_name
+
+
+def test_a_slug_keeps_its_own_spelling(bake: Bake) -> None:
+    project = bake(project_slug="Chat_Server-2").project_path
+    assert package(project) == "chat_server_2"
+    assert tomllib.loads(files(project)["pyproject.toml"])["project"]["scripts"] == {
+        "Chat_Server-2": "chat_server_2.__main__:main"
+    }

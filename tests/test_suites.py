@@ -1,0 +1,17 @@
+"""Level 1: every project passes its own tests, lint, format and type check as rendered."""
+
+from pathlib import Path
+
+from .conftest import Answers, project_params, run_module
+
+
+@project_params()
+def test_it_passes_its_own_tests_which_run_every_line(project: Path, answers: Answers) -> None:
+    run_module("pytest", "-p", "no:cacheprovider", "--cov", cwd=project)
+
+
+@project_params()
+def test_it_passes_its_own_checks(project: Path, answers: Answers) -> None:
+    run_module("ruff", "check", "--no-cache", ".", cwd=project)
+    run_module("ruff", "format", "--no-cache", "--check", ".", cwd=project)
+    run_module("ty", "check", "--error-on-warning", cwd=project)

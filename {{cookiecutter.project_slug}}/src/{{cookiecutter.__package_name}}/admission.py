@@ -1,0 +1,69 @@
+"""Who may connect. Every WebSocket endpoint takes its connection from here."""
+
+import logging
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import Depends, HTTPException, WebSocket, WebSocketDisconnect
+from fastapi.exceptions import WebSocketRequestValidationError
+
+from .connection import Connection
+from .protocol import CloseCode
+from .settings import Settings, SettingsDep
+
+logger = logging.getLogger(__name__)
+
+
+class Admission:
+    """A dependency that lets a client in, and sees it out.
+
+    Refusals come before the handshake, as HTTP: 403 for a page of another origin. An admitted
+    client is accepted, with the first of `subprotocols` that it offers, and its connection is
+    closed when the endpoint returns: with 1000, or with 1011 if the endpoint failed.
+    """
+
+    def __init__(self, *subprotocols: str) -> None:
+        self._subprotocols = subprotocols
+
+    async def __call__(
+        self, websocket: WebSocket, settings: SettingsDep
+    ) -> AsyncIterator[Connection]:
+        check_origin(websocket, settings)
+        offered = websocket.scope["subprotocols"]
+        subprotocol = next((name for name in self._subprotocols if name in offered), None)
+        await websocket.accept(subprotocol)
+        connection = Connection(websocket, settings, subprotocol)
+        try:
+            yield connection
+        except WebSocketDisconnect:
+            pass  # the peer left while it was being answered, which is no error
+        except WebSocketRequestValidationError:
+            # FastAPI finds out about an endpoint's own parameters only now.
+            await connection.close(CloseCode.POLICY_VIOLATION, "invalid parameters")
+        except Exception:
+            await connection.close(CloseCode.INTERNAL_ERROR, "internal error")
+            raise
+        finally:
+            await connection.close()
+
+
+Admitted = Annotated[Connection, Depends(Admission())]
+
+
+def check_origin(websocket: WebSocket, settings: Settings) -> None:
+    """Raise a 403 for a web page of an origin that is not allowed.
+
+    Browsers send the page's origin with every handshake and let any page connect anywhere, so
+    without this check a foreign page could talk to us in its visitor's name (RFC 6455 §10.2).
+    """
+    origins = websocket.headers.getlist("origin")
+    if not origins and not settings.require_origin:
+        return
+    if "*" in settings.allowed_origins:
+        return
+    scheme = "https" if websocket.url.scheme == "wss" else "http"
+    own = f"{scheme}://{websocket.headers.get('host', '')}"
+    if len(origins) == 1 and origins[0] in (own, *settings.allowed_origins):
+        return
+    logger.warning("refused %s: origin %r is not allowed", websocket.client, origins)
+    raise HTTPException(403, "origin not allowed")

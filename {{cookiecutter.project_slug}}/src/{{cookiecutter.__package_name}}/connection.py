@@ -1,0 +1,169 @@
+"""One accepted WebSocket: what its peer may send, and every way it can end."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from typing import TypeVar
+
+from fastapi import WebSocket, WebSocketDisconnect
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json
+
+from .protocol import CloseCode, ErrorCode, error_frame
+from .settings import Settings
+
+STALL_TIMEOUT = 10.0
+"""Seconds that a peer may take to make room for one frame; after that it counts as gone."""
+
+Shape = TypeVar("Shape")
+
+
+class Connection:
+    """An accepted WebSocket that guards itself.
+
+    Iterate over it, or over `texts()` or `parsed()`, for its messages. The loop ends when the
+    connection does, for whatever reason, so an endpoint needs no `try` around it.
+    """
+
+    def __init__(
+        self, websocket: WebSocket, settings: Settings, subprotocol: str | None = None
+    ) -> None:
+        self.subprotocol = subprotocol
+        self.address = "{}:{}".format(*(websocket.client or ("unknown", 0)))
+        self.encode_error: Callable[[ErrorCode, str], str] = error_frame
+        self._websocket = websocket
+        self._settings = settings
+        self._invalid_in_a_row = 0
+        self._open = True
+        self._reading: asyncio.Timeout | None = None
+        self._closing: asyncio.Task[None] | None = None
+
+    async def __aiter__(self) -> AsyncIterator[str | bytes]:
+        """Yield every message, text as `str` and binary as `bytes`.
+
+        The peer sees 1009 after a message over `max_message_bytes`, and 1001 when it has sent
+        none for `idle_timeout` seconds.
+        """
+        while (message := await self._receive()) is not None:
+            if _size(message) > self._settings.max_message_bytes:
+                await self.close(CloseCode.MESSAGE_TOO_BIG, "message too big")
+                return
+            yield message
+
+    async def texts(self) -> AsyncIterator[str]:
+        """Yield every text message; a binary one closes with 1003."""
+        async for message in self:
+            if isinstance(message, bytes):
+                await self.close(CloseCode.UNSUPPORTED_DATA, "text expected")
+                return
+            yield message
+
+    async def parsed(self, shape: TypeAdapter[Shape]) -> AsyncIterator[Shape]:
+        """Yield the value of every JSON message that has the given shape.
+
+        Anything else is answered with an error frame; more than `max_invalid_messages` in a
+        row close with 1008.
+        """
+        async for message in self:
+            try:
+                value = _parse(message, shape)
+            except _InvalidMessage as error:
+                await self._reject(*error.args)
+            else:
+                self._invalid_in_a_row = 0
+                yield value
+
+    async def send(self, message: str | bytes) -> None:
+        """Send `str` as a text message, `bytes` as a binary one, and wait for room to do so.
+
+        Raises `WebSocketDisconnect` when the peer is gone, or has taken nothing for
+        `STALL_TIMEOUT` seconds. Let it pass: admission expects it.
+        """
+        if not self._open:
+            raise WebSocketDisconnect(CloseCode.GOING_AWAY)
+        try:
+            async with asyncio.timeout(STALL_TIMEOUT):
+                if isinstance(message, str):
+                    await self._websocket.send_text(message)
+                else:
+                    await self._websocket.send_bytes(message)
+        except (TimeoutError, RuntimeError):
+            # A RuntimeError is how uvicorn tells a sender that it has closed on its own, for
+            # a frame too big or a missed pong, which only the reader has been told so far.
+            self._end()
+            raise WebSocketDisconnect(CloseCode.GOING_AWAY) from None
+
+    async def close(self, code: CloseCode = CloseCode.NORMAL, reason: str = "") -> None:
+        """Close, unless that has begun already, and wait until the close frame is sent.
+
+        A peer that has no room for it within `STALL_TIMEOUT` seconds doesn't get one.
+        """
+        self.close_soon(code, reason)
+        if self._closing is not None:
+            await asyncio.wait([self._closing])
+
+    def close_soon(self, code: CloseCode, reason: str) -> None:
+        """Do the same without waiting, for those whom this peer must not hold up."""
+        if self._open:
+            self._open = False
+            self._closing = asyncio.create_task(self._close(code, reason))
+
+    async def _close(self, code: CloseCode, reason: str) -> None:
+        with suppress(TimeoutError, RuntimeError, WebSocketDisconnect):
+            async with asyncio.timeout(STALL_TIMEOUT):
+                await self._websocket.close(code, reason)
+        self._end()
+
+    def _end(self) -> None:
+        """Let the endpoint's loop end, also while it waits for a message."""
+        self._open = False
+        if self._reading is not None:
+            self._reading.reschedule(0)
+
+    async def _receive(self) -> str | bytes | None:
+        """Wait for a message; `None` when there will be no more."""
+        if not self._open:
+            return None
+        try:
+            async with asyncio.timeout(self._settings.idle_timeout or None) as self._reading:
+                event = await self._websocket.receive()
+        except TimeoutError:
+            self._reading = None
+            await self.close(CloseCode.GOING_AWAY, "idle for too long")
+            return None
+        self._reading = None
+        if event["type"] == "websocket.disconnect":
+            self._open = False
+            return None
+        text = event.get("text")
+        return event["bytes"] if text is None else text
+
+    async def _reject(self, code: ErrorCode, detail: str) -> None:
+        self._invalid_in_a_row += 1
+        if self._invalid_in_a_row > self._settings.max_invalid_messages:
+            await self.close(CloseCode.POLICY_VIOLATION, "too many invalid messages")
+        else:
+            await self.send(self.encode_error(code, detail))
+
+
+class _InvalidMessage(Exception):
+    """An error code and a detail, for a message that the connection survives."""
+
+
+def _parse(message: str | bytes, shape: TypeAdapter[Shape]) -> Shape:
+    if isinstance(message, bytes):
+        raise _InvalidMessage(ErrorCode.TEXT_EXPECTED, "Send JSON as text, not as binary.")
+    try:
+        from_json(message, allow_inf_nan=False)  # validation alone lets NaN pass
+        return shape.validate_json(message)
+    except ValidationError:
+        raise _InvalidMessage(ErrorCode.INVALID_SHAPE, "This JSON has another shape.") from None
+    except ValueError:
+        raise _InvalidMessage(ErrorCode.INVALID_JSON, "This is not JSON.") from None
+
+
+def _size(message: str | bytes) -> int:
+    """Return the length on the wire, in bytes."""
+    if isinstance(message, bytes) or message.isascii():
+        return len(message)
+    return len(message.encode())

@@ -1,0 +1,1 @@
+"""The endpoints, one short file each; `main.py` joins them to the application."""

@@ -1,0 +1,62 @@
+"""The application: its parts, and what happens when it starts and stops."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+{% if cookiecutter.include_broadcast %}
+from .broker import MemoryBroker
+from .endpoints.broadcast import router as broadcast
+{% endif %}
+{% if cookiecutter.include_echo %}
+from .endpoints.echo import router as echo
+{% endif %}
+{% if cookiecutter.include_json %}
+from .endpoints.json_messages import router as json_messages
+{% endif %}
+from .health import router as health
+{% if cookiecutter.include_broadcast %}
+from .hub import Hub
+{% endif %}
+from .logs import keep_quiet_about_clients
+from .settings import Settings, load_settings
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+    """Welcome clients between start and stop."""
+    app.state.ready = True
+    yield
+    app.state.ready = False
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Return the application, with these settings or with those of the environment."""
+    settings = settings or load_settings()
+    app = FastAPI(
+        title={{ cookiecutter.__title_python }},
+        lifespan=lifespan,
+    )
+    app.state.settings = settings
+    app.state.ready = False
+{% if cookiecutter.include_broadcast %}
+    app.state.hub = Hub(settings.max_backlog_bytes)
+    app.state.broker = MemoryBroker(app.state.hub.deliver, settings.history_length)
+{% endif %}
+    keep_quiet_about_clients(app)
+
+    app.include_router(health)
+{% if cookiecutter.include_echo %}
+    app.include_router(echo)
+{% endif %}
+{% if cookiecutter.include_json %}
+    app.include_router(json_messages)
+{% endif %}
+{% if cookiecutter.include_broadcast %}
+    app.include_router(broadcast)
+{% endif %}
+    return app
+
+
+app = create_app()

@@ -1,0 +1,38 @@
+"""What an endpoint says besides its answers: close codes and error frames."""
+
+from enum import IntEnum, StrEnum
+
+from pydantic_core import to_json
+
+
+class CloseCode(IntEnum):
+    """The close codes this application sends (RFC 6455 §7.4.1 and the IANA registry)."""
+
+    NORMAL = 1000
+    GOING_AWAY = 1001
+    UNSUPPORTED_DATA = 1003
+    POLICY_VIOLATION = 1008
+    MESSAGE_TOO_BIG = 1009
+    INTERNAL_ERROR = 1011
+    TRY_AGAIN_LATER = 1013
+
+
+class ErrorCode(StrEnum):
+    """What can be wrong with a message that does not end the connection."""
+
+    TEXT_EXPECTED = "text_expected"
+    INVALID_JSON = "invalid_json"
+    INVALID_SHAPE = "invalid_shape"
+
+
+def error_frame(code: ErrorCode, detail: str) -> str:
+    """Return the JSON text of an error: `{"error": {"code": ..., "detail": ...}}`."""
+    return dump_json({"error": {"code": code, "detail": detail}})
+
+
+def dump_json(value: object) -> str:
+    """Return `value`, which may hold pydantic models, as strict JSON (RFC 8259).
+
+    A number too large for a double has no JSON form; as in JavaScript, it becomes `null`.
+    """
+    return to_json(value, inf_nan_mode="null").decode()

@@ -1,0 +1,273 @@
+"""What holds for every endpoint, whatever it does; tried on small ones made here."""
+
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from typing import Annotated
+
+import pytest
+from fastapi import FastAPI, Query, WebSocketDisconnect
+from fastapi.testclient import TestClient
+from pydantic import BaseModel, TypeAdapter
+from starlette.testclient import WebSocketTestSession
+from websockets.exceptions import ConnectionClosed
+
+from {{ cookiecutter.__package_name }} import connection as connection_module
+from {{ cookiecutter.__package_name }}.admission import Admitted
+from {{ cookiecutter.__package_name }}.main import create_app
+from {{ cookiecutter.__package_name }}.settings import Settings
+
+from .conftest import Serve, connect, raw_client, running, text_frame
+
+
+class Point(BaseModel):
+    """The shape that `/points` expects."""
+
+    x: int
+    y: int
+
+
+@pytest.fixture
+def ended() -> threading.Event:
+    """Set when `/all` or `/flood` has ended."""
+    return threading.Event()
+
+
+@pytest.fixture
+def app(ended: threading.Event) -> FastAPI:
+    """An application with low limits, and an endpoint for each thing endpoints do."""
+    app = create_app(Settings(max_message_bytes=20, max_invalid_messages=2))
+
+    @app.websocket("/all")
+    async def everything(connection: Admitted) -> None:
+        async for message in connection:
+            await connection.send(message)
+        ended.set()
+
+    @app.websocket("/texts")
+    async def texts(connection: Admitted) -> None:
+        async for text in connection.texts():
+            await connection.send(text)
+
+    @app.websocket("/points")
+    async def points(connection: Admitted) -> None:
+        async for point in connection.parsed(TypeAdapter(Point)):
+            await connection.send(f"{point.x},{point.y}")
+
+    @app.websocket("/flood")
+    async def flood(connection: Admitted) -> None:
+        try:
+            while True:
+                await connection.send(b"x" * 10_000)
+        finally:
+            ended.set()
+
+    @app.websocket("/brief")
+    async def brief(connection: Admitted) -> None:
+        await connection.send("bye")
+
+    @app.websocket("/late")
+    async def late(connection: Admitted) -> None:
+        await connection.close()
+        await connection.send("too late")
+
+    @app.websocket("/broken")
+    async def broken(connection: Admitted) -> None:
+        raise LookupError("a bug in an endpoint")
+
+    @app.websocket("/number")
+    async def number(connection: Admitted, n: Annotated[int, Query()]) -> None:
+        await connection.send(str(n))
+
+    return app
+
+
+def close_code(websocket: WebSocketTestSession) -> int:
+    """Wait for the close frame."""
+    with pytest.raises(WebSocketDisconnect) as closed:
+        websocket.receive_text()
+    return closed.value.code
+
+
+@pytest.mark.parametrize("longest", ["x" * 20, "é" * 10])
+def test_a_message_of_the_greatest_size_is_taken(client: TestClient, longest: str) -> None:
+    with client.websocket_connect("/all") as websocket:
+        websocket.send_text(longest)
+        assert websocket.receive_text() == longest
+        websocket.send_bytes(longest.encode())
+        assert websocket.receive_bytes() == longest.encode()
+
+
+@pytest.mark.parametrize("too_long", ["x" * 21, "é" * 11, b"\xff" * 21])
+def test_a_longer_one_closes_with_1009(client: TestClient, too_long: str | bytes) -> None:
+    with client.websocket_connect("/all") as websocket:
+        if isinstance(too_long, str):
+            websocket.send_text(too_long)
+        else:
+            websocket.send_bytes(too_long)
+        assert close_code(websocket) == 1009
+
+
+def test_binary_where_text_is_expected_closes_with_1003(client: TestClient) -> None:
+    with client.websocket_connect("/texts") as websocket:
+        websocket.send_text("text")
+        assert websocket.receive_text() == "text"
+        websocket.send_bytes(b"binary")
+        assert close_code(websocket) == 1003
+
+
+def test_a_client_that_says_nothing_is_closed_with_1001(serve: Serve) -> None:
+    app = create_app(Settings(idle_timeout=0.01))
+
+    @app.websocket("/silence")
+    async def silence(connection: Admitted) -> None:
+        assert [message async for message in connection] == []
+
+    with connect(f"{serve(app)}/silence") as websocket:
+        with pytest.raises(ConnectionClosed):
+            websocket.recv()
+        assert websocket.close_code == 1001
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        ("{", "invalid_json"),
+        ("", "invalid_json"),
+        ('{"x":NaN,"y":1}', "invalid_json"),
+        ("[" * 20, "invalid_json"),
+        ("null", "invalid_shape"),
+        ('{"x":1}', "invalid_shape"),
+        (b'{"x":1,"y":2}', "text_expected"),
+    ],
+)
+def test_an_invalid_message_gets_an_error_and_the_connection_lives_on(
+    client: TestClient, message: str | bytes, code: str
+) -> None:
+    with client.websocket_connect("/points") as websocket:
+        if isinstance(message, str):
+            websocket.send_text(message)
+        else:
+            websocket.send_bytes(message)
+        error = websocket.receive_json()["error"]
+        assert error["code"] == code
+        assert error["detail"]
+        websocket.send_text('{"x":1,"y":2}')
+        assert websocket.receive_text() == "1,2"
+
+
+def test_too_many_invalid_messages_in_a_row_close_with_1008(client: TestClient) -> None:
+    with client.websocket_connect("/points") as websocket:
+        for _ in range(3):
+            websocket.send_text("no")
+            websocket.send_text("no")
+            websocket.send_text('{"x":1,"y":2}')
+            assert "error" in websocket.receive_json()
+            assert "error" in websocket.receive_json()
+            assert websocket.receive_text() == "1,2"
+        for _ in range(3):
+            websocket.send_text("no")
+        assert "error" in websocket.receive_json()
+        assert "error" in websocket.receive_json()
+        assert close_code(websocket) == 1008
+
+
+def test_an_endpoint_that_returns_closes_with_1000(app: FastAPI, serve: Serve) -> None:
+    with connect(f"{serve(app)}/brief") as websocket:
+        assert list(websocket) == ["bye"]
+        assert websocket.close_code == 1000
+
+
+def test_nothing_is_sent_after_a_close_frame(app: FastAPI, serve: Serve) -> None:
+    with connect(f"{serve(app)}/late") as websocket:
+        assert list(websocket) == []
+        assert websocket.close_code == 1000
+
+
+def test_an_endpoint_that_fails_closes_with_1011_and_is_logged(
+    app: FastAPI, caplog: pytest.LogCaptureFixture
+) -> None:
+    with running(app) as url, connect(f"{url}/broken") as websocket:
+        with pytest.raises(ConnectionClosed):
+            websocket.recv()
+        assert websocket.close_code == 1011
+    failures = [record.exc_info for record in caplog.records if record.exc_info]
+    assert [type(failure[1]) for failure in failures] == [LookupError]
+
+
+def test_an_invalid_parameter_closes_with_1008(app: FastAPI, serve: Serve) -> None:
+    url = serve(app)
+    with connect(f"{url}/number?n=7") as websocket:
+        assert websocket.recv() == "7"
+    with connect(f"{url}/number?n=seven") as websocket:
+        with pytest.raises(ConnectionClosed):
+            websocket.recv()
+        assert websocket.close_code == 1008
+
+
+def vanish(raw: socket.socket) -> None:
+    """Reset the connection, as a crashed client or a cut cable does."""
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    raw.close()
+
+
+def hang_up(raw: socket.socket) -> None:
+    """End the stream where a close frame should come."""
+    raw.close()
+
+
+def stop_in_a_frame(raw: socket.socket) -> None:
+    """Promise more bytes than follow."""
+    raw.sendall(text_frame(b"Hello")[:-3])
+    raw.close()
+
+
+@pytest.mark.parametrize("path", ["/all", "/flood"])
+@pytest.mark.parametrize("leave", [vanish, hang_up, stop_in_a_frame])
+def test_a_rude_goodbye_ends_the_endpoint(
+    app: FastAPI,
+    serve: Serve,
+    ended: threading.Event,
+    path: str,
+    leave: Callable[[socket.socket], None],
+) -> None:
+    with raw_client(serve(app), path) as raw:
+        raw.sendall(text_frame(b"Hello"))
+        assert raw.recv(1)
+        leave(raw)
+        assert ended.wait(10)
+
+
+def test_a_client_that_stops_reading_is_given_up(
+    app: FastAPI, serve: Serve, ended: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_module, "STALL_TIMEOUT", 0.1)
+    with raw_client(serve(app), "/flood"):
+        assert ended.wait(10)
+
+
+def close_code_on(raw: socket.socket) -> int:
+    """Read a close frame that nothing came before."""
+    first, _, *code = raw.recv(4)
+    assert first == 0x88
+    return int.from_bytes(bytes(code), "big")
+
+
+def test_an_answer_after_the_server_has_closed_by_itself_is_no_error(
+    app: FastAPI, serve: Serve
+) -> None:
+    too_long = bytes([0x81, 0xFE, 0xFF, 0xFF])
+    with raw_client(serve(app), "/all") as raw:
+        raw.sendall(text_frame(b"first") + too_long)
+        assert close_code_on(raw) == 1009
+
+
+def test_text_that_is_not_utf8_closes_with_1007_and_no_traceback(
+    app: FastAPI, serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    with raw_client(serve(app), "/all") as raw:
+        raw.sendall(text_frame(b"\xff"))
+        assert close_code_on(raw) == 1007
+    assert "Invalid UTF-8" in caplog.text
+    assert "Traceback" not in caplog.text

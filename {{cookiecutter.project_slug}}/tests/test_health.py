@@ -1,0 +1,18 @@
+"""What load balancers and orchestrators ask for."""
+
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+
+def test_a_running_application_is_alive_and_ready(client: TestClient) -> None:
+    assert client.get("/livez").status_code == 200
+    assert client.get("/readyz").status_code == 200
+
+
+def test_it_is_not_ready_before_the_start_nor_after_the_stop(app: FastAPI) -> None:
+    client = TestClient(app)
+    assert client.get("/readyz").status_code == 503
+    with client:
+        assert client.get("/readyz").status_code == 200
+    assert client.get("/readyz").status_code == 503
+    assert client.get("/livez").status_code == 200
