@@ -1,5 +1,6 @@
 """What holds for every endpoint, whatever it does; tried on small ones made here."""
 
+import asyncio
 import socket
 import struct
 import threading
@@ -16,6 +17,7 @@ from websockets.exceptions import ConnectionClosed
 from {{ cookiecutter.__package_name }} import connection as connection_module
 from {{ cookiecutter.__package_name }}.admission import Admitted
 from {{ cookiecutter.__package_name }}.main import create_app
+from {{ cookiecutter.__package_name }}.protocol import CloseCode
 from {{ cookiecutter.__package_name }}.settings import Settings
 
 from .conftest import Serve, connect, raw_client, running, text_frame
@@ -66,6 +68,13 @@ def app(ended: threading.Event) -> FastAPI:
     @app.websocket("/brief")
     async def brief(connection: Admitted) -> None:
         await connection.send("bye")
+
+    @app.websocket("/closed_from_elsewhere")
+    async def closed_from_elsewhere(connection: Admitted) -> None:
+        asyncio.get_running_loop().call_soon(
+            connection.close_soon, CloseCode.TRY_AGAIN_LATER, "elsewhere"
+        )
+        assert [message async for message in connection] == []
 
     @app.websocket("/late")
     async def late(connection: Admitted) -> None:
@@ -126,7 +135,7 @@ def test_a_client_that_says_nothing_is_closed_with_1001(serve: Serve) -> None:
 
     with connect(f"{serve(app)}/silence") as websocket:
         with pytest.raises(ConnectionClosed):
-            websocket.recv()
+            websocket.recv(timeout=10)
         assert websocket.close_code == 1001
 
 
@@ -179,6 +188,11 @@ def test_an_endpoint_that_returns_closes_with_1000(app: FastAPI, serve: Serve) -
         assert websocket.close_code == 1000
 
 
+def test_closing_from_elsewhere_ends_an_endpoint_that_waits(client: TestClient) -> None:
+    with client.websocket_connect("/closed_from_elsewhere") as websocket:
+        assert close_code(websocket) == 1013
+
+
 def test_nothing_is_sent_after_a_close_frame(app: FastAPI, serve: Serve) -> None:
     with connect(f"{serve(app)}/late") as websocket:
         assert list(websocket) == []
@@ -190,7 +204,7 @@ def test_an_endpoint_that_fails_closes_with_1011_and_is_logged(
 ) -> None:
     with running(app) as url, connect(f"{url}/broken") as websocket:
         with pytest.raises(ConnectionClosed):
-            websocket.recv()
+            websocket.recv(timeout=10)
         assert websocket.close_code == 1011
     failures = [record.exc_info for record in caplog.records if record.exc_info]
     assert [type(failure[1]) for failure in failures] == [LookupError]
@@ -199,10 +213,10 @@ def test_an_endpoint_that_fails_closes_with_1011_and_is_logged(
 def test_an_invalid_parameter_closes_with_1008(app: FastAPI, serve: Serve) -> None:
     url = serve(app)
     with connect(f"{url}/number?n=7") as websocket:
-        assert websocket.recv() == "7"
+        assert websocket.recv(timeout=10) == "7"
     with connect(f"{url}/number?n=seven") as websocket:
         with pytest.raises(ConnectionClosed):
-            websocket.recv()
+            websocket.recv(timeout=10)
         assert websocket.close_code == 1008
 
 

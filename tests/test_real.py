@@ -1,0 +1,182 @@
+"""Level 2: the first and the last project, made and run as their README says."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+from .conftest import ALL_OFF, ALL_ON, Answers, Bake, project_params, run
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform == "win32", reason="Windows has no process groups"),
+]
+
+LOWEST = "3.11"
+NEWEST = "3.14"
+
+
+def newest_python() -> str:
+    """Return the newest Python that uv finds, without fetching one."""
+    for minor in range(int(NEWEST.partition(".")[2]), int(LOWEST.partition(".")[2]), -1):
+        found = subprocess.run(
+            ["uv", "python", "find", "--no-python-downloads", "--no-project", f"3.{minor}"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if found.returncode == 0:
+            return found.stdout.strip()
+    pytest.skip(f"there is no Python newer than {LOWEST} here")
+
+
+@contextmanager
+def running(project: Path, *command: str, **settings: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """Run a command that serves; yield its address and its process."""
+    server = subprocess.Popen(
+        command,
+        cwd=project,
+        env=os.environ | settings,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        start_new_session=True,
+    )
+    assert server.stdout is not None
+    said = ""
+    try:
+        while not (found := re.search(r"running on http://([\d.]+:\d+)", said)):
+            said += (line := server.stdout.readline())
+            assert line, f"{command} says:\n{said}"
+        wait_until_it_listens(found[1])
+        yield found[1], server
+    finally:
+        if server.poll() is None:
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+        server.stdout.close()
+
+
+def wait_until_it_listens(where: str) -> None:
+    """Try to connect; a reloader names its address before it listens, and says no more."""
+    host, _, port = where.partition(":")
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        else:
+            return
+
+
+def interrupt(server: subprocess.Popen[str], within: float) -> str:
+    """Press Ctrl-C, wait for the end, and return what the server still said."""
+    os.killpg(server.pid, signal.SIGINT)
+    rest, _ = server.communicate(timeout=within)
+    return rest
+
+
+def talk(where: str) -> None:
+    """Have the conversation that the README shows with each endpoint."""
+    with connect(f"ws://{where}/ws", proxy=None) as echo:
+        echo.send("Hello")
+        assert echo.recv(timeout=10) == "Message text was: Hello"
+        echo.send(b"\x00")
+        assert echo.recv(timeout=10) == b"\x00"
+    with connect(f"ws://{where}/ws_json", proxy=None) as checked:
+        checked.send('{"name": "Zoë"}')
+        assert json.loads(checked.recv(timeout=10)) == {
+            "message": "Received JSON data",
+            "data": {"name": "Zoë"},
+        }
+    room = f"ws://{where}/ws_broadcast/tea"
+    with connect(f"{room}?name=zoe", subprotocols=["events.v1"], proxy=None) as zoe:
+        assert json.loads(zoe.recv(timeout=10))["type"] == "joined"
+        with connect(room, proxy=None) as guest:
+            assert json.loads(zoe.recv(timeout=10))["type"] == "joined"
+            zoe.send(json.dumps({"type": "message", "data": "Hello"}))
+            assert guest.recv(timeout=10) == "New message: Hello"
+
+
+@project_params([ALL_ON, ALL_OFF])
+@pytest.mark.parametrize("python", [LOWEST, "newest"])
+def test_its_suite_passes_in_an_environment_of_its_own(
+    project: Path, answers: Answers, python: str
+) -> None:
+    version = newest_python() if python == "newest" else python
+    run("uv", "run", "--python", version, "pytest", "--cov", cwd=project)
+    assert (project / "uv.lock").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("my-websocket-app",),
+        ("fastapi", "dev", "--port", "0"),
+        ("uvicorn", "my_websocket_app.main:app", "--port", "0"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_it_runs_in_every_way_the_readme_names(bake: Bake, command: tuple[str, ...]) -> None:
+    project = bake(**ALL_ON).project_path
+    with running(project, "uv", "run", *command, APP_PORT="0") as (where, server):
+        for path in ("livez", "readyz"):
+            with urlopen(f"http://{where}/{path}", timeout=10) as answer:
+                assert answer.status == 200
+        talk(where)
+        assert "Traceback" not in interrupt(server, within=20)
+
+
+def test_ctrl_c_with_open_sockets_ends_in_time_and_says_1012(bake: Bake) -> None:
+    project = bake(**ALL_ON).project_path
+    command = ("uv", "run", "my-websocket-app")
+    with running(project, *command, APP_PORT="0", APP_DRAIN_SECONDS="5") as (where, server):
+        with ExitStack() as stack:
+            url = f"ws://{where}/ws_broadcast"
+            members = [stack.enter_context(connect(url, proxy=None)) for _ in range(20)]
+            rest = interrupt(server, within=10)
+            assert "Traceback" not in rest
+            assert "timeout graceful shutdown exceeded" not in rest
+            for member in members:
+                with pytest.raises(ConnectionClosed):
+                    member.recv(timeout=10)
+                assert member.close_code == 1012
+
+
+def test_nobody_is_offered_compression(bake: Bake) -> None:
+    project = bake(**ALL_ON).project_path
+    with (
+        running(project, "uv", "run", "my-websocket-app", APP_PORT="0") as (where, _),
+        connect(f"ws://{where}/ws", compression="deflate", proxy=None) as client,
+    ):
+        assert client.protocol.extensions == []
+
+
+def test_the_names_that_a_slug_must_not_take_are_all_known(bake: Bake) -> None:
+    project = bake(**ALL_ON).project_path
+    run("uv", "sync", cwd=project)
+    script = (
+        "from importlib.metadata import distributions, packages_distributions as p;"
+        "print(*p(), *(d.name for d in distributions()))"
+    )
+    listed = subprocess.run(
+        ["uv", "run", "python", "-c", script], cwd=project, capture_output=True, text=True, check=True
+    )
+    there = {name.lower().replace("-", "_").replace(".", "_") for name in listed.stdout.split()}
+    for name in sorted(there - {"my_websocket_app"}):
+        if re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
+            assert bake(project_slug=name).exit_code != 0, name
