@@ -69,10 +69,10 @@ def problems(answers: dict[str, str]) -> list[str]:
 
 # fmt: off (JSON has no single quotes of its own here, so these must stay single)
 ANSWERS = {
-    "project_slug": json.loads(r'''{{ cookiecutter.project_slug | tojson }}'''),
-    "project_name": json.loads(r'''{{ cookiecutter.project_name | tojson }}'''),
-    "description": json.loads(r'''{{ cookiecutter.description | tojson }}'''),
-    "author_name": json.loads(r'''{{ cookiecutter.author_name | tojson }}'''),
+    "project_slug": json.loads(r"""{{ cookiecutter.project_slug | tojson }}"""),
+    "project_name": json.loads(r"""{{ cookiecutter.project_name | tojson }}"""),
+    "description": json.loads(r"""{{ cookiecutter.description | tojson }}"""),
+    "author_name": json.loads(r"""{{ cookiecutter.author_name | tojson }}"""),
 }
 # fmt: on
 

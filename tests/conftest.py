@@ -88,7 +88,9 @@ def project(bake: Bake, answers: Answers) -> Path:
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> None:
     """Run a command that must succeed; show what it said if it doesn't."""
-    outer = {key: value for key, value in os.environ.items() if not key.startswith(("COV_", "PYTEST_"))}
+    outer = {
+        key: value for key, value in os.environ.items() if not key.startswith(("COV_", "PYTEST_"))
+    }
     done = subprocess.run(
         command,
         cwd=cwd,

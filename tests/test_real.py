@@ -43,7 +43,9 @@ def newest_python() -> str:
 
 
 @contextmanager
-def running(project: Path, *command: str, **settings: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def running(
+    project: Path, *command: str, **settings: str
+) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """Run a command that serves; yield its address and its process."""
     server = subprocess.Popen(
         command,
@@ -174,7 +176,11 @@ def test_the_names_that_a_slug_must_not_take_are_all_known(bake: Bake) -> None:
         "print(*p(), *(d.name for d in distributions()))"
     )
     listed = subprocess.run(
-        ["uv", "run", "python", "-c", script], cwd=project, capture_output=True, text=True, check=True
+        ["uv", "run", "python", "-c", script],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     there = {name.lower().replace("-", "_").replace(".", "_") for name in listed.stdout.split()}
     for name in sorted(there - {"my_websocket_app"}):

@@ -13,6 +13,8 @@ import uvicorn
 
 import {{ cookiecutter.__package_name }}
 from {{ cookiecutter.__package_name }}.__main__ import main
+from {{ cookiecutter.__package_name }}.main import app
+from {{ cookiecutter.__package_name }}.settings import Settings
 
 
 def start(**settings: str) -> subprocess.Popen[str]:
@@ -50,8 +52,7 @@ def test_it_sets_the_server_up_for_websockets(monkeypatch: pytest.MonkeyPatch) -
     options: dict[str, object] = {}
     monkeypatch.setattr(uvicorn, "run", lambda app, **given: options.update(given))
     monkeypatch.setattr(sys, "argv", ["{{ cookiecutter.project_slug }}"])
-    monkeypatch.setenv("APP_MAX_MESSAGE_BYTES", "1000")
-    monkeypatch.setenv("APP_DRAIN_SECONDS", "3")
+    monkeypatch.setattr(app.state, "settings", Settings(max_message_bytes=1000, drain_seconds=3))
     main()
     assert options == {
         "host": "127.0.0.1",

@@ -1,22 +1,22 @@
-"""The command `{{ cookiecutter.project_slug }}`: this application on uvicorn, set up for WebSockets."""
+"""The command `{{ cookiecutter.project_slug }}`: the application on uvicorn, set up for WebSockets."""
 
 import argparse
 
 import uvicorn
 
-from .main import create_app
-from .settings import load_settings
+from .main import app
+from .settings import Settings
 
 
 def main() -> None:
-    """Run the server until Ctrl-C or SIGTERM; open sockets then get 1012 and time to end."""
+    """Serve until Ctrl-C or SIGTERM; open connections then get 1012, and some time to end."""
     argparse.ArgumentParser(
         prog="{{ cookiecutter.project_slug }}",
         description="Run the server. Its settings are APP_* variables, listed in README.md.",
     ).parse_args()
-    settings = load_settings()
+    settings: Settings = app.state.settings
     uvicorn.run(
-        create_app(settings),
+        app,
         host=settings.host,
         port=settings.port,
         ws_max_size=settings.max_message_bytes,

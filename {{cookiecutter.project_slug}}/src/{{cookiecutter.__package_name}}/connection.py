@@ -25,12 +25,10 @@ class Connection:
     connection does, for whatever reason, so an endpoint needs no `try` around it.
     """
 
-    def __init__(
-        self, websocket: WebSocket, settings: Settings, subprotocol: str | None = None
-    ) -> None:
+    def __init__(self, websocket: WebSocket, settings: Settings, subprotocol: str | None) -> None:
         self.subprotocol = subprotocol
         self.address = "{}:{}".format(*(websocket.client or ("unknown", 0)))
-        self.encode_error: Callable[[ErrorCode, str], str] = error_frame
+        self.encode_error: Callable[[ErrorCode], str] = error_frame
         self._websocket = websocket
         self._settings = settings
         self._invalid_in_a_row = 0
@@ -65,10 +63,16 @@ class Connection:
         row close with 1008.
         """
         async for message in self:
+            if isinstance(message, bytes):
+                await self._reject(ErrorCode.TEXT_EXPECTED)
+                continue
             try:
-                value = _parse(message, shape)
-            except _InvalidMessage as error:
-                await self._reject(*error.args)
+                from_json(message, allow_inf_nan=False)  # validation alone lets NaN pass
+                value = shape.validate_json(message)
+            except ValidationError:
+                await self._reject(ErrorCode.INVALID_SHAPE)
+            except ValueError:
+                await self._reject(ErrorCode.INVALID_JSON)
             else:
                 self._invalid_in_a_row = 0
                 yield value
@@ -117,7 +121,7 @@ class Connection:
     def _end(self) -> None:
         """Let the endpoint's loop end, also while it waits for a message."""
         self._open = False
-        if self._reading is not None:
+        if self._reading is not None and not self._reading.expired():
             self._reading.reschedule(0)
 
     async def _receive(self) -> str | bytes | None:
@@ -138,28 +142,12 @@ class Connection:
         text = event.get("text")
         return event["bytes"] if text is None else text
 
-    async def _reject(self, code: ErrorCode, detail: str) -> None:
+    async def _reject(self, code: ErrorCode) -> None:
         self._invalid_in_a_row += 1
         if self._invalid_in_a_row > self._settings.max_invalid_messages:
             await self.close(CloseCode.POLICY_VIOLATION, "too many invalid messages")
         else:
-            await self.send(self.encode_error(code, detail))
-
-
-class _InvalidMessage(Exception):
-    """An error code and a detail, for a message that the connection survives."""
-
-
-def _parse(message: str | bytes, shape: TypeAdapter[Shape]) -> Shape:
-    if isinstance(message, bytes):
-        raise _InvalidMessage(ErrorCode.TEXT_EXPECTED, "Send JSON as text, not as binary.")
-    try:
-        from_json(message, allow_inf_nan=False)  # validation alone lets NaN pass
-        return shape.validate_json(message)
-    except ValidationError:
-        raise _InvalidMessage(ErrorCode.INVALID_SHAPE, "This JSON has another shape.") from None
-    except ValueError:
-        raise _InvalidMessage(ErrorCode.INVALID_JSON, "This is not JSON.") from None
+            await self.send(self.encode_error(code))
 
 
 def _size(message: str | bytes) -> int:

@@ -7,16 +7,13 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exception_handlers import http_exception_handler
 from starlette.exceptions import HTTPException
 
-logger = logging.getLogger("uvicorn.error")
-
 _refused: ContextVar[bool] = ContextVar("refused", default=False)
 
 
 def keep_quiet_about_clients(app: FastAPI) -> None:
     """Let nothing that any client can cause look like a failure in uvicorn's log."""
     app.exception_handler(HTTPException)(_refuse)
-    logger.removeFilter(_is_worth_saying)
-    logger.addFilter(_is_worth_saying)
+    logging.getLogger("uvicorn.error").addFilter(_is_worth_saying)
 
 
 async def _refuse(request: Request, exc: HTTPException) -> Response:

@@ -34,10 +34,8 @@ async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Return the application, with these settings or with those of the environment."""
     settings = settings or load_settings()
-    app = FastAPI(
-        title={{ cookiecutter.__title_python }},
-        lifespan=lifespan,
-    )
+    title = {{ cookiecutter.__title_python }}
+    app = FastAPI(title=title, lifespan=lifespan)
     app.state.settings = settings
     app.state.ready = False
 {% if cookiecutter.include_broadcast %}

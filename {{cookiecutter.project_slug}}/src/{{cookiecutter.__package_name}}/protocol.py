@@ -18,16 +18,23 @@ class CloseCode(IntEnum):
 
 
 class ErrorCode(StrEnum):
-    """What can be wrong with a message that does not end the connection."""
+    """What can be wrong with a message that its connection survives."""
 
     TEXT_EXPECTED = "text_expected"
     INVALID_JSON = "invalid_json"
     INVALID_SHAPE = "invalid_shape"
 
 
-def error_frame(code: ErrorCode, detail: str) -> str:
-    """Return the JSON text of an error: `{"error": {"code": ..., "detail": ...}}`."""
-    return dump_json({"error": {"code": code, "detail": detail}})
+DETAILS = {
+    ErrorCode.TEXT_EXPECTED: "Send JSON as text, not as binary.",
+    ErrorCode.INVALID_JSON: "This is not JSON.",
+    ErrorCode.INVALID_SHAPE: "This is JSON of another shape than expected.",
+}
+
+
+def error_frame(code: ErrorCode) -> str:
+    """Return an error as JSON: `{"error": {"code": ..., "detail": ...}}`."""
+    return dump_json({"error": {"code": code, "detail": DETAILS[code]}})
 
 
 def dump_json(value: object) -> str:

@@ -1,6 +1,6 @@
 """Every knob of this application, in one place."""
 
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from fastapi import Depends
@@ -86,9 +86,13 @@ def load_settings() -> Settings:
         raise SystemExit("\n".join(["These settings do not work:", *lines])) from None
 
 
-def get_settings(connection: HTTPConnection) -> Settings:
-    """Return the settings that the application was made with."""
-    return connection.app.state.settings
+def from_state(name: str) -> Any:
+    """Return a dependency on what `create_app` keeps in the application's state."""
+
+    def get(connection: HTTPConnection) -> Any:
+        return getattr(connection.app.state, name)
+
+    return Depends(get)
 
 
-SettingsDep = Annotated[Settings, Depends(get_settings)]
+SettingsDep = Annotated[Settings, from_state("settings")]
