@@ -67,12 +67,13 @@ def problems(answers: dict[str, str]) -> list[str]:
     return found
 
 
-# fmt: off (JSON has no single quotes of its own here, so these must stay single)
+# Jinja's JSON has no single quotes inside, so these around it must stay single.
+# fmt: off
 ANSWERS = {
-    "project_slug": json.loads(r"""{{ cookiecutter.project_slug | tojson }}"""),
-    "project_name": json.loads(r"""{{ cookiecutter.project_name | tojson }}"""),
-    "description": json.loads(r"""{{ cookiecutter.description | tojson }}"""),
-    "author_name": json.loads(r"""{{ cookiecutter.author_name | tojson }}"""),
+    "project_slug": json.loads(r'''{{ cookiecutter.project_slug | tojson }}'''),
+    "project_name": json.loads(r'''{{ cookiecutter.project_name | tojson }}'''),
+    "description": json.loads(r'''{{ cookiecutter.description | tojson }}'''),
+    "author_name": json.loads(r'''{{ cookiecutter.author_name | tojson }}'''),
 }
 # fmt: on
 

@@ -146,17 +146,19 @@ def test_it_runs_in_every_way_the_readme_names(bake: Bake, command: tuple[str, .
 def test_ctrl_c_with_open_sockets_ends_in_time_and_says_1012(bake: Bake) -> None:
     project = bake(**ALL_ON).project_path
     command = ("uv", "run", "my-websocket-app")
-    with running(project, *command, APP_PORT="0", APP_DRAIN_SECONDS="5") as (where, server):
-        with ExitStack() as stack:
-            url = f"ws://{where}/ws_broadcast"
-            members = [stack.enter_context(connect(url, proxy=None)) for _ in range(20)]
-            rest = interrupt(server, within=10)
-            assert "Traceback" not in rest
-            assert "timeout graceful shutdown exceeded" not in rest
-            for member in members:
-                with pytest.raises(ConnectionClosed):
-                    member.recv(timeout=10)
-                assert member.close_code == 1012
+    with (
+        running(project, *command, APP_PORT="0", APP_DRAIN_SECONDS="5") as (where, server),
+        ExitStack() as stack,
+    ):
+        url = f"ws://{where}/ws_broadcast"
+        members = [stack.enter_context(connect(url, proxy=None)) for _ in range(20)]
+        rest = interrupt(server, within=10)
+        assert "Traceback" not in rest
+        assert "timeout graceful shutdown exceeded" not in rest
+        for member in members:
+            with pytest.raises(ConnectionClosed):
+                member.recv(timeout=10)
+            assert member.close_code == 1012
 
 
 def test_nobody_is_offered_compression(bake: Bake) -> None:

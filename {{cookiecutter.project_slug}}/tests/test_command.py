@@ -11,18 +11,18 @@ from urllib.request import urlopen
 import pytest
 import uvicorn
 
-import {{ cookiecutter.__package_name }}
 from {{ cookiecutter.__package_name }}.__main__ import main
 from {{ cookiecutter.__package_name }}.main import app
 from {{ cookiecutter.__package_name }}.settings import Settings
 
+SOURCE = Path(__file__).parents[1] / "src"
+
 
 def start(**settings: str) -> subprocess.Popen[str]:
     """Run the command in a process of its own."""
-    source = Path({{ cookiecutter.__package_name }}.__path__[0]).parent
     return subprocess.Popen(
         [sys.executable, "-m", "{{ cookiecutter.__package_name }}"],
-        env=os.environ | {"PYTHONPATH": str(source)} | settings,
+        env=os.environ | {"PYTHONPATH": str(SOURCE)} | settings,
         stderr=subprocess.PIPE,
         text=True,
     )
