@@ -16,9 +16,11 @@ ALWAYS = """
     .env.example .gitignore README.md pyproject.toml
     src/PACKAGE/__init__.py src/PACKAGE/__main__.py src/PACKAGE/admission.py
     src/PACKAGE/connection.py src/PACKAGE/health.py src/PACKAGE/logs.py src/PACKAGE/main.py
-    src/PACKAGE/protocol.py src/PACKAGE/settings.py src/PACKAGE/endpoints/__init__.py
+    src/PACKAGE/protocol.py src/PACKAGE/settings.py src/PACKAGE/transport.py
+    src/PACKAGE/endpoints/__init__.py
     tests/__init__.py tests/conftest.py tests/test_admission.py tests/test_command.py
     tests/test_connection.py tests/test_health.py tests/test_settings.py
+    tests/test_transport.py
 """
 ONLY_WITH = {
     "include_echo": "src/PACKAGE/endpoints/echo.py tests/test_echo.py",
@@ -26,6 +28,7 @@ ONLY_WITH = {
     "include_broadcast": """
         src/PACKAGE/broker.py src/PACKAGE/delivery.py src/PACKAGE/endpoints/broadcast.py
         src/PACKAGE/events.py src/PACKAGE/hub.py tests/test_broadcast.py tests/test_broker.py
+        tests/test_hub.py
     """,
 }
 ROUTES = {"include_echo": "/ws", "include_json": "/ws_json", "include_broadcast": "/ws_broadcast"}

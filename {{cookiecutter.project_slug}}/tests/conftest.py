@@ -13,6 +13,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from websockets.sync.client import ClientConnection
 from websockets.sync.client import connect as websockets_connect
 
@@ -52,6 +53,31 @@ def serve(caplog: pytest.LogCaptureFixture) -> Iterator[Serve]:
     with ExitStack() as stack:
         yield lambda app: stack.enter_context(running(app))
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+@pytest.fixture(params=["direct", "portable"])
+def serve_both_ways(request: pytest.FixtureRequest, serve: Serve) -> Serve:
+    """Do so where frames go to the transport, and where they go through ASGI."""
+
+    def serve_one_way(app: FastAPI) -> str:
+        if request.param == "portable":
+            app.add_middleware(WrapSend)
+        return serve(app)
+
+    return serve_one_way
+
+
+class WrapSend:
+    """Middleware that hides the server's transport, as another server would."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def wrapped(message: Message) -> None:
+            await send(message)
+
+        await self.app(scope, receive, wrapped)
 
 
 @contextmanager

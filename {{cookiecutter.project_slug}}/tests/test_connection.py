@@ -12,6 +12,7 @@ from fastapi import FastAPI, Query, WebSocketDisconnect
 from fastapi.testclient import TestClient
 from pydantic import BaseModel, TypeAdapter
 from starlette.testclient import WebSocketTestSession
+from starlette.types import ASGIApp, Receive, Scope, Send
 from websockets.exceptions import ConnectionClosed
 
 from {{ cookiecutter.__package_name }} import connection as connection_module
@@ -30,9 +31,24 @@ class Point(BaseModel):
     y: int
 
 
+class Watch:
+    """Middleware that tells when a connection is over."""
+
+    def __init__(self, app: ASGIApp, ended: threading.Event) -> None:
+        self.app = app
+        self.ended = ended
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            if scope["type"] == "websocket":
+                self.ended.set()
+
+
 @pytest.fixture
 def ended() -> threading.Event:
-    """Set when `/all` or `/flood` has ended."""
+    """Set when a connection is over, and its endpoint with it."""
     return threading.Event()
 
 
@@ -40,12 +56,12 @@ def ended() -> threading.Event:
 def app(ended: threading.Event) -> FastAPI:
     """An application with low limits, and an endpoint for each thing endpoints do."""
     app = create_app(Settings(max_message_bytes=20, max_invalid_messages=2))
+    app.add_middleware(Watch, ended=ended)
 
     @app.websocket("/all")
     async def everything(connection: Admitted) -> None:
         async for message in connection:
             await connection.send(message)
-        ended.set()
 
     @app.websocket("/texts")
     async def texts(connection: Admitted) -> None:
@@ -59,11 +75,12 @@ def app(ended: threading.Event) -> FastAPI:
 
     @app.websocket("/flood")
     async def flood(connection: Admitted) -> None:
-        try:
-            while True:
-                await connection.send(b"x" * 10_000)
-        finally:
-            ended.set()
+        while True:
+            await connection.send(b"x" * 10_000)
+
+    @app.websocket("/long")
+    async def long(connection: Admitted) -> None:
+        await connection.send(b"x" * 10_000_000)
 
     @app.websocket("/brief")
     async def brief(connection: Admitted) -> None:
@@ -193,8 +210,8 @@ def test_closing_from_elsewhere_ends_an_endpoint_that_waits(client: TestClient) 
         assert close_code(websocket) == 1013
 
 
-def test_nothing_is_sent_after_a_close_frame(app: FastAPI, serve: Serve) -> None:
-    with connect(f"{serve(app)}/late") as websocket:
+def test_nothing_is_sent_after_a_close_frame(app: FastAPI, serve_both_ways: Serve) -> None:
+    with connect(f"{serve_both_ways(app)}/late") as websocket:
         assert list(websocket) == []
         assert websocket.close_code == 1000
 
@@ -237,27 +254,29 @@ def stop_in_a_frame(raw: socket.socket) -> None:
     raw.close()
 
 
-@pytest.mark.parametrize("path", ["/all", "/flood"])
 @pytest.mark.parametrize("leave", [vanish, hang_up, stop_in_a_frame])
 def test_a_rude_goodbye_ends_the_endpoint(
     app: FastAPI,
-    serve: Serve,
+    serve_both_ways: Serve,
     ended: threading.Event,
-    path: str,
     leave: Callable[[socket.socket], None],
 ) -> None:
-    with raw_client(serve(app), path) as raw:
-        raw.sendall(text_frame(b"Hello"))
+    with raw_client(serve_both_ways(app), "/flood") as raw:
         assert raw.recv(1)
         leave(raw)
         assert ended.wait(10)
 
 
+@pytest.mark.parametrize("path", ["/flood", "/long"])
 def test_a_client_that_stops_reading_is_given_up(
-    app: FastAPI, serve: Serve, ended: threading.Event, monkeypatch: pytest.MonkeyPatch
+    app: FastAPI,
+    serve_both_ways: Serve,
+    ended: threading.Event,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
 ) -> None:
     monkeypatch.setattr(connection_module, "STALL_TIMEOUT", 0.1)
-    with raw_client(serve(app), "/flood"):
+    with raw_client(serve_both_ways(app), path):
         assert ended.wait(10)
 
 
@@ -269,10 +288,10 @@ def close_code_on(raw: socket.socket) -> int:
 
 
 def test_an_answer_after_the_server_has_closed_by_itself_is_no_error(
-    app: FastAPI, serve: Serve
+    app: FastAPI, serve_both_ways: Serve
 ) -> None:
     too_long = bytes([0x81, 0xFE, 0xFF, 0xFF])
-    with raw_client(serve(app), "/all") as raw:
+    with raw_client(serve_both_ways(app), "/all") as raw:
         raw.sendall(text_frame(b"first") + too_long)
         assert close_code_on(raw) == 1009
 

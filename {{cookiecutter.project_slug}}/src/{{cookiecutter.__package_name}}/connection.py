@@ -11,9 +11,13 @@ from pydantic_core import from_json
 
 from .protocol import CloseCode, ErrorCode, error_frame
 from .settings import Settings
+from .transport import find_transport, server_frame
 
 STALL_TIMEOUT = 10.0
 """Seconds that a peer may take to make room for one frame; after that it counts as gone."""
+
+HIGH_WATER = 64 * 1024
+"""Bytes that may wait in the transport before a sender waits, too; asyncio's own measure."""
 
 Shape = TypeVar("Shape")
 
@@ -26,15 +30,21 @@ class Connection:
     """
 
     def __init__(self, websocket: WebSocket, settings: Settings, subprotocol: str | None) -> None:
+        self.is_open = True
         self.subprotocol = subprotocol
+        self.transport = find_transport(websocket.scope)
         self.address = "{}:{}".format(*(websocket.client or ("unknown", 0)))
         self.encode_error: Callable[[ErrorCode], str] = error_frame
         self._websocket = websocket
         self._settings = settings
         self._invalid_in_a_row = 0
-        self._open = True
         self._reading: asyncio.Timeout | None = None
         self._closing: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._heard = self._loop.time()
+        self._watch: asyncio.TimerHandle | None = None
+        if settings.idle_timeout:
+            self._check_idle()
 
     async def __aiter__(self) -> AsyncIterator[str | bytes]:
         """Yield every message, text as `str` and binary as `bytes`.
@@ -80,11 +90,18 @@ class Connection:
     async def send(self, message: str | bytes) -> None:
         """Send `str` as a text message, `bytes` as a binary one, and wait for room to do so.
 
-        Raises `WebSocketDisconnect` when the peer is gone, or has taken nothing for
+        Raises `WebSocketDisconnect` when the peer is gone, or has made no room for
         `STALL_TIMEOUT` seconds. Let it pass: admission expects it.
         """
-        if not self._open:
+        transport = self.transport
+        if not self.is_open or (transport is not None and transport.is_closing()):
             raise WebSocketDisconnect(CloseCode.GOING_AWAY)
+        if transport is not None and transport.get_write_buffer_size() < HIGH_WATER:
+            transport.write(server_frame(message))
+        else:
+            await self._send_when_there_is_room(message)
+
+    async def _send_when_there_is_room(self, message: str | bytes) -> None:
         try:
             async with asyncio.timeout(STALL_TIMEOUT):
                 if isinstance(message, str):
@@ -92,53 +109,72 @@ class Connection:
                 else:
                     await self._websocket.send_bytes(message)
         except (TimeoutError, RuntimeError):
-            # A RuntimeError is how uvicorn tells a sender that it has closed on its own, for
-            # a frame too big or a missed pong, which only the reader has been told so far.
-            self._end()
+            # By a RuntimeError, uvicorn tells a sender that it has closed on its own, for a
+            # frame too big or a missed pong, of which only the reader has been told so far.
+            self._abort()
             raise WebSocketDisconnect(CloseCode.GOING_AWAY) from None
 
     async def close(self, code: CloseCode = CloseCode.NORMAL, reason: str = "") -> None:
         """Close, unless that has begun already, and wait until the close frame is sent.
 
-        A peer that has no room for it within `STALL_TIMEOUT` seconds doesn't get one.
+        A peer that makes no room for it within `STALL_TIMEOUT` seconds is dropped without.
         """
         self.close_soon(code, reason)
         if self._closing is not None:
             await asyncio.wait([self._closing])
+        if self._watch is not None:
+            self._watch.cancel()
 
     def close_soon(self, code: CloseCode, reason: str) -> None:
         """Do the same without waiting, for those whom this peer must not hold up."""
-        if self._open:
-            self._open = False
+        if self.is_open:
+            self.is_open = False
             self._closing = asyncio.create_task(self._close(code, reason))
 
     async def _close(self, code: CloseCode, reason: str) -> None:
-        with suppress(TimeoutError, RuntimeError, WebSocketDisconnect):
-            async with asyncio.timeout(STALL_TIMEOUT):
-                await self._websocket.close(code, reason)
-        self._end()
+        with suppress(RuntimeError, WebSocketDisconnect):
+            try:
+                async with asyncio.timeout(STALL_TIMEOUT):
+                    await self._websocket.close(code, reason)
+            except TimeoutError:
+                self._abort()
+        self._stop_reading()
 
-    def _end(self) -> None:
-        """Let the endpoint's loop end, also while it waits for a message."""
-        self._open = False
+    def _abort(self) -> None:
+        self.is_open = False
+        if self.transport is not None:
+            self.transport.abort()
+        self._stop_reading()
+
+    def _stop_reading(self) -> None:
         if self._reading is not None and not self._reading.expired():
             self._reading.reschedule(0)
 
+    def _check_idle(self) -> None:
+        """Close a silent connection; one timer a connection is cheaper than one a message."""
+        silent = self._loop.time() - self._heard
+        if silent < self._settings.idle_timeout:
+            self._watch = self._loop.call_later(
+                self._settings.idle_timeout - silent, self._check_idle
+            )
+        else:
+            self.close_soon(CloseCode.GOING_AWAY, "idle for too long")
+
     async def _receive(self) -> str | bytes | None:
         """Wait for a message; `None` when there will be no more."""
-        if not self._open:
+        if not self.is_open:
             return None
         try:
-            async with asyncio.timeout(self._settings.idle_timeout or None) as self._reading:
+            async with asyncio.timeout(None) as self._reading:
                 event = await self._websocket.receive()
         except TimeoutError:
+            return None  # closed meanwhile, and `_stop_reading` woke us
+        finally:
             self._reading = None
-            await self.close(CloseCode.GOING_AWAY, "idle for too long")
-            return None
-        self._reading = None
         if event["type"] == "websocket.disconnect":
-            self._open = False
+            self.is_open = False
             return None
+        self._heard = self._loop.time()
         text = event.get("text")
         return event["bytes"] if text is None else text
 

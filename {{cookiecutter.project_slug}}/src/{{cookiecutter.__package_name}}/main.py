@@ -21,6 +21,7 @@ from .hub import Hub
 {% endif %}
 from .logs import keep_quiet_about_clients
 from .settings import Settings, load_settings
+from .transport import FindTransport
 
 
 @asynccontextmanager
@@ -43,6 +44,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.broker = MemoryBroker(app.state.hub.deliver, settings.history_length)
 {% endif %}
     keep_quiet_about_clients(app)
+    app.add_middleware(FindTransport)
 
     app.include_router(health)
 {% if cookiecutter.include_echo %}

@@ -1,0 +1,45 @@
+"""The short way out: whole frames, straight to the transport of the server's event loop."""
+
+import asyncio
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+
+class FindTransport:
+    """Middleware that finds a WebSocket's transport, and leaves it in `scope["transport"]`.
+
+    It is there under uvicorn, whose WebSocket protocols write frames whole, so that ours may
+    go between. Under other servers, and inside a middleware that wraps `send`, it is not, and
+    everything goes the way of ASGI.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        protocol = getattr(send, "__self__", None)
+        if type(protocol).__module__.startswith("uvicorn.protocols.websockets."):
+            scope["transport"] = getattr(protocol, "transport", None)
+        await self.app(scope, receive, send)
+
+
+def find_transport(scope: Scope) -> asyncio.Transport | None:
+    """Return what the middleware has found."""
+    return scope.get("transport")
+
+
+def server_frame(message: str | bytes) -> bytes:
+    """Return a message as one unmasked frame (RFC 6455 §5.2).
+
+    It is not compressed, which is right also where compression was agreed on (RFC 7692 §6).
+    """
+    if isinstance(message, str):
+        first, payload = 0x81, message.encode()
+    else:
+        first, payload = 0x82, message
+    size = len(payload)
+    if size < 126:
+        return bytes((first, size)) + payload
+    if size < 65_536:
+        return bytes((first, 126)) + size.to_bytes(2, "big") + payload
+    return bytes((first, 127)) + size.to_bytes(8, "big") + payload
