@@ -47,11 +47,12 @@ def hostile(text: str, **answers: Any) -> Answers:
     return {"project_name": text, "description": text, "author_name": text, **answers}
 
 
-# Every combination of endpoints; each hostile text, too, with one of them.
-PROJECTS: list[Answers] = COMBINATIONS + [
+# Each combination of endpoints meets a hostile text, and each hostile text a combination.
+COVERING: list[Answers] = [
     hostile(text, **combination)
     for text, combination in zip(HOSTILE_TEXTS, COMBINATIONS, strict=True)
 ]
+PROJECTS = COMBINATIONS + COVERING
 
 
 def describe(answers: Answers) -> str:

@@ -100,8 +100,8 @@ def test_the_readme_names_what_is_there_and_nothing_else(project: Path, answers:
     readme = everything["README.md"]
     source = f"src/{package(project)}/"
 
-    named = set(re.findall(r"`([\w/]+\.py|endpoints/)`", readme)) - {"endpoints/"}
-    there = {path.removeprefix(source) for path in everything if path.startswith(source)}
+    named = set(re.findall(r"`([\w/]+\.py)`", readme))
+    there = {path.removeprefix(source) for path in everything if path.endswith(".py")}
     assert named <= there
     assert {path for path in there if "/" not in path} - {"__init__.py"} <= named
 

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from .conftest import Answers, project_params, run_module
+from .conftest import ALL_OFF, ALL_ON, COVERING, Answers, project_params, run_module
 
 
-@project_params()
+@project_params([ALL_ON, ALL_OFF, *COVERING])
 def test_it_passes_its_own_tests_which_run_every_line(project: Path, answers: Answers) -> None:
     run_module("pytest", "-p", "no:cacheprovider", "--cov", cwd=project)
 

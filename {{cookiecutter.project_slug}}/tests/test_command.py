@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import pytest
@@ -49,11 +50,12 @@ def test_settings_that_do_not_work_stop_it_with_a_sentence() -> None:
 
 
 def test_it_sets_the_server_up_for_websockets(monkeypatch: pytest.MonkeyPatch) -> None:
-    options: dict[str, object] = {}
+    options: dict[str, Any] = {}
     monkeypatch.setattr(uvicorn, "run", lambda app, **given: options.update(given))
     monkeypatch.setattr(sys, "argv", ["{{ cookiecutter.project_slug }}"])
     monkeypatch.setattr(app.state, "settings", Settings(max_message_bytes=1000, drain_seconds=3))
     main()
+    assert "{{ cookiecutter.__package_name }}" in options.pop("log_config")["loggers"]
     assert options == {
         "host": "127.0.0.1",
         "port": 8000,

@@ -5,6 +5,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Annotated
 
 import pytest
@@ -278,6 +279,14 @@ def test_a_client_that_stops_reading_is_given_up(
     monkeypatch.setattr(connection_module, "STALL_TIMEOUT", 0.1)
     with raw_client(serve_both_ways(app), path):
         assert ended.wait(10)
+
+
+def test_a_server_that_stops_waits_for_a_stalled_client_no_longer_than_it_should(
+    app: FastAPI, caplog: pytest.LogCaptureFixture
+) -> None:
+    with ExitStack() as stack, running(app, timeout_graceful_shutdown=1) as url:
+        stack.enter_context(raw_client(url, "/flood")).recv(1)
+    assert [record for record in caplog.records if record.exc_info] == []
 
 
 def close_code_on(raw: socket.socket) -> int:

@@ -11,7 +11,7 @@ EXAMPLE = Path(__file__).parents[1] / ".env.example"
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("APP_PORT", "9000")
-    monkeypatch.setenv("APP_ALLOWED_ORIGINS", "https://a.example,HTTPS://B.example:8443")
+    monkeypatch.setenv("APP_ALLOWED_ORIGINS", "https://a.example:443,HTTPS://B.example:8443,")
     monkeypatch.setenv("APP_HOST", "")
     settings = load_settings()
     assert settings.port == 9000
@@ -28,8 +28,11 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         ("APP_IDLE_TIMEOUT", "inf", "finite number"),
         ("APP_REQUIRE_ORIGIN", "perhaps", "valid boolean"),
         ("APP_ALLOWED_ORIGINS", "chat.example.com", "looks like https://chat.example.com"),
-        ("APP_ALLOWED_ORIGINS", "https://a.example/", "without a path"),
+        ("APP_ALLOWED_ORIGINS", "https://a.example/", "looks like https://chat.example.com"),
         ("APP_ALLOWED_ORIGINS", "https://", "looks like https://chat.example.com"),
+        ("APP_ALLOWED_ORIGINS", "https://*.example", "looks like https://chat.example.com"),
+        ("APP_ALLOWED_ORIGINS", "https://me@a.example", "looks like https://chat.example.com"),
+        ("APP_ALLOWED_ORIGINS", "https://a.example:port", "looks like https://chat.example.com"),
     ],
 )
 def test_a_setting_that_does_not_work_is_named_with_its_rule(
@@ -43,6 +46,12 @@ def test_a_setting_that_does_not_work_is_named_with_its_rule(
     assert value in line
     assert rule in line
     assert "pydantic" not in line
+
+
+def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"APP_PORT=\xff")
+    with pytest.raises(SystemExit, match="not UTF-8"):
+        load_settings()
 
 
 def test_the_example_file_lists_every_setting_with_its_default(tmp_path: Path) -> None:

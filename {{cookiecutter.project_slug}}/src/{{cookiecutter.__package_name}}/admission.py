@@ -1,5 +1,6 @@
 """Who may connect. Every WebSocket endpoint takes its connection from here."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from typing import Annotated
@@ -40,11 +41,15 @@ class Admission:
         except WebSocketRequestValidationError:
             # FastAPI finds out about an endpoint's own parameters only now.
             await connection.close(CloseCode.POLICY_VIOLATION, "invalid parameters")
+        except asyncio.CancelledError:
+            connection.abort()  # the server has waited long enough for this one
         except Exception:
             await connection.close(CloseCode.INTERNAL_ERROR, "internal error")
             raise
-        finally:
+        else:
             await connection.close()
+        finally:
+            connection.release()
 
 
 Admitted = Annotated[Connection, Depends(Admission())]

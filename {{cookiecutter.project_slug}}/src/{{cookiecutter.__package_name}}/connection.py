@@ -111,7 +111,7 @@ class Connection:
         except (TimeoutError, RuntimeError):
             # By a RuntimeError, uvicorn tells a sender that it has closed on its own, for a
             # frame too big or a missed pong, of which only the reader has been told so far.
-            self._abort()
+            self.abort()
             raise WebSocketDisconnect(CloseCode.GOING_AWAY) from None
 
     async def close(self, code: CloseCode = CloseCode.NORMAL, reason: str = "") -> None:
@@ -122,8 +122,6 @@ class Connection:
         self.close_soon(code, reason)
         if self._closing is not None:
             await asyncio.wait([self._closing])
-        if self._watch is not None:
-            self._watch.cancel()
 
     def close_soon(self, code: CloseCode, reason: str) -> None:
         """Do the same without waiting, for those whom this peer must not hold up."""
@@ -137,14 +135,20 @@ class Connection:
                 async with asyncio.timeout(STALL_TIMEOUT):
                     await self._websocket.close(code, reason)
             except TimeoutError:
-                self._abort()
+                self.abort()
         self._stop_reading()
 
-    def _abort(self) -> None:
+    def abort(self) -> None:
+        """Drop the connection at once, with what is still on its way to the peer."""
         self.is_open = False
         if self.transport is not None:
             self.transport.abort()
         self._stop_reading()
+
+    def release(self) -> None:
+        """Give back what a connection holds besides its socket."""
+        if self._watch is not None:
+            self._watch.cancel()
 
     def _stop_reading(self) -> None:
         if self._reading is not None and not self._reading.expired():

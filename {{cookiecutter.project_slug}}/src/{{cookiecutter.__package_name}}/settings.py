@@ -1,24 +1,31 @@
 """Every knob of this application, in one place."""
 
+import re
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 from fastapi import Depends
 from fastapi.requests import HTTPConnection
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+# A scheme, a host name or an address, and perhaps a port; nothing that no browser sends.
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+
 
 def _split(value: object) -> object:
-    return [item.strip() for item in value.split(",")] if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    return [item.strip() for item in value.split(",") if item.strip()]
 
 
 def _check_origin(origin: str) -> str:
     """Return an origin as browsers send it (RFC 6454 §6.2), or `*`."""
-    parts = urlsplit(origin := origin.lower())
-    if origin != "*" and (origin != f"{parts.scheme}://{parts.netloc}" or not parts.hostname):
-        raise ValueError("an origin looks like https://chat.example.com, without a path")
-    return origin
+    origin = origin.lower()
+    if origin != "*" and not ORIGIN.fullmatch(origin):
+        raise ValueError("an origin looks like https://chat.example.com or http://localhost:5173")
+    scheme, _, host = origin.partition("://")
+    return f"{scheme}://{host.removesuffix(DEFAULT_PORTS.get(scheme, ' '))}" if host else origin
 
 
 Origin = Annotated[str, AfterValidator(_check_origin)]
@@ -57,7 +64,7 @@ class Settings(BaseSettings):
     idle_timeout: float = Field(3600, ge=0, allow_inf_nan=False)
     """Seconds a client may send nothing before it is closed with 1001; 0 is for ever."""
 
-    drain_seconds: int = Field(10, ge=0)
+    drain_seconds: int = Field(10, ge=1)
     """Seconds that open connections have to end when the server stops."""
 {% if cookiecutter.include_echo %}
 
@@ -84,12 +91,14 @@ def load_settings() -> Settings:
             for error in failure.errors(include_url=False)
         ]
         raise SystemExit("\n".join(["These settings do not work:", *lines])) from None
+    except UnicodeDecodeError:
+        raise SystemExit("The file .env is not UTF-8.") from None
 
 
 def from_state(name: str) -> Any:
     """Return a dependency on what `create_app` keeps in the application's state."""
 
-    def get(connection: HTTPConnection) -> Any:
+    async def get(connection: HTTPConnection) -> Any:  # a plain function would run in a thread
         return getattr(connection.app.state, name)
 
     return Depends(get)

@@ -1,0 +1,300 @@
+"""The other end of a benchmark: many WebSocket clients in one process, as thin as they can be.
+
+Clients count bytes and don't parse frames, so that one core of Python can keep up with a native
+server. What a message weighs on the wire is measured before it is counted.
+"""
+
+import asyncio
+import os
+import resource
+import socket
+import struct
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import uvloop
+
+HANDSHAKE = (
+    "GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n{more}\r\n"
+)
+DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n"
+QUIET = 0.25  # seconds without a byte after which nothing more is expected
+PATIENCE = 5.0  # seconds to wait for what should arrive
+
+
+@dataclass(frozen=True)
+class Target:
+    """A server, and how one talks to it."""
+
+    port: int
+    path: str = "/ws_broadcast"
+    hello: bytes = b""  # sent after the handshake, before anything else
+    before: bytes = b""  # what a message has before and after its text
+    after: bytes = b""
+
+    def message(self, size: int) -> bytes:
+        """Return a frame with a text of this size in it."""
+        return frame(self.before + b"x" * size + self.after)
+
+
+def frame(payload: bytes) -> bytes:
+    """Return a text frame as a client sends it, masked with zeros."""
+    size = len(payload)
+    if size < 126:
+        return struct.pack("!BB4x", 0x81, 0x80 | size) + payload
+    if size < 65_536:
+        return struct.pack("!BBH4x", 0x81, 0x80 | 126, size) + payload
+    return struct.pack("!BBQ4x", 0x81, 0x80 | 127, size) + payload
+
+
+class Tally:
+    """Bytes that arrived at a group of clients, and a way to wait for more."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._goal = float("inf")
+        self._reached: asyncio.Future[None] | None = None
+
+    def add(self, size: int) -> None:
+        """Count bytes."""
+        self.bytes += size
+        if self.bytes >= self._goal and self._reached is not None and not self._reached.done():
+            self._reached.set_result(None)
+
+    async def reach(self, goal: float, patience: float = PATIENCE) -> bool:
+        """Wait until this many bytes have arrived in all; return whether they did."""
+        if self.bytes >= goal:
+            return True
+        self._goal, self._reached = goal, asyncio.get_running_loop().create_future()
+        try:
+            await asyncio.wait_for(self._reached, patience)
+        except TimeoutError:
+            return False
+        return True
+
+    async def settle(self) -> int:
+        """Wait until nothing more arrives; return the bytes so far."""
+        before = -1
+        while before != self.bytes:
+            before = self.bytes
+            await asyncio.sleep(QUIET)
+        return self.bytes
+
+
+class Client(asyncio.BufferedProtocol):
+    """A connection that counts what it gets."""
+
+    shared = memoryview(bytearray(256 * 1024))
+
+    def __init__(self, tally: Tally) -> None:
+        self.tally = tally
+        self.transport: asyncio.Transport = cast("asyncio.Transport", None)
+        self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.got = 0
+        self.base = self.seen = 0
+        self.on_bytes: Any = None
+        self._head = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self.shared
+
+    def buffer_updated(self, size: int) -> None:
+        if self.opened.done():
+            self.got += size
+            self.tally.add(size)
+            if self.on_bytes is not None:
+                self.on_bytes(self)
+            return
+        self._head += self.shared[:size]
+        head, end, rest = self._head.partition(b"\r\n\r\n")
+        if end:
+            if b" 101 " not in head[:20]:
+                self.opened.set_exception(ConnectionError(head.decode("latin-1")))
+                return
+            self.opened.set_result(None)
+            self.tally.add(len(rest))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.opened.done():
+            self.opened.set_exception(exc or ConnectionError("closed before the handshake"))
+
+
+async def open_client(target: Target, tally: Tally, more: str = "") -> Client:
+    """Connect and shake hands."""
+    loop = asyncio.get_running_loop()
+    _, client = await loop.create_connection(lambda: Client(tally), "127.0.0.1", target.port)
+    request = HANDSHAKE.format(path=target.path, port=target.port, more=more)
+    client.transport.write(request.encode())
+    await client.opened
+    if target.hello:
+        client.transport.write(target.hello)
+    return client
+
+
+@asynccontextmanager
+async def clients(
+    target: Target, count: int, more: str = ""
+) -> AsyncIterator[tuple[list[Client], Tally]]:
+    """Open clients, a few at a time, and close them rudely at the end."""
+    tally = Tally()
+    opened: list[Client] = []
+    try:
+        while len(opened) < count:
+            few = min(50, count - len(opened))
+            opened += await asyncio.gather(*(open_client(target, tally, more) for _ in range(few)))
+        await tally.settle()
+        yield opened, tally
+    finally:
+        for client in opened:
+            client.transport.abort()
+        await asyncio.sleep(QUIET)
+
+
+async def fan_out(target: Target, members: int, burst: int, seconds: float) -> dict[str, float]:
+    """Let one publisher say `burst` messages back to back, wait for all copies, and repeat."""
+    async with clients(target, members) as (_, tally), clients(target, 1) as ((publisher,), _):
+        messages = target.message(51) * burst
+        start = await tally.settle()
+        publisher.transport.write(messages)
+        weight = await tally.settle() - start
+        if not weight:
+            raise ConnectionError("nothing was delivered")
+        rounds = lost = 0
+        began, cpu = time.perf_counter(), time.process_time()
+        while (took := time.perf_counter() - began) < seconds:
+            goal = tally.bytes + weight
+            publisher.transport.write(messages)
+            lost += not await tally.reach(goal)
+            rounds += 1
+        return {
+            "deliveries_per_second": rounds * burst * members / took,
+            "deliveries": rounds * burst * members,
+            "incomplete_rounds": lost,
+            "client_share": (time.process_time() - cpu) / took,
+        }
+
+
+async def paced(
+    target: Target, members: int, publishers: int, rate: float, seconds: float
+) -> dict[str, float]:
+    """Let many publishers speak at a fixed rate; time each message until its last copy is there."""
+    async with clients(target, members) as (them, tally), clients(target, publishers) as (us, _):
+        start = await tally.settle()
+        us[0].transport.write(target.message(51))
+        weight = (await tally.settle() - start) // members
+        if not weight:
+            raise ConnectionError("nothing was delivered")
+        total = int(rate * seconds)
+        sent: list[float] = []
+        arrived = [0] * total
+        latency: list[float] = []
+
+        def on_bytes(client: Client) -> None:
+            complete = min((client.got - client.base) // weight, total)
+            for number in range(client.seen, complete):
+                arrived[number] += 1
+                if arrived[number] == members:
+                    latency.append(time.perf_counter() - sent[number])
+            client.seen = max(client.seen, complete)
+
+        for client in them:
+            client.base, client.seen, client.on_bytes = client.got, 0, on_bytes
+        began, cpu = time.perf_counter(), time.process_time()
+        message = target.message(51)
+        for number in range(total):
+            while (ahead := began + number / rate - time.perf_counter()) > 0:
+                await asyncio.sleep(ahead)
+            sent.append(time.perf_counter())
+            us[number % publishers].transport.write(message)
+            if number % 20 == 19:
+                await asyncio.sleep(0)
+        await tally.settle()
+        took = time.perf_counter() - began - QUIET
+        latency.sort()
+        there = len(latency)
+        return {
+            "deliveries_per_second": sum(arrived) / took,
+            "delivered": sum(arrived) / (total * members),
+            "p50_ms": 1000 * latency[there // 2] if there else float("nan"),
+            "p99_ms": 1000 * latency[there * 99 // 100] if there else float("nan"),
+            "client_share": (time.process_time() - cpu) / took,
+        }
+
+
+async def stalled(target: Target, members: int, seconds: float) -> dict[str, float]:
+    """Let one member stop reading, and see what share of the messages the others get."""
+    request = HANDSHAKE.format(path=target.path, port=target.port, more="").encode()
+    with socket.socket() as silent:
+        silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        silent.connect(("127.0.0.1", target.port))
+        silent.sendall(request)
+        silent.recv(1)
+        if target.hello:
+            silent.sendall(target.hello)
+        async with clients(target, members) as (_, tally), clients(target, 1) as ((publisher,), _):
+            message = target.message(8000)
+            start = await tally.settle()
+            publisher.transport.write(message)
+            weight = await tally.settle() - start
+            if not weight:
+                raise ConnectionError("nothing was delivered")
+            start, count = tally.bytes, int(seconds * 200)
+            for _ in range(count):
+                publisher.transport.write(message)
+                await asyncio.sleep(1 / 200)
+            await tally.reach(start + count * weight)
+            return {"delivered": min(1.0, (tally.bytes - start) / (count * weight))}
+
+
+async def echo(target: Target, count: int, payload: bytes, seconds: float) -> dict[str, float]:
+    """Let every client send a message as soon as it has the answer to the one before."""
+    answers = 0
+
+    def again(client: Client) -> None:
+        nonlocal answers
+        answers += 1
+        client.transport.write(request)
+
+    request = frame(payload)
+    async with clients(target, count) as (them, _):
+        for client in them:
+            client.on_bytes = again
+            client.transport.write(request)
+        await asyncio.sleep(QUIET)
+        before, began, cpu = answers, time.perf_counter(), time.process_time()
+        await asyncio.sleep(seconds)
+        took = time.perf_counter() - began
+        return {
+            "messages_per_second": (answers - before) / took,
+            "messages": answers - before,
+            "client_share": (time.process_time() - cpu) / took,
+        }
+
+
+async def connecting(target: Target, seconds: float) -> dict[str, float]:
+    """Open and drop connections, 50 at a time."""
+    tally, count, began = Tally(), 0, time.perf_counter()
+    while (took := time.perf_counter() - began) < seconds:
+        few = await asyncio.gather(*(open_client(target, tally) for _ in range(50)))
+        for client in few:
+            client.transport.abort()
+        count += len(few)
+    return {"connections_per_second": count / took}
+
+
+def start(cpu: int | None) -> None:
+    """Prepare this process: its core, and as many open files as it may have."""
+    if cpu is not None:
+        os.sched_setaffinity(0, {cpu})
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+run = uvloop.run
