@@ -37,7 +37,7 @@ from client import Target
 from cookiecutter.main import cookiecutter
 
 mpl.use("svg")
-from matplotlib import pyplot as plt  # noqa: E402 (the backend comes first)
+from matplotlib import pyplot as plt
 
 HERE = Path(__file__).parent
 SERVERS = HERE / "servers"
@@ -168,8 +168,9 @@ def install(peers: list[Peer], where: Path) -> list[Peer]:
             pip = [uv, "pip", "install", "--quiet", "--python", where / "peers"]
             commands.append([*pip, *peer.packages])
         if peer.modules:
+            modules = [module for each in peers for module in each.modules]
             commands.append(
-                ["npm", "install", "--silent", "--no-save", "--prefix", where, *peer.modules]
+                ["npm", "install", "--silent", "--no-save", "--prefix", where, *modules]
             )
         try:
             for command in commands:
@@ -224,19 +225,19 @@ def running(peer: Peer, where: Path, core: int | None) -> Iterator[tuple[Target,
             time.sleep(0.05)
         yield peer.target(port), Server(process.pid)
     finally:
-        for each in psutil.Process(process.pid).children(recursive=True):
-            each.kill()
+        with suppress(psutil.NoSuchProcess):
+            for each in psutil.Process(process.pid).children(recursive=True):
+                each.kill()
         process.kill()
         process.wait()
 
 
 async def memory(target: Target, server: Server, count: int, more: str) -> Figures:
-    """Measure what an idle connection holds."""
-    async with client.clients(target, 100, more):
-        pass  # what the first connections allocate once is not theirs alone
-    before = server.memory()
-    async with client.clients(target, count, more):
-        return {"kib_per_connection": (server.memory() - before) / count / 1024}
+    """Measure what an idle connection holds, in a process that has had few others before."""
+    async with client.clients(target, 20, more):
+        before = server.memory()
+        async with client.clients(target, count, more):
+            return {"kib_per_connection": (server.memory() - before) / count / 1024}
 
 
 async def growth(target: Target, server: Server, seconds: float) -> Figures:
@@ -261,8 +262,6 @@ def scenarios(
         if peer.name != LIMIT:
             yield "json", client.echo(checked, 100, document, seconds)
         yield "connections", client.connecting(reply, seconds)
-        yield "memory, browser", memory(reply, server, 500, client.DEFLATE)
-        yield "memory, plain", memory(reply, server, 500, "")
     if peer.name in (OURS, BASE, LIMIT):
         for members in (10, 100, 1000, 10_000):
             yield f"fan-out {members}, K=4", client.fan_out(target, members, 4, seconds)
@@ -272,23 +271,28 @@ def scenarios(
 def measure(
     peer: Peer, where: Path, seconds: float, cores: tuple[int | None, int | None]
 ) -> dict[str, Figures]:
-    """Start a peer and measure everything."""
+    """Start a peer and measure everything; memory in processes of their own."""
     found: dict[str, Figures] = {}
+
+    def take(name: str, scenario: Coroutine[Any, Any, Figures], server: Server) -> None:
+        cpu = server.cpu()
+        try:
+            figures = client.run(scenario)
+        except (OSError, ConnectionError) as failure:
+            say(f"    {name}: {failure}")
+            return
+        for count in ("deliveries", "messages"):
+            if done := figures.pop(count, 0):
+                figures["cpu_us"] = 1e6 * (server.cpu() - cpu) / done
+        found[name] = figures
+        say(f"    {name}: " + ", ".join(f"{key} {value:,.4g}" for key, value in figures.items()))
+
+    for name, more in (("memory, browser", client.DEFLATE), ("memory, plain", "")):
+        with running(peer, where, cores[0]) as (target, server):
+            take(name, memory(target, server, 1000, more), server)
     with running(peer, where, cores[0]) as (target, server):
         for name, scenario in scenarios(peer, target, server, seconds):
-            cpu = server.cpu()
-            try:
-                figures = client.run(scenario)
-            except (OSError, ConnectionError) as failure:
-                say(f"    {name}: {failure}")
-                continue
-            for count in ("deliveries", "messages"):
-                if done := figures.pop(count, 0):
-                    figures["cpu_us"] = 1e6 * (server.cpu() - cpu) / done
-            found[name] = figures
-            say(
-                f"    {name}: " + ", ".join(f"{key} {value:,.4g}" for key, value in figures.items())
-            )
+            take(name, scenario, server)
     return found
 
 

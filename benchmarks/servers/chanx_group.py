@@ -7,6 +7,7 @@ from chanx.fast_channels.websocket import AsyncJsonWebsocketConsumer
 from chanx.messages.base import BaseMessage
 from fast_channels.layers import InMemoryChannelLayer, register_channel_layer
 from fastapi import FastAPI
+from starlette.routing import WebSocketRoute
 
 
 class Chat(BaseMessage):
@@ -31,4 +32,4 @@ class Consumer(AsyncJsonWebsocketConsumer):
 
 register_channel_layer("default", InMemoryChannelLayer())
 app = FastAPI()
-app.add_websocket_route("/ws_broadcast", Consumer.as_asgi())
+app.router.routes.append(WebSocketRoute("/ws_broadcast", Consumer.as_asgi()))

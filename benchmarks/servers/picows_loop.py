@@ -1,6 +1,5 @@
 """picows, a WebSocket library in Cython, without a framework."""
 
-import asyncio
 import sys
 
 import uvloop

@@ -1,6 +1,5 @@
 """The websockets library's own server and its `broadcast`."""
 
-import asyncio
 import sys
 
 import uvloop

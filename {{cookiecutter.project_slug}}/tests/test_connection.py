@@ -145,7 +145,7 @@ def test_binary_where_text_is_expected_closes_with_1003(client: TestClient) -> N
 
 
 def test_a_client_that_says_nothing_is_closed_with_1001(serve: Serve) -> None:
-    app = create_app(Settings(idle_timeout=0.01))
+    app = create_app(Settings(idle_timeout=0.1))
 
     @app.websocket("/silence")
     async def silence(connection: Admitted) -> None:

@@ -25,7 +25,7 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         ("APP_PORT", "70000", "less than or equal to 65535"),
         ("APP_PORT", "http", "valid integer"),
         ("APP_MAX_MESSAGE_BYTES", "0", "greater than or equal to 1"),
-        ("APP_IDLE_TIMEOUT", "inf", "finite number"),
+        ("APP_IDLE_TIMEOUT", "0", "greater than 0"),
         ("APP_REQUIRE_ORIGIN", "perhaps", "valid boolean"),
         ("APP_ALLOWED_ORIGINS", "chat.example.com", "looks like https://chat.example.com"),
         ("APP_ALLOWED_ORIGINS", "https://a.example/", "looks like https://chat.example.com"),

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator
 from typing import Annotated
 
@@ -10,7 +11,7 @@ from fastapi.exceptions import WebSocketRequestValidationError
 
 from .connection import Connection
 from .protocol import CloseCode
-from .settings import Settings, SettingsDep
+from .settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -26,14 +27,15 @@ class Admission:
     def __init__(self, *subprotocols: str) -> None:
         self._subprotocols = subprotocols
 
-    async def __call__(
-        self, websocket: WebSocket, settings: SettingsDep
-    ) -> AsyncIterator[Connection]:
+    async def __call__(self, websocket: WebSocket) -> AsyncIterator[Connection]:
+        settings: Settings = websocket.app.state.settings
         check_origin(websocket, settings)
         offered = websocket.scope["subprotocols"]
         subprotocol = next((name for name in self._subprotocols if name in offered), None)
         await websocket.accept(subprotocol)
         connection = Connection(websocket, settings, subprotocol)
+        connections: set[Connection] = websocket.app.state.connections
+        connections.add(connection)
         try:
             yield connection
         except WebSocketDisconnect:
@@ -49,10 +51,22 @@ class Admission:
         else:
             await connection.close()
         finally:
-            connection.release()
+            connections.discard(connection)
 
 
 Admitted = Annotated[Connection, Depends(Admission())]
+
+
+async def close_idle(connections: set[Connection], idle_timeout: float) -> None:
+    """Close with 1001 whoever has said nothing for `idle_timeout` seconds.
+
+    One task for all of them: a timer each would cost 2 KiB a connection.
+    """
+    while True:
+        await asyncio.sleep(min(idle_timeout / 10, 60))
+        for connection in connections:
+            if time.monotonic() - connection.heard > idle_timeout:
+                connection.close_soon(CloseCode.GOING_AWAY, "idle for too long")
 
 
 def check_origin(websocket: WebSocket, settings: Settings) -> None:

@@ -1,6 +1,7 @@
 """One accepted WebSocket: what its peer may send, and every way it can end."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import TypeVar
@@ -8,6 +9,7 @@ from typing import TypeVar
 from fastapi import WebSocket, WebSocketDisconnect
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
+from starlette.types import Message
 
 from .protocol import CloseCode, ErrorCode, error_frame
 from .settings import Settings
@@ -29,34 +31,57 @@ class Connection:
     connection does, for whatever reason, so an endpoint needs no `try` around it.
     """
 
+    # A process holds thousands of them.
+    __slots__ = (
+        "_closing",
+        "_invalid_in_a_row",
+        "_reading",
+        "_settings",
+        "_websocket",
+        "encode_error",
+        "heard",
+        "is_open",
+        "subprotocol",
+        "transport",
+    )
+
     def __init__(self, websocket: WebSocket, settings: Settings, subprotocol: str | None) -> None:
         self.is_open = True
+        self.heard = time.monotonic()
         self.subprotocol = subprotocol
         self.transport = find_transport(websocket.scope)
-        self.address = "{}:{}".format(*(websocket.client or ("unknown", 0)))
         self.encode_error: Callable[[ErrorCode], str] = error_frame
         self._websocket = websocket
         self._settings = settings
         self._invalid_in_a_row = 0
         self._reading: asyncio.Timeout | None = None
         self._closing: asyncio.Task[None] | None = None
-        self._loop = asyncio.get_running_loop()
-        self._heard = self._loop.time()
-        self._watch: asyncio.TimerHandle | None = None
-        if settings.idle_timeout:
-            self._check_idle()
+
+    @property
+    def address(self) -> str:
+        """Where the peer is, for the log."""
+        return "{}:{}".format(*(self._websocket.client or ("unknown", 0)))
 
     async def __aiter__(self) -> AsyncIterator[str | bytes]:
         """Yield every message, text as `str` and binary as `bytes`.
 
-        The peer sees 1009 after a message over `max_message_bytes`, and 1001 when it has sent
-        none for `idle_timeout` seconds.
+        The peer sees 1009 after a message over `max_message_bytes`.
         """
-        while (message := await self._receive()) is not None:
+        while self.is_open:
+            if self.transport is None:
+                event = await self._receive_unless_closed()
+            else:
+                event = await self._websocket.receive()  # uvicorn ends this when we close
+            if event["type"] == "websocket.disconnect":
+                self.is_open = False
+                return
+            self.heard = time.monotonic()
+            text = event.get("text")
+            message: str | bytes = event["bytes"] if text is None else text
             if _size(message) > self._settings.max_message_bytes:
                 await self.close(CloseCode.MESSAGE_TOO_BIG, "message too big")
-                return
-            yield message
+            else:
+                yield message
 
     async def texts(self) -> AsyncIterator[str]:
         """Yield every text message; a binary one closes with 1003."""
@@ -145,42 +170,18 @@ class Connection:
             self.transport.abort()
         self._stop_reading()
 
-    def release(self) -> None:
-        """Give back what a connection holds besides its socket."""
-        if self._watch is not None:
-            self._watch.cancel()
-
     def _stop_reading(self) -> None:
         if self._reading is not None and not self._reading.expired():
             self._reading.reschedule(0)
 
-    def _check_idle(self) -> None:
-        """Close a silent connection; one timer a connection is cheaper than one a message."""
-        silent = self._loop.time() - self._heard
-        if silent < self._settings.idle_timeout:
-            self._watch = self._loop.call_later(
-                self._settings.idle_timeout - silent, self._check_idle
-            )
-        else:
-            self.close_soon(CloseCode.GOING_AWAY, "idle for too long")
-
-    async def _receive(self) -> str | bytes | None:
-        """Wait for a message; `None` when there will be no more."""
-        if not self.is_open:
-            return None
+    async def _receive_unless_closed(self) -> Message:
         try:
             async with asyncio.timeout(None) as self._reading:
-                event = await self._websocket.receive()
+                return await self._websocket.receive()
         except TimeoutError:
-            return None  # closed meanwhile, and `_stop_reading` woke us
+            return {"type": "websocket.disconnect"}  # `_stop_reading` woke us
         finally:
             self._reading = None
-        if event["type"] == "websocket.disconnect":
-            self.is_open = False
-            return None
-        self._heard = self._loop.time()
-        text = event.get("text")
-        return event["bytes"] if text is None else text
 
     async def _reject(self, code: ErrorCode) -> None:
         self._invalid_in_a_row += 1

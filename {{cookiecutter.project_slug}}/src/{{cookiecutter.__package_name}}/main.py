@@ -1,10 +1,12 @@
 """The application: its parts, and what happens when it starts and stops."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
+from .admission import close_idle
 {% if cookiecutter.include_broadcast %}
 from .broker import MemoryBroker
 from .endpoints.broadcast import router as broadcast
@@ -26,10 +28,13 @@ from .transport import FindTransport
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-    """Welcome clients between start and stop."""
+    """Welcome clients between start and stop, and close those that fall silent."""
+    settings: Settings = app.state.settings
+    watch = asyncio.create_task(close_idle(app.state.connections, settings.idle_timeout))
     app.state.ready = True
     yield
     app.state.ready = False
+    watch.cancel()
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -38,6 +43,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     title = {{ cookiecutter.__title_python }}
     app = FastAPI(title=title, lifespan=lifespan)
     app.state.settings = settings
+    app.state.connections = set()
     app.state.ready = False
 {% if cookiecutter.include_broadcast %}
     app.state.hub = Hub(settings.max_backlog_bytes)

@@ -61,8 +61,8 @@ class Settings(BaseSettings):
     max_invalid_messages: int = Field(10, ge=0)
     """Invalid messages in a row that are answered with an error; one more closes with 1008."""
 
-    idle_timeout: float = Field(3600, ge=0, allow_inf_nan=False)
-    """Seconds a client may send nothing before it is closed with 1001; 0 is for ever."""
+    idle_timeout: float = Field(3600, gt=0)
+    """Seconds a client may send nothing before it is closed with 1001; `inf` is for ever."""
 
     drain_seconds: int = Field(10, ge=1)
     """Seconds that open connections have to end when the server stops."""

@@ -1,6 +1,7 @@
 """The short way out: whole frames, straight to the transport of the server's event loop."""
 
 import asyncio
+from collections.abc import Awaitable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -16,11 +17,11 @@ class FindTransport:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         protocol = getattr(send, "__self__", None)
         if type(protocol).__module__.startswith("uvicorn.protocols.websockets."):
             scope["transport"] = getattr(protocol, "transport", None)
-        await self.app(scope, receive, send)
+        return self.app(scope, receive, send)
 
 
 def find_transport(scope: Scope) -> asyncio.Transport | None:
