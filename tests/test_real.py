@@ -3,14 +3,17 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import pytest
@@ -59,7 +62,9 @@ def running(
     assert server.stdout is not None
     said = ""
     try:
-        while not (found := re.search(r"running on http://([\d.]+:\d+)", said)):
+        while not (
+            found := re.search(r"(?i)(?:running on|listening at:) https?://([\d.]+:\d+)", said)
+        ):
             said += (line := server.stdout.readline())
             assert line, f"{command} says:\n{said}"
         wait_until_it_listens(found[1])
@@ -92,23 +97,24 @@ def interrupt(server: subprocess.Popen[str], within: float) -> str:
     return rest
 
 
-def talk(where: str) -> None:
+def talk(where: str, scheme: str = "ws", **options: Any) -> None:
     """Have the conversation that the README shows with each endpoint."""
-    with connect(f"ws://{where}/ws", proxy=None) as echo:
+    options["proxy"] = None
+    with connect(f"{scheme}://{where}/ws", **options) as echo:
         echo.send("Hello")
         assert echo.recv(timeout=10) == "Message text was: Hello"
         echo.send(b"\x00")
         assert echo.recv(timeout=10) == b"\x00"
-    with connect(f"ws://{where}/ws_json", proxy=None) as checked:
+    with connect(f"{scheme}://{where}/ws_json", **options) as checked:
         checked.send('{"name": "Zoë"}')
         assert json.loads(checked.recv(timeout=10)) == {
             "message": "Received JSON data",
             "data": {"name": "Zoë"},
         }
-    room = f"ws://{where}/ws_broadcast/tea"
-    with connect(f"{room}?name=zoe", subprotocols=["events.v1"], proxy=None) as zoe:
+    room = f"{scheme}://{where}/ws_broadcast/tea"
+    with connect(f"{room}?name=zoe", subprotocols=["events.v1"], **options) as zoe:
         assert json.loads(zoe.recv(timeout=10))["type"] == "joined"
-        with connect(room, proxy=None) as guest:
+        with connect(room, **options) as guest:
             assert json.loads(zoe.recv(timeout=10))["type"] == "joined"
             zoe.send(json.dumps({"type": "message", "data": "Hello"}))
             assert guest.recv(timeout=10) == "New message: Hello"
@@ -141,6 +147,71 @@ def test_it_runs_in_every_way_the_readme_names(bake: Bake, command: tuple[str, .
                 assert answer.status == 200
         talk(where)
         assert "Traceback" not in interrupt(server, within=20)
+
+
+PROBE = """
+from my_websocket_app.admission import Admitted
+from my_websocket_app.main import app
+
+try:
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+except ImportError:
+    pass
+else:
+    trace.set_tracer_provider(TracerProvider())
+
+
+@app.websocket("/way")
+async def way(connection: Admitted) -> None:
+    await connection.send("portable" if connection.transport is None else "direct")
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "way"),
+    [
+        ("uvicorn probe:app --port 0", "direct"),
+        ("uvicorn probe:app --port 0 --loop asyncio", "direct"),
+        ("uvicorn probe:app --port 0 --ws websockets", "portable"),
+        ("uvicorn probe:app --port 0 --proxy-headers", "direct"),
+        ("uvicorn probe:app --port 0 --ssl-keyfile key.pem --ssl-certfile cert.pem", "direct"),
+        ("--with wsproto uvicorn probe:app --port 0 --ws wsproto", "direct"),
+        ("--with opentelemetry-sdk uvicorn probe:app --port 0", "direct"),
+        ("fastapi dev probe.py --port 0", "direct"),
+        ("--with hypercorn hypercorn probe:app --bind 127.0.0.1:FREE", "portable"),
+        ("--with granian granian --interface asgi probe:app --port FREE", "portable"),
+    ],
+)
+def test_frames_take_the_short_way_wherever_there_is_one(
+    bake: Bake, command: str, way: str
+) -> None:
+    project = bake(**ALL_ON).project_path
+    (project / "probe.py").write_text(PROBE, "utf-8")
+    secure = "--ssl" in command
+    if secure:
+        make_certificate(project)
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        free = str(probe.getsockname()[1])
+    with running(project, "uv", "run", *command.replace("FREE", free).split()) as (where, server):
+        scheme, options = "ws", {}
+        if secure:
+            scheme, options = "wss", {"ssl": ssl._create_unverified_context()}
+        with connect(f"{scheme}://{where}/way", proxy=None, **options) as client:
+            assert client.recv(timeout=10) == way
+        talk(where, scheme, **options)
+        interrupt(server, within=20)
+
+
+def make_certificate(folder: Path) -> None:
+    """Write a key and a certificate that nobody trusts."""
+    if shutil.which("openssl") is None:
+        pytest.skip("there is no openssl here")
+    run(
+        *"openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost".split(),
+        *"-keyout key.pem -out cert.pem".split(),
+        cwd=folder,
+    )
 
 
 def test_ctrl_c_with_open_sockets_ends_in_time_and_says_1012(bake: Bake) -> None:

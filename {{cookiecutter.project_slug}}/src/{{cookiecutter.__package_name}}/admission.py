@@ -39,7 +39,7 @@ class Admission:
         try:
             yield connection
         except WebSocketDisconnect:
-            pass  # the peer left while it was being answered, which is no error
+            await connection.close()  # it left, or is being closed, while it was answered
         except WebSocketRequestValidationError:
             # FastAPI finds out about an endpoint's own parameters only now.
             await connection.close(CloseCode.POLICY_VIOLATION, "invalid parameters")

@@ -5,13 +5,18 @@ from collections.abc import Awaitable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+WRITING_WHOLE = (
+    "uvicorn.protocols.websockets.websockets_sansio_impl",
+    "uvicorn.protocols.websockets.wsproto_impl",
+)
+
 
 class FindTransport:
     """Middleware that finds a WebSocket's transport, and leaves it in `scope["transport"]`.
 
-    It is there under uvicorn, whose WebSocket protocols write frames whole, so that ours may
-    go between. Under other servers, and inside a middleware that wraps `send`, it is not, and
-    everything goes the way of ASGI.
+    It is there under the protocols of uvicorn that write a handshake or a frame whole before
+    `send` returns, so that ours may follow. Under other servers, and inside a middleware that
+    wraps `send`, it is not, and everything goes the way of ASGI.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -19,7 +24,7 @@ class FindTransport:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         protocol = getattr(send, "__self__", None)
-        if type(protocol).__module__.startswith("uvicorn.protocols.websockets."):
+        if type(protocol).__module__ in WRITING_WHOLE:
             scope["transport"] = getattr(protocol, "transport", None)
         return self.app(scope, receive, send)
 
