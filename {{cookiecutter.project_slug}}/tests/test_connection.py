@@ -20,7 +20,7 @@ from {{ cookiecutter.__package_name }} import connection as connection_module
 from {{ cookiecutter.__package_name }}.admission import Admitted
 from {{ cookiecutter.__package_name }}.main import create_app
 from {{ cookiecutter.__package_name }}.protocol import CloseCode
-from {{ cookiecutter.__package_name }}.settings import Settings
+from {{ cookiecutter.__package_name }}.settings import Settings, SettingsDep
 
 from .conftest import Serve, connect, raw_client, running, text_frame
 
@@ -82,6 +82,10 @@ def app(ended: threading.Event) -> FastAPI:
     @app.websocket("/long")
     async def long(connection: Admitted) -> None:
         await connection.send(b"x" * 10_000_000)
+
+    @app.websocket("/about")
+    async def about(connection: Admitted, settings: SettingsDep) -> None:
+        await connection.send(f"{connection.address}, {settings.max_message_bytes} bytes")
 
     @app.websocket("/brief")
     async def brief(connection: Admitted) -> None:
@@ -198,6 +202,11 @@ def test_too_many_invalid_messages_in_a_row_close_with_1008(client: TestClient) 
         assert "error" in websocket.receive_json()
         assert "error" in websocket.receive_json()
         assert close_code(websocket) == 1008
+
+
+def test_an_endpoint_knows_the_settings_and_where_its_peer_is(client: TestClient) -> None:
+    with client.websocket_connect("/about") as websocket:
+        assert websocket.receive_text() == "testclient:50000, 20 bytes"
 
 
 def test_an_endpoint_that_returns_closes_with_1000(app: FastAPI, serve: Serve) -> None:
