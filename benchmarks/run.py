@@ -4,7 +4,7 @@
 # ///
 """Measure a freshly rendered project against its peers, all in one run.
 
-    uv run benchmarks/run.py                # everything, three rounds, about 20 minutes
+    uv run benchmarks/run.py                # everything, three rounds, about half an hour
     uv run benchmarks/run.py --quick        # one short round, to see that it works
     uv run benchmarks/run.py --only bun,this-project
 
