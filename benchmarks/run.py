@@ -411,7 +411,7 @@ def plot(results: Results, path: Path) -> None:
     axes.set_yticks(range(len(names)), names)
     axes.set_xlabel("thousand deliveries a second: 500 members, K messages back to back, one core")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower right", reverse=True)
+    axes.legend(frameon=False, loc="center right", reverse=True)
     figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
 
 
