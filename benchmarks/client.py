@@ -10,7 +10,7 @@ import resource
 import socket
 import struct
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -157,7 +157,18 @@ async def clients(
         await asyncio.sleep(QUIET)
 
 
-async def fan_out(target: Target, members: int, burst: int, seconds: float) -> dict[str, float]:
+async def ask(target: Target, path: str) -> bytes:
+    """Return the body of an HTTP answer."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", target.port)
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    _, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    return body
+
+
+async def fan_out(
+    target: Target, members: int, burst: int, seconds: float, server_cpu: Callable[[], float]
+) -> dict[str, float]:
     """Let one publisher say `burst` messages back to back, wait for all copies, and repeat."""
     async with clients(target, members) as (_, tally), clients(target, 1) as ((publisher,), _):
         messages = target.message(51) * burst
@@ -167,7 +178,7 @@ async def fan_out(target: Target, members: int, burst: int, seconds: float) -> d
         if not weight:
             raise ConnectionError("nothing was delivered")
         rounds = lost = 0
-        began, cpu = time.perf_counter(), time.process_time()
+        began, cpu, cpu_there = time.perf_counter(), time.process_time(), server_cpu()
         while (took := time.perf_counter() - began) < seconds:
             goal = tally.bytes + weight
             publisher.transport.write(messages)
@@ -175,7 +186,7 @@ async def fan_out(target: Target, members: int, burst: int, seconds: float) -> d
             rounds += 1
         return {
             "deliveries_per_second": rounds * burst * members / took,
-            "deliveries": rounds * burst * members,
+            "cpu_us": 1e6 * (server_cpu() - cpu_there) / (rounds * burst * members),
             "incomplete_rounds": lost,
             "client_share": (time.process_time() - cpu) / took,
         }
@@ -273,7 +284,6 @@ async def echo(target: Target, count: int, payload: bytes, seconds: float) -> di
         took = time.perf_counter() - began
         return {
             "messages_per_second": (answers - before) / took,
-            "messages": answers - before,
             "client_share": (time.process_time() - cpu) / took,
         }
 

@@ -57,6 +57,7 @@ class Peer:
     modules: tuple[str, ...] = ()  # of npm
     talk: dict[str, Any] = field(default_factory=dict)
     replies: bool = False  # has /ws and /ws_json, too
+    turns_of: str = ""  # the application whose event loop is watched, in a run of its own
 
     def target(self, port: int) -> Target:
         """Return how one talks to it."""
@@ -81,8 +82,9 @@ PEERS = [
         OURS,
         lambda where, port: [where / "my-websocket-app/.venv/bin/my-websocket-app"],
         replies=True,
+        turns_of="my_websocket_app.main:app",
     ),
-    Peer(BASE, uvicorn("tutorial"), FASTAPI, replies=True),
+    Peer(BASE, uvicorn("tutorial"), FASTAPI, replies=True, turns_of="tutorial:app"),
     Peer(
         "tutorial on granian",
         lambda where, port: python(
@@ -123,7 +125,7 @@ PEERS = [
         ("websockets", "uvloop"),
     ),
     Peer(
-        "picows, no framework",
+        "picows",
         lambda where, port: python(where, "python", SERVERS / "picows_loop.py", str(port)),
         ("picows", "uvloop"),
     ),
@@ -200,6 +202,19 @@ class Server:
         return sum(process.memory_info().rss for process in self._processes())
 
 
+def watched(peer: Peer) -> Peer:
+    """Return the same application in a server that tells the longest turn of its event loop."""
+    project = "my-websocket-app/.venv" if peer.name == OURS else "peers"
+    return Peer(
+        peer.name,
+        lambda where, port: [
+            *(where / project / "bin/uvicorn", "--app-dir", SERVERS),
+            *("turns:app", "--port", str(port)),
+        ],
+        turns_of=peer.turns_of,
+    )
+
+
 @contextmanager
 def running(peer: Peer, where: Path, core: int | None) -> Iterator[tuple[Target, Server]]:
     """Start a peer on a core of its own, and wait until it listens."""
@@ -210,7 +225,9 @@ def running(peer: Peer, where: Path, core: int | None) -> Iterator[tuple[Target,
         process = subprocess.Popen(
             peer.command(where, port),
             cwd=where,
-            env={**os.environ, "APP_PORT": str(port), "NODE_PATH": str(where / "node_modules")},
+            env=os.environ
+            | {"APP_PORT": str(port), "TURNS_OF": peer.turns_of}
+            | {"NODE_PATH": str(where / "node_modules")},
             stdout=log,
             stderr=log,
             preexec_fn=lambda: client.start(core),
@@ -240,6 +257,19 @@ async def memory(target: Target, server: Server, count: int, more: str) -> Figur
             return {"kib_per_connection": (server.memory() - before) / count / 1024}
 
 
+async def turns(target: Target, members: int, seconds: float) -> Figures:
+    """Let a publisher say things to a room, and ask for the longest turn that this caused."""
+    async with (
+        client.clients(target, members) as (_, tally),
+        client.clients(target, 1) as ((us,), _),
+    ):
+        await client.ask(target, "/turns")
+        for _ in range(int(seconds)):
+            us.transport.write(target.message(51) * 4)
+            await tally.settle()
+        return {"longest_turn_ms": float(await client.ask(target, "/turns"))}
+
+
 async def growth(target: Target, server: Server, seconds: float) -> Figures:
     """Let a member stall, and measure what the others get and what the server holds."""
     before = server.memory()
@@ -252,7 +282,7 @@ def scenarios(
 ) -> Iterator[tuple[str, Coroutine[Any, Any, Figures]]]:
     """Return everything that is measured of a peer, the rude part last."""
     for burst in (1, 4, 16):
-        yield f"fan-out 500, K={burst}", client.fan_out(target, 500, burst, seconds)
+        yield f"fan-out 500, K={burst}", client.fan_out(target, 500, burst, seconds, server.cpu)
     yield "100 publishers, 100/s", client.paced(target, 500, 100, 100, 3 * seconds)
     if peer.replies:
         reply = Target(target.port, "/ws")
@@ -264,7 +294,7 @@ def scenarios(
         yield "connections", client.connecting(reply, seconds)
     if peer.name in (OURS, BASE, LIMIT):
         for members in (10, 100, 1000, 10_000):
-            yield f"fan-out {members}, K=4", client.fan_out(target, members, 4, seconds)
+            yield f"fan-out {members}, K=4", client.fan_out(target, members, 4, seconds, server.cpu)
     yield "stalled member", growth(target, server, max(5, seconds))  # to fill all buffers
 
 
@@ -274,25 +304,23 @@ def measure(
     """Start a peer and measure everything; memory in processes of their own."""
     found: dict[str, Figures] = {}
 
-    def take(name: str, scenario: Coroutine[Any, Any, Figures], server: Server) -> None:
-        cpu = server.cpu()
+    def take(name: str, scenario: Coroutine[Any, Any, Figures]) -> None:
         try:
-            figures = client.run(scenario)
+            found[name] = figures = client.run(scenario)
         except (OSError, ConnectionError) as failure:
             say(f"    {name}: {failure}")
             return
-        for count in ("deliveries", "messages"):
-            if done := figures.pop(count, 0):
-                figures["cpu_us"] = 1e6 * (server.cpu() - cpu) / done
-        found[name] = figures
         say(f"    {name}: " + ", ".join(f"{key} {value:,.4g}" for key, value in figures.items()))
 
     for name, more in (("memory, browser", client.DEFLATE), ("memory, plain", "")):
         with running(peer, where, cores[0]) as (target, server):
-            take(name, memory(target, server, 1000, more), server)
+            take(name, memory(target, server, 1000, more))
+    if peer.turns_of:
+        with running(watched(peer), where, cores[0]) as (target, _):
+            take("longest turn", turns(target, 10_000, max(3, seconds)))
     with running(peer, where, cores[0]) as (target, server):
         for name, scenario in scenarios(peer, target, server, seconds):
-            take(name, scenario, server)
+            take(name, scenario)
     return found
 
 
@@ -384,6 +412,12 @@ def tables(results: Results) -> str:
                     ("doesn't", "memory, plain", "kib_per_connection"),
                 ],
                 "{:.1f}".format,
+            ),
+            table(
+                results,
+                "4 messages to 10,000 members",
+                [("the longest turn of the event loop, ms", "longest turn", "longest_turn_ms")],
+                "{:.3g}".format,
             ),
             table(
                 results,

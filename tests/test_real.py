@@ -218,6 +218,60 @@ def make_certificate(folder: Path) -> None:
     )
 
 
+STRICT_CLIENT = """
+const { WebSocket } = require("ws");
+const assert = require("node:assert");
+
+// Of the text in UTF-8; "New message: " comes on top, and is what reaches a border of the framing.
+const lengths = [0, 1, 111, 112, 113, 114, 65521, 65522, 65523, 65524, 65536];
+const accents = (length) => "é".repeat(length / 4);
+const texts = lengths.map((length) => accents(length).padEnd(length - accents(length).length, "x"));
+const url = process.argv[2] + "/ws_broadcast";
+const left = new Promise((resolve) => setTimeout(resolve, 60_000, "late").unref());
+
+async function main() {
+  const members = [["events.v1"], []].map((offered) => new WebSocket(url, offered));
+  await Promise.all(members.map((each) => new Promise((resolve) => each.on("open", resolve))));
+  const [events, plain] = members;
+  for (const each of members) each.on("error", (error) => { console.error(error); process.exit(1); });
+  assert.match(events.extensions, /permessage-deflate/);
+  const got = { events: [], plain: [] };
+  const all = new Promise((resolve) => {
+    const check = () => got.events.length + got.plain.length === 2 * texts.length && resolve();
+    events.on("message", (data) => {
+      const event = JSON.parse(data);
+      if (event.type === "message") got.events.push(event.data), check();
+    });
+    plain.on("message", (data) => (got.plain.push(String(data)), check()));
+  });
+  const speaker = new WebSocket(url);
+  await new Promise((resolve) => speaker.on("open", resolve));
+  for (const text of texts) speaker.send(text);
+  assert.deepEqual(texts.map((text) => Buffer.byteLength(text)), lengths);
+  assert.notEqual(await Promise.race([all, left]), "late");
+  assert.deepEqual(got.events, texts);
+  assert.deepEqual(got.plain, texts.map((text) => "New message: " + text));
+  const closed = new Promise((resolve) => plain.on("close", resolve));
+  plain.send(Buffer.from("binary"));
+  assert.equal(await closed, 1003);
+  for (const each of [events, speaker]) each.close();
+}
+main().catch((error) => { console.error(error); process.exit(1); });
+"""
+
+
+def test_a_strict_client_in_another_language_understands_every_frame(bake: Bake) -> None:
+    if shutil.which("npm") is None:
+        pytest.skip("there is no Node here")
+    project = bake(**ALL_ON).project_path
+    run("npm", "install", "--silent", "--no-save", "--prefix", "strict", "ws", cwd=project)
+    client = project / "strict/client.cjs"
+    client.write_text(STRICT_CLIENT, "utf-8")
+    command = ("uv", "run", "uvicorn", "my_websocket_app.main:app", "--port", "0")
+    with running(project, *command) as (where, _):  # with compression, as the stock command has it
+        run("node", client, f"ws://{where}", cwd=project)
+
+
 def test_ctrl_c_with_open_sockets_ends_in_time_and_says_1012(bake: Bake) -> None:
     project = bake(**ALL_ON).project_path
     command = ("uv", "run", "my-websocket-app")

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from fastapi import WebSocket, WebSocketDisconnect
 from pydantic import TypeAdapter, ValidationError
@@ -62,11 +62,18 @@ class Connection:
         """Where the peer is, for the log."""
         return "{}:{}".format(*(self._websocket.client or ("unknown", 0)))
 
-    async def __aiter__(self) -> AsyncIterator[str | bytes]:
+    def __aiter__(self) -> AsyncIterator[str | bytes]:
         """Yield every message, text as `str` and binary as `bytes`.
 
         The peer sees 1009 after a message over `max_message_bytes`.
         """
+        return self._messages()
+
+    def texts(self) -> AsyncIterator[str]:
+        """Yield every text message; a binary one closes with 1003."""
+        return cast("AsyncIterator[str]", self._messages(binary=False))
+
+    async def _messages(self, *, binary: bool = True) -> AsyncIterator[str | bytes]:
         while self.is_open:
             if self.transport is None:
                 event = await self._receive_unless_closed()
@@ -80,16 +87,10 @@ class Connection:
             message: str | bytes = event["bytes"] if text is None else text
             if _size(message) > self._settings.max_message_bytes:
                 await self.close(CloseCode.MESSAGE_TOO_BIG, "message too big")
+            elif text is None and not binary:
+                await self.close(CloseCode.UNSUPPORTED_DATA, "text expected")
             else:
                 yield message
-
-    async def texts(self) -> AsyncIterator[str]:
-        """Yield every text message; a binary one closes with 1003."""
-        async for message in self:
-            if isinstance(message, bytes):
-                await self.close(CloseCode.UNSUPPORTED_DATA, "text expected")
-                return
-            yield message
 
     async def parsed(self, shape: TypeAdapter[Shape]) -> AsyncIterator[Shape]:
         """Yield the value of every JSON message that has the given shape.
