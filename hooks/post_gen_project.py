@@ -4,6 +4,9 @@ NEXT_STEPS = """
 Your project is in {{ cookiecutter.project_slug }}. It runs at once:
 
     cd {{ cookiecutter.project_slug }}
+{% if cookiecutter.auth == "jwt" %}
+    uv run {{ cookiecutter.project_slug }} key >> .env
+{% endif %}
     uv run {{ cookiecutter.project_slug }}
 {% if cookiecutter.__endpoints %}
 

@@ -12,11 +12,11 @@ MAX_SLUG = 50
 # they come in. A package or a distribution of the same name would hide them.
 TAKEN = frozenset(
     """
-    annotated_doc annotated_types anyio certifi click colorama coverage dotenv fastapi
-    fastapi_cli h11 httpcore2 httptools httpx2 idna iniconfig markdown_it markdown_it_py mdurl
-    opentelemetry opentelemetry_api packaging pluggy py pydantic pydantic_core
-    pydantic_settings pygments pytest pytest_cov python_dotenv pyyaml redis rich rich_toolkit
-    ruff shellingham src starlette test tests truststore ty typer typing_extensions
+    annotated_doc annotated_types anyio certifi cffi click colorama coverage cryptography dotenv
+    fastapi fastapi_cli h11 httpcore2 httptools httpx2 hypothesis idna iniconfig jwt markdown_it
+    markdown_it_py mdurl opentelemetry opentelemetry_api packaging pluggy py pydantic pydantic_core
+    pydantic_settings pycparser pygments pyjwt pytest pytest_cov python_dotenv pyyaml redis rich rich_toolkit
+    ruff shellingham src sortedcontainers starlette test tests truststore ty typer typing_extensions
     typing_inspection uvicorn uvloop watchfiles websockets yaml
     """.split()
 )

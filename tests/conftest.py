@@ -19,6 +19,7 @@ QUESTIONS = {
     if not key.startswith("_")
 }
 ENDPOINTS = ("include_echo", "include_json", "include_broadcast")
+AUTH = ("none", "jwt")
 
 Answers = dict[str, Any]
 Bake = Callable[..., Result]
@@ -27,7 +28,7 @@ COMBINATIONS: list[Answers] = [
     dict(zip(ENDPOINTS, choice, strict=True))
     for choice in itertools.product([True, False], repeat=len(ENDPOINTS))
 ]
-ALL_ON, ALL_OFF = COMBINATIONS[0], COMBINATIONS[-1]
+ALL_ON, ALL_OFF = {**COMBINATIONS[0], "auth": "jwt"}, {**COMBINATIONS[-1], "auth": "none"}
 
 # Cookiecutter renders the answers that it is given this way, hence the quotes around braces.
 HOSTILE_TEXTS = [
@@ -47,19 +48,22 @@ def hostile(text: str, **answers: Any) -> Answers:
     return {"project_name": text, "description": text, "author_name": text, **answers}
 
 
-# Each combination of endpoints meets a hostile text, and each hostile text a combination.
+# Each combination of endpoints meets a hostile text, and each endpoint both kinds of admission.
 COVERING: list[Answers] = [
-    hostile(text, **combination)
+    hostile(text, **combination, auth=AUTH[sum(combination.values()) % 2 == 0])
     for text, combination in zip(HOSTILE_TEXTS, COMBINATIONS, strict=True)
 ]
-PROJECTS = COMBINATIONS + COVERING
+PROJECTS = [
+    *({**combination, "auth": auth} for combination in COMBINATIONS for auth in AUTH),
+    *COVERING,
+]
 
 
 def describe(answers: Answers) -> str:
     """Name a project in the list of tests."""
     chosen = [key.removeprefix("include_") for key in ENDPOINTS if answers.get(key, True)]
     name = ascii(answers.get("project_name", ""))[1:17]
-    return " ".join(["+".join(chosen) or "none", name]).strip()
+    return " ".join(["+".join(chosen) or "nothing", answers.get("auth", ""), name]).strip()
 
 
 def project_params(projects: list[Answers] = PROJECTS) -> pytest.MarkDecorator:

@@ -140,7 +140,7 @@ def test_its_suite_passes_in_an_environment_of_its_own(
     ids=lambda command: command[0],
 )
 def test_it_runs_in_every_way_the_readme_names(bake: Bake, command: tuple[str, ...]) -> None:
-    project = bake(**ALL_ON).project_path
+    project = bake().project_path
     with running(project, "uv", "run", *command, APP_PORT="0") as (where, server):
         for path in ("livez", "readyz"):
             with urlopen(f"http://{where}/{path}", timeout=10) as answer:
@@ -186,7 +186,7 @@ async def way(connection: Admitted) -> None:
 def test_frames_take_the_short_way_wherever_there_is_one(
     bake: Bake, command: str, way: str
 ) -> None:
-    project = bake(**ALL_ON).project_path
+    project = bake().project_path
     (project / "probe.py").write_text(PROBE, "utf-8")
     secure = "--ssl" in command
     if secure:
@@ -263,7 +263,7 @@ main().catch((error) => { console.error(error); process.exit(1); });
 def test_a_strict_client_in_another_language_understands_every_frame(bake: Bake) -> None:
     if shutil.which("npm") is None:
         pytest.skip("there is no Node here")
-    project = bake(**ALL_ON).project_path
+    project = bake().project_path
     run("npm", "install", "--silent", "--no-save", "--prefix", "strict", "ws", cwd=project)
     client = project / "strict/client.cjs"
     client.write_text(STRICT_CLIENT, "utf-8")
@@ -273,7 +273,7 @@ def test_a_strict_client_in_another_language_understands_every_frame(bake: Bake)
 
 
 def test_ctrl_c_with_open_sockets_ends_in_time_and_says_1012(bake: Bake) -> None:
-    project = bake(**ALL_ON).project_path
+    project = bake().project_path
     command = ("uv", "run", "my-websocket-app")
     with (
         running(project, *command, APP_PORT="0", APP_DRAIN_SECONDS="5") as (where, server),
@@ -291,7 +291,7 @@ def test_ctrl_c_with_open_sockets_ends_in_time_and_says_1012(bake: Bake) -> None
 
 
 def test_nobody_is_offered_compression(bake: Bake) -> None:
-    project = bake(**ALL_ON).project_path
+    project = bake().project_path
     with (
         running(project, "uv", "run", "my-websocket-app", APP_PORT="0") as (where, _),
         connect(f"ws://{where}/ws", compression="deflate", proxy=None) as client,

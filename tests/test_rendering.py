@@ -13,14 +13,16 @@ from cookiecutter.main import cookiecutter
 from .conftest import ALL_ON, COMBINATIONS, PROJECTS, TEMPLATE, Answers, Bake, project_params
 
 ALWAYS = """
-    .env.example .gitignore README.md pyproject.toml
+    .env.example .gitignore README.md SECURITY.md pyproject.toml
     src/PACKAGE/__init__.py src/PACKAGE/__main__.py src/PACKAGE/admission.py
-    src/PACKAGE/connection.py src/PACKAGE/health.py src/PACKAGE/logs.py src/PACKAGE/main.py
-    src/PACKAGE/protocol.py src/PACKAGE/settings.py src/PACKAGE/transport.py
+    src/PACKAGE/connection.py src/PACKAGE/drain.py src/PACKAGE/health.py src/PACKAGE/limits.py
+    src/PACKAGE/logs.py src/PACKAGE/main.py src/PACKAGE/origin.py src/PACKAGE/protocol.py
+    src/PACKAGE/server.py src/PACKAGE/settings.py src/PACKAGE/transport.py
     src/PACKAGE/endpoints/__init__.py
-    tests/__init__.py tests/conftest.py tests/test_admission.py tests/test_command.py
-    tests/test_connection.py tests/test_health.py tests/test_settings.py
-    tests/test_transport.py
+    tests/__init__.py tests/conftest.py tests/soak.py tests/test_admission.py
+    tests/test_command.py tests/test_connection.py tests/test_drain.py tests/test_health.py
+    tests/test_hostile.py tests/test_logs.py tests/test_server.py tests/test_settings.py
+    tests/test_soak.py tests/test_transport.py
 """
 ONLY_WITH = {
     "include_echo": "src/PACKAGE/endpoints/echo.py tests/test_echo.py",
@@ -30,6 +32,7 @@ ONLY_WITH = {
         src/PACKAGE/events.py src/PACKAGE/hub.py tests/test_broadcast.py tests/test_broker.py
         tests/test_hub.py
     """,
+    "auth": "src/PACKAGE/keys.py src/PACKAGE/tokens.py tests/test_tokens.py",
 }
 ROUTES = {"include_echo": "/ws", "include_json": "/ws_json", "include_broadcast": "/ws_broadcast"}
 
@@ -51,7 +54,7 @@ def package(project: Path) -> str:
 
 @project_params()
 def test_the_files_are_exactly_those_that_were_asked_for(project: Path, answers: Answers) -> None:
-    chosen = [paths for key, paths in ONLY_WITH.items() if answers[key]]
+    chosen = [paths for key, paths in ONLY_WITH.items() if answers[key] not in (False, "none")]
     expected = " ".join([ALWAYS, *chosen]).replace("PACKAGE", package(project)).split()
     assert list(files(project)) == sorted(expected)
     assert [path for path in project.rglob("*") if path.is_dir() and not any(path.iterdir())] == []
@@ -94,7 +97,7 @@ def test_free_text_arrives_as_it_was_typed(project: Path, answers: Answers) -> N
     assert "<script>" not in files(project)["README.md"]
 
 
-@project_params(COMBINATIONS)
+@project_params(PROJECTS[: 2 * len(COMBINATIONS)])
 def test_the_readme_names_what_is_there_and_nothing_else(project: Path, answers: Answers) -> None:
     everything = files(project)
     readme = everything["README.md"]
@@ -129,8 +132,9 @@ def test_hooks_add_nothing(project: Path, answers: Answers, tmp_path: Path) -> N
     assert files(Path(without)) == files(project)
 
 
-def test_the_defaults_are_every_endpoint(bake: Bake) -> None:
-    assert files(bake().project_path) == files(bake(**ALL_ON).project_path)
+def test_the_defaults_are_every_endpoint_for_anybody(bake: Bake) -> None:
+    chosen = bake(**{**ALL_ON, "auth": "none"})
+    assert files(bake().project_path) == files(chosen.project_path)
 
 
 def test_every_question_has_a_label() -> None:
@@ -143,7 +147,7 @@ def test_rendered_projects_are_tested_with_the_versions_they_ask_for(bake: Bake)
     own = tomllib.loads((TEMPLATE / "pyproject.toml").read_text("utf-8"))["dependency-groups"][
         "dev"
     ]
-    rendered = tomllib.loads(files(bake().project_path)["pyproject.toml"])
+    rendered = tomllib.loads(files(bake(**ALL_ON).project_path)["pyproject.toml"])
     needed = rendered["project"]["dependencies"] + rendered["dependency-groups"]["dev"]
     assert set(needed) <= set(own)
 

@@ -7,7 +7,7 @@ from .conftest import ALL_OFF, ALL_ON, COVERING, Answers, project_params, run_mo
 
 @project_params([ALL_ON, ALL_OFF, *COVERING])
 def test_it_passes_its_own_tests_which_run_every_line(project: Path, answers: Answers) -> None:
-    run_module("pytest", "-p", "no:cacheprovider", "--cov", cwd=project)
+    run_module("pytest", "-n", "2", "-p", "no:cacheprovider", "--cov", cwd=project)
 
 
 @project_params()

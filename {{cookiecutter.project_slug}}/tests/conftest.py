@@ -4,21 +4,31 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+{% if cookiecutter.auth == "none" %}
+from urllib.parse import quote
+{% endif %}
 
 import pytest
 import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 from websockets.sync.client import connect as websockets_connect
 
 from {{ cookiecutter.__package_name }}.main import create_app
 from {{ cookiecutter.__package_name }}.settings import Settings
+{% if cookiecutter.auth == "jwt" %}
+from {{ cookiecutter.__package_name }}.tokens import mint
+
+from . import KEY
+{% endif %}
 
 Serve = Callable[[FastAPI], str]
 
@@ -27,7 +37,16 @@ Serve = Callable[[FastAPI], str]
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in [name for name in os.environ if name.startswith("APP_")]:
         monkeypatch.delenv(name)
+{% if cookiecutter.auth == "jwt" %}
+    monkeypatch.setenv("APP_AUTH_KEY", KEY)
+{% endif %}
     monkeypatch.chdir(tmp_path)  # where no .env is
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """The event loop that the application runs on."""
+    return "asyncio"
 
 
 @pytest.fixture
@@ -39,7 +58,8 @@ def app() -> FastAPI:
 @pytest.fixture
 def client(app: FastAPI) -> Iterator[TestClient]:
     """A client of the application in this process."""
-    with TestClient(app) as client:
+    _, headers = introduce("")
+    with TestClient(app, headers=headers) as client:
         yield client
 
 
@@ -99,15 +119,29 @@ def running(app: FastAPI, **options: Any) -> Generator[str]:
             thread.join()
 
 
-def connect(url: str, **options: Any) -> ClientConnection:
-    """Connect a real client, past any proxy that the environment names."""
-    return websockets_connect(url, proxy=None, **options)
+def introduce(url: str, name: str = "") -> tuple[str, dict[str, str]]:
+    """Return a URL, and the headers that go with it, for a client of this name."""
+{% if cookiecutter.auth == "jwt" %}
+    return url, {"authorization": f"Bearer {mint(name or 'somebody', 600, Settings())}"}
+{% else %}
+    return (f"{url}{'&' if '?' in url else '?'}name={quote(name)}" if name else url), {}
+{% endif %}
+
+
+def connect(url: str, name: str = "", behind: str = "", **options: Any) -> ClientConnection:
+    """Connect a real client, perhaps from behind an address, past any proxy of the environment."""
+    url, headers = introduce(url, name)
+    if behind:
+        headers["x-forwarded-for"] = behind
+    return websockets_connect(url, proxy=None, additional_headers=headers, **options)
 
 
 @contextmanager
-def raw_client(url: str, path: str) -> Generator[socket.socket]:
+def raw_client(url: str, path: str, name: str = "") -> Generator[socket.socket]:
     """Shake hands by hand, for a client that then does what no library would."""
     host, _, port = url.removeprefix("ws://").partition(":")
+    path, headers = introduce(path, name)
+    more = "".join(f"{key}: {value}\r\n" for key, value in headers.items())
     with socket.socket() as raw:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         raw.settimeout(10)
@@ -115,7 +149,7 @@ def raw_client(url: str, path: str) -> Generator[socket.socket]:
         raw.sendall(
             f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\n"
             "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
-            "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode()
+            f"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n{more}\r\n".encode()
         )
         answer = b""
         while not answer.endswith(b"\r\n\r\n"):
@@ -127,3 +161,31 @@ def raw_client(url: str, path: str) -> Generator[socket.socket]:
 def text_frame(payload: bytes) -> bytes:
     """Return a short text message as a client sends it, masked with zeros."""
     return bytes([0x81, 0x80 | len(payload), 0, 0, 0, 0]) + payload
+
+
+def read_to_end(raw: socket.socket) -> bytes:
+    """Read until the server ends the connection, in whichever way."""
+    received = b""
+    with suppress(ConnectionError):
+        while chunk := raw.recv(100_000):
+            received += chunk
+    return received
+
+
+def listen_to_the_end(client: ClientConnection) -> tuple[list[str | bytes], int | None]:
+    """Return what a client is still told, and the code that it is closed with."""
+    said = []
+    with suppress(ConnectionClosed):
+        while True:
+            said.append(client.recv(timeout=10))
+    return said, client.close_code
+
+
+def write_until_refused(raw: socket.socket, data: bytes) -> None:
+    """Write until the server resets the connection."""
+    deadline = time.monotonic() + 30
+    with suppress(ConnectionError):
+        while time.monotonic() < deadline:
+            raw.sendall(data)
+            time.sleep(0.001)  # there is nothing to wait for but the next refusal
+        pytest.fail("the server is still there")

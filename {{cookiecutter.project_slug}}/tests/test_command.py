@@ -5,16 +5,28 @@ import re
 import signal
 import subprocess
 import sys
+{% if cookiecutter.auth == "jwt" %}
+import time
+{% endif %}
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
+{% if cookiecutter.auth == "jwt" %}
+import jwt
+{% endif %}
 import pytest
 import uvicorn
+{% if cookiecutter.auth == "jwt" %}
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+{% endif %}
 
-from {{ cookiecutter.__package_name }}.__main__ import main
-from {{ cookiecutter.__package_name }}.main import app
-from {{ cookiecutter.__package_name }}.settings import Settings
+from {{ cookiecutter.__package_name }}.__main__ import allow_open_files, main
+from {{ cookiecutter.__package_name }}.server import Http, WebSocket
+{% if cookiecutter.auth == "jwt" %}
+
+from .test_tokens import key_pair
+{% endif %}
 
 SOURCE = Path(__file__).parents[1] / "src"
 
@@ -51,15 +63,80 @@ def test_settings_that_do_not_work_stop_it_with_a_sentence() -> None:
 
 def test_it_sets_the_server_up_for_websockets(monkeypatch: pytest.MonkeyPatch) -> None:
     options: dict[str, Any] = {}
-    monkeypatch.setattr(uvicorn, "run", lambda app, **given: options.update(given))
+    monkeypatch.setattr(uvicorn, "run", lambda app, **given: options.update(given, app=app))
     monkeypatch.setattr(sys, "argv", ["{{ cookiecutter.project_slug }}"])
-    monkeypatch.setattr(app.state, "settings", Settings(max_message_bytes=1000, drain_seconds=3))
+    monkeypatch.setenv("APP_MAX_MESSAGE_BYTES", "1000")
+    monkeypatch.setenv("APP_WORKERS", "2")
+    monkeypatch.setenv("APP_DRAIN_SECONDS", "3")
     main()
     assert "{{ cookiecutter.__package_name }}" in options.pop("log_config")["loggers"]
     assert options == {
+        "app": "{{ cookiecutter.__package_name }}.main:app",
         "host": "127.0.0.1",
         "port": 8000,
+        "workers": 2,
+        "http": Http,
+        "ws": WebSocket,
         "ws_max_size": 1000,
         "ws_per_message_deflate": False,
         "timeout_graceful_shutdown": 3,
     }
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+def test_as_many_files_may_be_open_as_there_may_be_connections() -> None:
+    import resource
+
+    soft, hard = before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
+        allow_open_files(300)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (300, hard)
+        allow_open_files(100)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (300, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+{% if cookiecutter.auth == "jwt" %}
+
+
+def output(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Return what a subcommand prints."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setattr(sys, "argv", ["{{ cookiecutter.project_slug }}", *arguments])
+        main()
+    return capsys.readouterr().out.strip()
+
+
+def test_without_a_key_it_does_not_start() -> None:
+    with start(APP_AUTH_KEY="") as server:
+        _, complaint = server.communicate(timeout=30)
+    assert server.returncode == 1
+    assert "APP_AUTH_KEY: Value error, it is missing" in complaint
+    assert "Traceback" not in complaint
+
+
+def test_it_prints_keys_and_tokens_that_work(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("APP_AUTH_KEY")
+    name, _, key = output(capsys, "key").partition("=")
+    monkeypatch.setenv(name, key)
+    claims = jwt.decode(output(capsys, "token", "zoe"), key, algorithms=["HS256"])
+    assert claims["sub"] == "zoe"
+    assert 3000 < claims["exp"] - time.time() <= 3600
+    monkeypatch.setenv("APP_AUTH_AUDIENCE", "chat")
+    token = output(capsys, "token", "zoe", "--minutes", "1")
+    claims = jwt.decode(token, key, algorithms=["HS256"], audience="chat")
+    assert claims["exp"] - time.time() <= 60
+
+
+def test_where_the_server_has_a_public_key_tokens_are_made_with_the_private_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    private, public = key_pair(Ed25519PrivateKey.generate())
+    (tmp_path / "private.pem").write_text(private, "utf-8")
+    monkeypatch.setenv("APP_AUTH_KEY", public)
+    monkeypatch.setenv("APP_AUTH_ALGORITHMS", "EdDSA")
+    token = output(capsys, "token", "zoe", "--key", str(tmp_path / "private.pem"))
+    assert jwt.decode(token, public, algorithms=["EdDSA"])["sub"] == "zoe"
+{% endif %}

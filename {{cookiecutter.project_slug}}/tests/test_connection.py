@@ -9,20 +9,30 @@ from contextlib import ExitStack
 from typing import Annotated
 
 import pytest
-from fastapi import FastAPI, Query, WebSocketDisconnect
+from fastapi import FastAPI, Query, WebSocket, WebSocketDisconnect
 from fastapi.testclient import TestClient
 from pydantic import BaseModel, TypeAdapter
 from starlette.testclient import WebSocketTestSession
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketState
 from websockets.exceptions import ConnectionClosed
 
 from {{ cookiecutter.__package_name }} import connection as connection_module
 from {{ cookiecutter.__package_name }}.admission import Admitted
+from {{ cookiecutter.__package_name }}.connection import Connection
 from {{ cookiecutter.__package_name }}.main import create_app
 from {{ cookiecutter.__package_name }}.protocol import CloseCode
 from {{ cookiecutter.__package_name }}.settings import Settings, SettingsDep
 
-from .conftest import Serve, connect, raw_client, running, text_frame
+from .conftest import (
+    Serve,
+    connect,
+    introduce,
+    raw_client,
+    running,
+    text_frame,
+    write_until_refused,
+)
 
 
 class Point(BaseModel):
@@ -78,6 +88,13 @@ def app(ended: threading.Event) -> FastAPI:
     async def flood(connection: Admitted) -> None:
         while True:
             await connection.send(b"x" * 10_000)
+
+    @app.websocket("/burst")
+    async def burst(connection: Admitted) -> None:
+        assert connection.transport is not None
+        connection.transport.write(b"x" * 10_000_000)
+        async for _ in connection:
+            pass
 
     @app.websocket("/long")
     async def long(connection: Admitted) -> None:
@@ -202,6 +219,89 @@ def test_too_many_invalid_messages_in_a_row_close_with_1008(client: TestClient) 
         assert "error" in websocket.receive_json()
         assert "error" in websocket.receive_json()
         assert close_code(websocket) == 1008
+
+
+def test_more_messages_than_allowed_get_an_error_and_then_1008() -> None:
+    app = create_app(Settings(messages_per_second=0.0001, message_burst=3))
+
+    @app.websocket("/all")
+    async def everything(connection: Admitted) -> None:
+        async for message in connection:
+            await connection.send(message)
+
+    client = TestClient(app, headers=introduce("")[1])
+    with client, client.websocket_connect("/all") as websocket:
+        for _ in range(7):
+            websocket.send_text("x")
+        assert [websocket.receive_text() for _ in range(3)] == ["x", "x", "x"]
+        errors = [websocket.receive_json()["error"] for _ in range(3)]
+        assert {error["code"] for error in errors} == {"rate_limited"}
+        assert close_code(websocket) == 1008
+
+
+def test_who_waits_may_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = create_app(Settings(messages_per_second=10, message_burst=2))
+    now = 1000.0
+    monkeypatch.setattr(connection_module.time, "monotonic", lambda: now)
+
+    @app.websocket("/all")
+    async def everything(connection: Admitted) -> None:
+        async for message in connection:
+            await connection.send(message)
+
+    client = TestClient(app, headers=introduce("")[1])
+    with client, client.websocket_connect("/all") as websocket:
+        for seconds, answer in ((0.0, "x"), (0.0, "x"), (0.0, "error"), (0.3, "x"), (9, "x")):
+            now += seconds
+            websocket.send_text("x")
+            assert answer in websocket.receive_text()
+
+
+def connection_of(receive: Receive, send: Send) -> Connection:
+    """An accepted connection on a server made of these two."""
+    websocket = WebSocket({"type": "websocket", "client": None}, receive, send)
+    websocket.client_state = websocket.application_state = WebSocketState.CONNECTED
+    return Connection(websocket, Settings(), None)
+
+
+async def always() -> Message:
+    """Receive a message at once."""
+    return {"type": "websocket.receive", "text": "x"}
+
+
+async def closed(message: Message) -> None:
+    """Do as uvicorn does when it has closed on its own."""
+    raise RuntimeError("websocket.send after websocket.close")
+
+
+@pytest.mark.anyio
+async def test_many_messages_of_one_client_do_not_hold_up_the_others() -> None:
+    others = asyncio.create_task(asyncio.sleep(0))
+    async for _ in connection_of(always, closed):
+        if others.done():
+            break
+    assert others.done()
+
+
+@pytest.mark.anyio
+async def test_a_server_that_has_closed_by_itself_ends_the_connection() -> None:
+    connection = connection_of(always, closed)
+    with pytest.raises(WebSocketDisconnect):
+        await connection.send("too late")
+    assert not connection.is_open
+
+
+def test_what_a_client_leaves_unread_does_not_keep_it_here(
+    app: FastAPI,
+    serve: Serve,
+    ended: threading.Event,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection_module, "STALL_TIMEOUT", 0.1)
+    with raw_client(serve(app), "/burst") as raw:
+        raw.sendall(bytes([0x88, 0x80, 0, 0, 0, 0]))  # a close frame, and no reading
+        assert ended.wait(10)
+        write_until_refused(raw, b"x")
 
 
 def test_an_endpoint_knows_the_settings_and_where_its_peer_is(client: TestClient) -> None:

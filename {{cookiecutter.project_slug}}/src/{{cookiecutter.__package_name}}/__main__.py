@@ -1,38 +1,85 @@
 """The command `{{ cookiecutter.project_slug }}`: the application on uvicorn, set up for WebSockets."""
 
 import argparse
-from typing import Any
+{% if cookiecutter.include_broadcast %}
+import sys
+{% endif %}
+from contextlib import suppress
+{% if cookiecutter.auth == "jwt" %}
+from pathlib import Path
+{% endif %}
 
 import uvicorn
-from uvicorn.config import LOGGING_CONFIG
 
-from .main import app
-from .settings import Settings
-
-# uvicorn's own, and the same for what this package logs.
-LOG_CONFIG: dict[str, Any] = LOGGING_CONFIG | {
-    "loggers": LOGGING_CONFIG["loggers"]
-    | {__package__: {"handlers": ["default"], "level": "INFO", "propagate": False}}
-}
+{% if cookiecutter.auth == "jwt" %}
+from .keys import new_secret
+{% endif %}
+from .logs import log_config
+from .server import Http, WebSocket
+from .settings import Settings, load_settings
+{% if cookiecutter.auth == "jwt" %}
+from .tokens import mint
+{% endif %}
 
 
 def main() -> None:
     """Serve until Ctrl-C or SIGTERM; open connections then get 1012, and some time to end."""
-    argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="{{ cookiecutter.project_slug }}",
         description="Run the server. Its settings are APP_* variables, listed in README.md.",
-    ).parse_args()
-    settings: Settings = app.state.settings
+    )
+{% if cookiecutter.auth == "jwt" %}
+    commands = parser.add_subparsers(dest="command", metavar="command")
+    commands.add_parser("key", help="print a new APP_AUTH_KEY, for .env")
+    token = commands.add_parser("token", help="print a token, for development")
+    token.add_argument("subject", help="who it is for")
+    token.add_argument("--minutes", type=float, default=60, help="how long it is valid (60)")
+    token.add_argument("--key", type=Path, help="private key, where APP_AUTH_KEY is a public one")
+    arguments = parser.parse_args()
+    if arguments.command == "key":
+        print(f"APP_AUTH_KEY={new_secret()}")
+    elif arguments.command == "token":
+        private_key = arguments.key.read_text("utf-8") if arguments.key else ""
+        print(mint(arguments.subject, 60 * arguments.minutes, load_settings(), private_key))
+    else:
+        serve(load_settings())
+{% else %}
+    parser.parse_args()
+    serve(load_settings())
+{% endif %}
+
+
+def serve(settings: Settings) -> None:
+    """Run uvicorn, with its limits where the application's are."""
+{% if cookiecutter.include_broadcast %}
+    if settings.workers > 1:
+        print("Rooms live in one process: APP_WORKERS > 1 splits them.", file=sys.stderr)
+{% endif %}
+    allow_open_files(settings.max_connections + 100)
     uvicorn.run(
-        app,
+        f"{__package__}.main:app",
         host=settings.host,
         port=settings.port,
+        workers=settings.workers,
+        http=Http,
+        ws=WebSocket,
         ws_max_size=settings.max_message_bytes,
         # Compression costs 32 KiB a connection, and CPU for every copy of a broadcast.
         ws_per_message_deflate=False,
-        timeout_graceful_shutdown=settings.drain_seconds,
-        log_config=LOG_CONFIG,
+        timeout_graceful_shutdown=settings.drain_seconds,  # for what is not a WebSocket
+        log_config=log_config(settings.log_format),
     )
+
+
+def allow_open_files(count: int) -> None:
+    """Raise the number of files, and so of sockets, that may be open; systems start low."""
+    with suppress(ImportError):  # Windows has no such limit
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 if __name__ == "__main__":

@@ -10,8 +10,12 @@ from fastapi import Depends, HTTPException, WebSocket, WebSocketDisconnect
 from fastapi.exceptions import WebSocketRequestValidationError
 
 from .connection import Connection
+from .origin import normal_origin
 from .protocol import CloseCode
 from .settings import Settings
+{% if cookiecutter.auth == "jwt" %}
+from .tokens import identify
+{% endif %}
 
 logger = logging.getLogger(__name__)
 
@@ -19,39 +23,71 @@ logger = logging.getLogger(__name__)
 class Admission:
     """A dependency that lets a client in, and sees it out.
 
-    Refusals come before the handshake, as HTTP: 403 for a page of another origin. An admitted
-    client is accepted, with the first of `subprotocols` that it offers, and its connection is
-    closed when the endpoint returns: with 1000, or with 1011 if the endpoint failed.
+    Refusals come before the handshake, as HTTP: 503 while the server stops or is full, 403 for a
+{% if cookiecutter.auth == "jwt" %}
+    page of another origin, 429 for too many from one address, 401 without a valid token.
+{% else %}
+    page of another origin, 429 for too many from one address.
+{% endif %}
+
+    An admitted client is accepted, with the first of `subprotocols` that it offers, and its
+    connection is closed when the endpoint returns: with 1000, or with 1011 if the endpoint failed.
     """
 
     def __init__(self, *subprotocols: str) -> None:
+{% if cookiecutter.auth == "jwt" %}
+        # Browsers offer their token as a subprotocol, and want another one to be chosen.
+        self._subprotocols: tuple[str, ...] = (*subprotocols, "v1")
+{% else %}
         self._subprotocols = subprotocols
+{% endif %}
 
     async def __call__(self, websocket: WebSocket) -> AsyncIterator[Connection]:
-        settings: Settings = websocket.app.state.settings
-        check_origin(websocket, settings)
+        state = websocket.app.state
+        if state.drain.has_begun:
+            raise HTTPException(503, "restarting")
+        check_origin(websocket, state.settings)
+        host = websocket.client.host if websocket.client else ""
+        state.places.take(host)
+        try:
+            connection = await self._accept(websocket, state.settings)
+            state.connections.add(connection)
+            try:
+                yield connection
+            except WebSocketDisconnect:
+                await connection.close()  # it left, or is being closed, while it was answered
+            except WebSocketRequestValidationError:
+                # FastAPI finds out about an endpoint's own parameters only now.
+                await connection.close(CloseCode.POLICY_VIOLATION, "invalid parameters")
+            except asyncio.CancelledError:
+                connection.abort()  # the server has waited long enough for this one
+            except Exception:
+                await connection.close(CloseCode.INTERNAL_ERROR, "internal error")
+                raise
+            else:
+                await connection.close()
+            finally:
+                state.connections.discard(connection)
+                connection.forget()
+                logger.info("disconnected", extra={"client": connection.address})
+        finally:
+            state.places.give_back(host)
+
+    async def _accept(self, websocket: WebSocket, settings: Settings) -> Connection:
+{% if cookiecutter.auth == "jwt" %}
+        identity = await identify(websocket, settings)
+{% endif %}
         offered = websocket.scope["subprotocols"]
         subprotocol = next((name for name in self._subprotocols if name in offered), None)
         await websocket.accept(subprotocol)
         connection = Connection(websocket, settings, subprotocol)
-        connections: set[Connection] = websocket.app.state.connections
-        connections.add(connection)
-        try:
-            yield connection
-        except WebSocketDisconnect:
-            await connection.close()  # it left, or is being closed, while it was answered
-        except WebSocketRequestValidationError:
-            # FastAPI finds out about an endpoint's own parameters only now.
-            await connection.close(CloseCode.POLICY_VIOLATION, "invalid parameters")
-        except asyncio.CancelledError:
-            connection.abort()  # the server has waited long enough for this one
-        except Exception:
-            await connection.close(CloseCode.INTERNAL_ERROR, "internal error")
-            raise
-        else:
-            await connection.close()
-        finally:
-            connections.discard(connection)
+        about = {"client": connection.address, "path": websocket.scope["path"]}
+{% if cookiecutter.auth == "jwt" %}
+        connection.subject = about["subject"] = identity.subject
+        connection.close_at(identity.expires)
+{% endif %}
+        logger.info("connected", extra=about)
+        return connection
 
 
 Admitted = Annotated[Connection, Depends(Admission())]
@@ -80,9 +116,8 @@ def check_origin(websocket: WebSocket, settings: Settings) -> None:
         return
     if "*" in settings.allowed_origins:
         return
-    scheme = "https" if websocket.url.scheme == "wss" else "http"
-    own = f"{scheme}://{websocket.headers.get('host', '')}"
-    if len(origins) == 1 and origins[0] in (own, *settings.allowed_origins):
-        return
-    logger.warning("refused %s: origin %r is not allowed", websocket.client, origins)
-    raise HTTPException(403, "origin not allowed")
+    scheme = "https" if websocket.scope["scheme"] == "wss" else "http"
+    own = normal_origin(f"{scheme}://{websocket.headers.get('host', '')}")
+    origin = normal_origin(origins[0]) if len(origins) == 1 else None
+    if origin is None or origin not in (own, *settings.allowed_origins):
+        raise HTTPException(403, "origin not allowed")

@@ -1,9 +1,11 @@
 """One accepted WebSocket: what its peer may send, and every way it can end."""
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from itertools import count
 from typing import TypeVar, cast
 
 from fastapi import WebSocket, WebSocketDisconnect
@@ -11,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 from starlette.types import Message
 
-from .protocol import CloseCode, ErrorCode, error_frame
+from .protocol import POLICY, CloseCode, ErrorCode, error_frame
 from .settings import Settings
 from .transport import find_transport, server_frame
 
@@ -21,7 +23,12 @@ STALL_TIMEOUT = 10.0
 HIGH_WATER = 64 * 1024
 """Bytes that may wait in the transport before a sender waits, too; asyncio's own measure."""
 
+MESSAGES_PER_TURN = 64
+"""Messages of one peer that are taken before others get their turn, however many are there."""
+
 Shape = TypeVar("Shape")
+
+logger = logging.getLogger(__name__)
 
 
 class Connection:
@@ -33,7 +40,11 @@ class Connection:
 
     # A process holds thousands of them.
     __slots__ = (
+        "_allowance",
         "_closing",
+{% if cookiecutter.auth == "jwt" %}
+        "_expiry",
+{% endif %}
         "_invalid_in_a_row",
         "_reading",
         "_settings",
@@ -41,6 +52,9 @@ class Connection:
         "encode_error",
         "heard",
         "is_open",
+{% if cookiecutter.auth == "jwt" %}
+        "subject",
+{% endif %}
         "subprotocol",
         "transport",
     )
@@ -48,12 +62,17 @@ class Connection:
     def __init__(self, websocket: WebSocket, settings: Settings, subprotocol: str | None) -> None:
         self.is_open = True
         self.heard = time.monotonic()
+{% if cookiecutter.auth == "jwt" %}
+        self.subject = ""
+        self._expiry: asyncio.TimerHandle | None = None
+{% endif %}
         self.subprotocol = subprotocol
         self.transport = find_transport(websocket.scope)
         self.encode_error: Callable[[ErrorCode], str] = error_frame
         self._websocket = websocket
         self._settings = settings
         self._invalid_in_a_row = 0
+        self._allowance: float = settings.message_burst
         self._reading: asyncio.Timeout | None = None
         self._closing: asyncio.Task[None] | None = None
 
@@ -65,7 +84,9 @@ class Connection:
     def __aiter__(self) -> AsyncIterator[str | bytes]:
         """Yield every message, text as `str` and binary as `bytes`.
 
-        The peer sees 1009 after a message over `max_message_bytes`.
+        The peer sees 1009 after a message over `max_message_bytes`. Messages over
+        `messages_per_second` and `message_burst` are answered with an error frame; as many of
+        them as a burst has close with 1008.
         """
         return self._messages()
 
@@ -74,7 +95,12 @@ class Connection:
         return cast("AsyncIterator[str]", self._messages(binary=False))
 
     async def _messages(self, *, binary: bool = True) -> AsyncIterator[str | bytes]:
-        while self.is_open:
+        rate, burst = self._settings.messages_per_second, self._settings.message_burst
+        for number in count(1):
+            if number % MESSAGES_PER_TURN == 0:
+                await asyncio.sleep(0)  # so many at once must not hold up the others
+            if not self.is_open:
+                return
             if self.transport is None:
                 event = await self._receive_unless_closed()
             else:
@@ -82,11 +108,17 @@ class Connection:
             if event["type"] == "websocket.disconnect":
                 self.is_open = False
                 return
-            self.heard = time.monotonic()
+            now = time.monotonic()
+            self._allowance = min(burst, self._allowance + (now - self.heard) * rate) - 1
+            self.heard = now
             text = event.get("text")
             message: str | bytes = event["bytes"] if text is None else text
             if _size(message) > self._settings.max_message_bytes:
                 await self.close(CloseCode.MESSAGE_TOO_BIG, "message too big")
+            elif self._allowance < -burst:
+                await self.close(CloseCode.POLICY_VIOLATION, "too many messages")
+            elif self._allowance < 0:
+                await self.send(self.encode_error(ErrorCode.RATE_LIMITED))
             elif text is None and not binary:
                 await self.close(CloseCode.UNSUPPORTED_DATA, "text expected")
             else:
@@ -134,7 +166,10 @@ class Connection:
                     await self._websocket.send_text(message)
                 else:
                     await self._websocket.send_bytes(message)
-        except (TimeoutError, RuntimeError):
+        except TimeoutError:
+            self._give_up()
+            raise WebSocketDisconnect(CloseCode.GOING_AWAY) from None
+        except RuntimeError:
             # By a RuntimeError, uvicorn tells a sender that it has closed on its own, for a
             # frame too big or a missed pong, of which only the reader has been told so far.
             self.abort()
@@ -151,9 +186,12 @@ class Connection:
 
     def close_soon(self, code: CloseCode, reason: str) -> None:
         """Do the same without waiting, for those whom this peer must not hold up."""
-        if self.is_open:
-            self.is_open = False
-            self._closing = asyncio.create_task(self._close(code, reason))
+        if not self.is_open:
+            return
+        self.is_open = False
+        self._closing = asyncio.create_task(self._close(code, reason))
+        if code in POLICY:
+            logger.warning("closed", extra={"client": self.address, "code": code, "reason": reason})
 
     async def _close(self, code: CloseCode, reason: str) -> None:
         with suppress(RuntimeError, WebSocketDisconnect):
@@ -161,15 +199,40 @@ class Connection:
                 async with asyncio.timeout(STALL_TIMEOUT):
                     await self._websocket.close(code, reason)
             except TimeoutError:
-                self.abort()
+                self._give_up()
         self._stop_reading()
 
+{% if cookiecutter.auth == "jwt" %}
+    def close_at(self, expires: float) -> None:
+        """Close with 4401 when the peer's token expires, in seconds since 1970."""
+        self._expiry = asyncio.get_running_loop().call_later(
+            expires - time.time(), self.close_soon, CloseCode.UNAUTHORIZED, "token expired"
+        )
+
+{% endif %}
     def abort(self) -> None:
         """Drop the connection at once, with what is still on its way to the peer."""
         self.is_open = False
         if self.transport is not None:
             self.transport.abort()
         self._stop_reading()
+
+    def _give_up(self) -> None:
+        logger.warning("dropped", extra={"client": self.address, "reason": "it stopped reading"})
+        self.abort()
+
+    def forget(self) -> None:
+        """See to it that a peer which doesn't read what is left for it is gone in time.
+
+        A transport that is closed waits for its last bytes to be taken, as long as that takes.
+        """
+        self.is_open = False
+{% if cookiecutter.auth == "jwt" %}
+        if self._expiry is not None:
+            self._expiry.cancel()
+{% endif %}
+        if self.transport is not None and self.transport.get_write_buffer_size():
+            asyncio.get_running_loop().call_later(STALL_TIMEOUT, self.transport.abort)
 
     def _stop_reading(self) -> None:
         if self._reading is not None and not self._reading.expired():

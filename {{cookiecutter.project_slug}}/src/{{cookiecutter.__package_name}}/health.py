@@ -13,7 +13,8 @@ async def livez() -> dict[str, str]:
 
 @router.get("/readyz")
 async def readyz(request: Request) -> dict[str, str]:
-    """Say whether new clients are welcome: 503 before the start and after the stop."""
-    if not request.app.state.ready:
+    """Say whether new clients are welcome: 503 before the start, and once the end has begun."""
+    state = request.app.state
+    if not state.is_running or state.drain.has_begun:
         raise HTTPException(503, "not ready")
     return {"status": "ready"}

@@ -9,6 +9,9 @@ from fastapi import FastAPI
 from .admission import close_idle
 {% if cookiecutter.include_broadcast %}
 from .broker import MemoryBroker
+{% endif %}
+from .drain import Drain
+{% if cookiecutter.include_broadcast %}
 from .endpoints.broadcast import router as broadcast
 {% endif %}
 {% if cookiecutter.include_echo %}
@@ -21,6 +24,7 @@ from .health import router as health
 {% if cookiecutter.include_broadcast %}
 from .hub import Hub
 {% endif %}
+from .limits import Places
 from .logs import keep_quiet_about_clients
 from .settings import Settings, load_settings
 from .transport import FindTransport
@@ -31,9 +35,10 @@ async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
     """Welcome clients between start and stop, and close those that fall silent."""
     settings: Settings = app.state.settings
     watch = asyncio.create_task(close_idle(app.state.connections, settings.idle_timeout))
-    app.state.ready = True
-    yield
-    app.state.ready = False
+    app.state.is_running = True
+    with app.state.drain.on_signals():
+        yield
+    app.state.is_running = False
     watch.cancel()
 
 
@@ -43,11 +48,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     title = {{ cookiecutter.__title_python }}
     app = FastAPI(title=title, lifespan=lifespan)
     app.state.settings = settings
+    app.state.is_running = False
     app.state.connections = set()
-    app.state.ready = False
+    app.state.places = Places(settings.max_connections, settings.max_connections_per_ip)
 {% if cookiecutter.include_broadcast %}
-    app.state.hub = Hub(settings.max_backlog_bytes)
-    app.state.broker = MemoryBroker(app.state.hub.deliver, settings.history_length)
+    app.state.hub = hub = Hub(settings.max_backlog_bytes)
+    app.state.broker = MemoryBroker(hub.deliver, settings.history_length)
+    app.state.drain = Drain(app.state.connections, settings.drain_seconds, hub.settled)
+{% else %}
+    app.state.drain = Drain(app.state.connections, settings.drain_seconds)
 {% endif %}
     keep_quiet_about_clients(app)
     app.add_middleware(FindTransport)

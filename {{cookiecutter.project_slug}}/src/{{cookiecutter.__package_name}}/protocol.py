@@ -14,7 +14,22 @@ class CloseCode(IntEnum):
     POLICY_VIOLATION = 1008
     MESSAGE_TOO_BIG = 1009
     INTERNAL_ERROR = 1011
+    SERVICE_RESTART = 1012
     TRY_AGAIN_LATER = 1013
+{% if cookiecutter.auth == "jwt" %}
+    UNAUTHORIZED = 4401
+{% endif %}
+
+
+POLICY = frozenset(
+    {
+        CloseCode.UNSUPPORTED_DATA,
+        CloseCode.POLICY_VIOLATION,
+        CloseCode.MESSAGE_TOO_BIG,
+        CloseCode.TRY_AGAIN_LATER,
+    }
+)
+"""What the peer has brought upon itself, and an operator may want to see."""
 
 
 class ErrorCode(StrEnum):
@@ -23,12 +38,14 @@ class ErrorCode(StrEnum):
     TEXT_EXPECTED = "text_expected"
     INVALID_JSON = "invalid_json"
     INVALID_SHAPE = "invalid_shape"
+    RATE_LIMITED = "rate_limited"
 
 
 DETAILS = {
     ErrorCode.TEXT_EXPECTED: "Send JSON as text, not as binary.",
     ErrorCode.INVALID_JSON: "This is not JSON.",
     ErrorCode.INVALID_SHAPE: "This is JSON of another shape than expected.",
+    ErrorCode.RATE_LIMITED: "Too many messages. This one was ignored; wait a moment.",
 }
 
 

@@ -1,16 +1,17 @@
 """Every knob of this application, in one place."""
 
-import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import Depends
 from fastapi.requests import HTTPConnection
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-# A scheme, a host name or an address, and perhaps a port; nothing that no browser sends.
-ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
-DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+{% if cookiecutter.auth == "jwt" %}
+from .keys import Algorithm, AuthKey
+{% endif %}
+from .origin import normal_origin
 
 
 def _split(value: object) -> object:
@@ -19,13 +20,11 @@ def _split(value: object) -> object:
     return [item.strip() for item in value.split(",") if item.strip()]
 
 
-def _check_origin(origin: str) -> str:
-    """Return an origin as browsers send it (RFC 6454 §6.2), or `*`."""
-    origin = origin.lower()
-    if origin != "*" and not ORIGIN.fullmatch(origin):
+def _check_origin(text: str) -> str:
+    origin = text if text == "*" else normal_origin(text)
+    if origin is None:
         raise ValueError("an origin looks like https://chat.example.com or http://localhost:5173")
-    scheme, _, host = origin.partition("://")
-    return f"{scheme}://{host.removesuffix(DEFAULT_PORTS.get(scheme, ' '))}" if host else origin
+    return origin
 
 
 Origin = Annotated[str, AfterValidator(_check_origin)]
@@ -49,14 +48,29 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535)
     """Port to listen on; 0 takes a free one."""
 
+    workers: int = Field(1, ge=1)
+    """Processes that share the port."""
+
     allowed_origins: Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(_split)] = ()
     """Origins whose pages may connect, besides our own, separated by commas; `*` is any."""
 
     require_origin: bool = False
     """Refuse clients that send no origin, that is, everything but browsers."""
 
+    max_connections: int = Field(20_000, ge=1)
+    """Connections that a process holds; one more is refused with 503."""
+
+    max_connections_per_ip: int = Field(15_000, ge=1)
+    """Connections from one address, or one IPv6 /64; one more is refused with 429."""
+
     max_message_bytes: int = Field(65_536, ge=1)
     """Longest message a client may send, in bytes; a longer one closes with 1009."""
+
+    messages_per_second: float = Field(20_000, gt=0)
+    """Messages that a client may send in the long run; what is too much is refused; `inf` is any."""
+
+    message_burst: int = Field(40_000, ge=1)
+    """Messages that it may send at once; as many refused ones, and it is closed with 1008."""
 
     max_invalid_messages: int = Field(10, ge=0)
     """Invalid messages in a row that are answered with an error; one more closes with 1008."""
@@ -65,7 +79,23 @@ class Settings(BaseSettings):
     """Seconds a client may send nothing before it is closed with 1001; `inf` is for ever."""
 
     drain_seconds: int = Field(10, ge=1)
-    """Seconds that open connections have to end when the server stops."""
+    """Seconds in which open connections are closed, with 1012, when the server stops."""
+
+    log_format: Literal["text", "json"] = "text"
+    """How the log is written: for people, or one JSON object a line."""
+{% if cookiecutter.auth == "jwt" %}
+
+    auth_algorithms: Annotated[tuple[Algorithm, ...], NoDecode, BeforeValidator(_split)] = (
+        "HS256",
+    )
+    """Algorithms that a token may be signed with, separated by commas, all for the one key."""
+
+    auth_key: AuthKey = Field("", validate_default=True)
+    """Secret or public key (PEM) that tokens are checked with; `file:<path>` reads a file."""
+
+    auth_audience: str = ""
+    """What a token must name as its audience; without it, tokens must name none."""
+{% endif %}
 {% if cookiecutter.include_echo %}
 
     echo_prefix: str = "Message text was: "
@@ -86,13 +116,19 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as failure:
-        lines = [
-            f"  APP_{str(error['loc'][0]).upper()}={error['input']!r}: {error['msg']}"
-            for error in failure.errors(include_url=False)
-        ]
+        lines = [_explain(error) for error in failure.errors(include_url=False)]
         raise SystemExit("\n".join(["These settings do not work:", *lines])) from None
     except UnicodeDecodeError:
         raise SystemExit("The file .env is not UTF-8.") from None
+
+
+def _explain(error: ErrorDetails) -> str:
+    name = f"APP_{str(error['loc'][0]).upper()}"
+{% if cookiecutter.auth == "jwt" %}
+    if name == "APP_AUTH_KEY":
+        return f"  {name}: {error['msg']}"
+{% endif %}
+    return f"  {name}={error['input']!r}: {error['msg']}"
 
 
 def from_state(name: str) -> Any:

@@ -24,7 +24,7 @@ class FindTransport:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         protocol = getattr(send, "__self__", None)
-        if type(protocol).__module__ in WRITING_WHOLE:
+        if any(each.__module__ in WRITING_WHOLE for each in type(protocol).__mro__):
             scope["transport"] = getattr(protocol, "transport", None)
         return self.app(scope, receive, send)
 

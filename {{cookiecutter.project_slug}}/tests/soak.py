@@ -1,0 +1,175 @@
+"""Clients that come, talk, stall and die at random, for as long as one likes.
+
+    uv run python -m tests.soak --minutes 5
+
+What the server holds is printed as it goes. Afterwards every count must be back at zero, and
+memory where it was after the first fifth of the time.
+"""
+
+import argparse
+import asyncio
+import gc
+import random
+import socket
+import struct
+import time
+import tracemalloc
+from contextlib import suppress
+
+from fastapi import FastAPI
+from websockets.asyncio.client import ClientConnection
+from websockets.asyncio.client import connect as websockets_connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
+from websockets.typing import Subprotocol
+
+from {{ cookiecutter.__package_name }} import server
+from {{ cookiecutter.__package_name }}.admission import Admitted
+from {{ cookiecutter.__package_name }}.main import create_app
+from {{ cookiecutter.__package_name }}.settings import Settings
+
+from .conftest import introduce, running
+
+{% if cookiecutter.include_broadcast %}
+PATHS = ("/echo", "/ws_broadcast", "/ws_broadcast/tea")
+{% else %}
+PATHS = ("/echo",)
+{% endif %}
+SIZES = (1, 1, 100, 100, 10_000, 10_000, 30_000)
+RUBBISH = (b"\xff\xff\xff\xff", b"\x81\x85none", b"\x83\x80\x00\x00\x00\x00")
+
+
+def build() -> FastAPI:
+    """An application with limits that clients will meet."""
+    app = create_app(
+        Settings(max_connections=40, max_message_bytes=20_000, message_burst=200, drain_seconds=5)
+    )
+
+    @app.websocket("/echo")
+    async def echo(connection: Admitted) -> None:
+        async for message in connection:
+            await connection.send(message)
+
+    return app
+
+
+async def live(url: str, chance: random.Random) -> None:
+    """Connect, do something for a while, and leave in one way or another."""
+    url, headers = introduce(url + chance.choice(PATHS))
+    offered = chance.choice([None, [Subprotocol("events.v1")]])
+    with suppress(OSError, ConnectionClosed, InvalidHandshake, TimeoutError):
+        async with (
+            asyncio.timeout(20),
+            websockets_connect(
+                url,
+                proxy=None,
+                subprotocols=offered,
+                additional_headers=headers,
+                close_timeout=0.5,
+                max_queue=None,
+            ) as client,
+        ):
+            await chance.choice([talk, talk, listen, stall, vanish, send_rubbish])(client, chance)
+
+
+async def talk(client: ClientConnection, chance: random.Random) -> None:
+    """Say a few things, some of them too long."""
+    for _ in range(chance.randrange(30)):
+        await client.send("x" * chance.choice(SIZES))
+        await asyncio.sleep(chance.random() / 50)
+
+
+async def listen(client: ClientConnection, chance: random.Random) -> None:
+    """Take what comes."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(chance.random()):
+            async for _ in client:
+                pass
+
+
+async def stall(client: ClientConnection, chance: random.Random) -> None:
+    """Ask for much, and read nothing."""
+    client.transport.pause_reading()
+    for _ in range(100):
+        client.transport.write(b"")
+        await client.send("x" * 10_000)
+    await asyncio.sleep(chance.random())
+    client.transport.abort()
+
+
+async def vanish(client: ClientConnection, chance: random.Random) -> None:
+    """Reset the connection."""
+    raw = client.transport.get_extra_info("socket")
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.transport.abort()
+
+
+async def send_rubbish(client: ClientConnection, chance: random.Random) -> None:
+    """Send what is no frame, or not one that a client may send."""
+    client.transport.write(chance.choice(RUBBISH))
+    await asyncio.sleep(chance.random() / 10)
+
+
+def counts(app: FastAPI) -> dict[str, int]:
+    """Return what the application holds for its clients."""
+    return {
+        "connections": len(app.state.connections),
+        "places": len(app.state.places),
+{% if cookiecutter.include_broadcast %}
+        "rooms": len(app.state.hub),
+{% endif %}
+    }
+
+
+async def crowd(app: FastAPI, url: str, seconds: float, seed: int) -> list[int]:
+    """Let clients come and go; return the bytes that were in use, some ten times."""
+    chance = random.Random(seed)
+    end = time.monotonic() + seconds
+    sizes: list[int] = []
+    while time.monotonic() < end:
+        part = time.monotonic() + seconds / 10
+        clients: set[asyncio.Task[None]] = set()
+        while time.monotonic() < part:
+            clients = {client for client in clients if not client.done()}
+            while len(clients) < 50:
+                clients.add(asyncio.create_task(live(url, chance)))
+            await asyncio.sleep(0.01)
+        await asyncio.gather(*clients)
+        for _ in range(3000):
+            if not any(counts(app).values()):
+                break
+            await asyncio.sleep(0.01)
+        gc.collect()
+        sizes.append(tracemalloc.get_traced_memory()[0])
+        print(f"{sizes[-1]:12,} bytes in use, {counts(app)}", flush=True)
+        assert not any(counts(app).values())
+    return sizes
+
+
+def soak(seconds: float, seed: int) -> list[int]:
+    """Run a server, and clients of it, in this process; return the bytes in use, ten times."""
+    app = build()
+    tracemalloc.start()
+    try:
+        options = {"http": server.Http, "ws": server.WebSocket}
+        with running(app, timeout_graceful_shutdown=5, **options) as url:
+            return asyncio.run(crowd(app, url, seconds, seed))
+    finally:
+        tracemalloc.stop()
+
+
+def main() -> None:
+    """Soak for some minutes, and fail if memory has grown."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--minutes", type=float, default=5)
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    options = parser.parse_args()
+    print(f"seed {options.seed}")
+    sizes = soak(60 * options.minutes, options.seed)
+    growth = sizes[-1] - sizes[len(sizes) // 5]
+    print(f"grown by {growth:,} bytes since the first fifth")
+    if growth > 2**20:
+        raise SystemExit("That is too much.")
+
+
+if __name__ == "__main__":
+    main()

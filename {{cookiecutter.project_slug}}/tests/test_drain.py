@@ -1,0 +1,140 @@
+"""How it ends: clients are told to come back, and nobody can hold the server up."""
+
+import asyncio
+import signal
+import threading
+from collections.abc import Generator
+from contextlib import ExitStack
+from typing import cast
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from starlette.testclient import WebSocketDenialResponse
+
+from {{ cookiecutter.__package_name }}.admission import Admitted
+from {{ cookiecutter.__package_name }}.connection import Connection
+from {{ cookiecutter.__package_name }}.drain import Drain
+from {{ cookiecutter.__package_name }}.main import create_app
+from {{ cookiecutter.__package_name }}.settings import Settings
+
+from .conftest import Serve, connect, introduce, listen_to_the_end, raw_client
+
+
+def app_that_drains(seconds: int) -> FastAPI:
+    """An application that begins to drain as soon as it is asked to."""
+    app = create_app(Settings(drain_seconds=seconds))
+    app.state.drained = threading.Event()
+
+    @app.websocket("/hold")
+    async def hold(connection: Admitted) -> None:
+        async for _ in connection:
+            pass
+
+    @app.websocket("/flood")
+    async def flood(connection: Admitted) -> None:
+        while True:
+            await connection.send(b"x" * 10_000)
+
+    @app.websocket("/drain")
+    async def drain(connection: Admitted) -> None:
+        app.state.task = asyncio.create_task(app.state.drain.run())
+        app.state.task.add_done_callback(lambda _: app.state.drained.set())
+        await connection.send("it has begun")
+        async for _ in connection:
+            pass
+
+    return app
+
+
+def test_everybody_is_told_1012(serve_both_ways: Serve) -> None:
+    url = serve_both_ways(app_that_drains(seconds=10))
+    with ExitStack() as stack:
+        clients = [stack.enter_context(connect(f"{url}/hold")) for _ in range(20)]
+        clients.append(stack.enter_context(connect(f"{url}/drain")))
+        assert [listen_to_the_end(client)[1] for client in clients] == 21 * [1012]
+
+
+def test_new_clients_are_refused_and_so_says_readyz() -> None:
+    app = app_that_drains(seconds=10)
+    client = TestClient(app, headers=introduce("")[1])
+    with client, client.websocket_connect("/drain") as websocket:
+        assert websocket.receive_text() == "it has begun"
+        assert client.get("/readyz").status_code == 503
+        assert client.get("/livez").status_code == 200
+        with pytest.raises(WebSocketDenialResponse) as refusal, client.websocket_connect("/hold"):
+            pass
+        assert refusal.value.status_code == 503
+
+
+def test_who_does_not_read_is_dropped_in_time(serve_both_ways: Serve) -> None:
+    app = app_that_drains(seconds=1)
+    url = serve_both_ways(app)
+    with raw_client(url, "/flood"), connect(f"{url}/drain") as client:
+        assert listen_to_the_end(client) == (["it has begun"], 1012)
+        assert app.state.drained.wait(10)
+
+
+class Stubborn:
+    """A connection that never closes."""
+
+    def __init__(self) -> None:
+        self.codes: list[int] = []
+        self.told = asyncio.Event()
+        self.aborted = False
+
+    def close_soon(self, code: int, reason: str) -> None:
+        self.codes.append(code)
+        self.told.set()
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+class Signals:
+    """What a server does that is told to stop: it takes note."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+        self.stop = asyncio.Event()
+
+    def take(self, number: int, _: object) -> None:
+        self.seen.append(number)
+        self.stop.set()
+
+
+@pytest.fixture
+def signals() -> Generator[Signals]:
+    """Handle signals as a server does, before the application starts."""
+    server = Signals()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, server.take) for number in numbers]
+    yield server
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+@pytest.mark.anyio
+async def test_a_signal_drains_first_and_stops_the_server_then(signals: Signals) -> None:
+    stubborn = Stubborn()
+    with Drain({cast("Connection", stubborn)}, seconds=0.2).on_signals():
+        signal.raise_signal(signal.SIGTERM)
+        assert signals.seen == []
+        await asyncio.wait_for(signals.stop.wait(), 10)
+    assert set(stubborn.codes) == {1012}
+    assert stubborn.aborted
+    assert signals.seen == [signal.SIGTERM]
+
+
+@pytest.mark.anyio
+async def test_the_same_signal_again_ends_the_waiting_and_another_one_does_not(
+    signals: Signals,
+) -> None:
+    stubborn = Stubborn()
+    with Drain({cast("Connection", stubborn)}, seconds=1000).on_signals():
+        signal.raise_signal(signal.SIGINT)
+        await asyncio.wait_for(stubborn.told.wait(), 10)
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        await asyncio.wait_for(signals.stop.wait(), 10)
+    assert signals.seen == [signal.SIGINT]

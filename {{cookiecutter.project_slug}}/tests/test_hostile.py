@@ -1,0 +1,137 @@
+"""Input that nobody would think of: found by Hypothesis, the same each time."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+from fastapi import FastAPI
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import JsonValue, TypeAdapter
+
+from {{ cookiecutter.__package_name }} import server
+from {{ cookiecutter.__package_name }}.admission import Admitted
+from {{ cookiecutter.__package_name }}.main import create_app
+from {{ cookiecutter.__package_name }}.origin import normal_origin
+from {{ cookiecutter.__package_name }}.settings import Settings, load_settings
+
+from .conftest import raw_client, read_to_end, running, text_frame
+
+hostile = settings(
+    deadline=None,
+    derandomize=True,
+    database=None,
+    max_examples=200,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+CLOSE_CODES = {1000, 1001, 1002, 1003, 1007, 1008, 1009}
+
+
+@pytest.fixture
+def served() -> Iterator[tuple[FastAPI, str]]:
+    """An application that reads in every way, and where it is served."""
+    app = create_app(Settings(max_message_bytes=1000, message_burst=50, messages_per_second=100))
+
+    @app.websocket("/all")
+    async def everything(connection: Admitted) -> None:
+        async for message in connection:
+            await connection.send(message)
+
+    @app.websocket("/json")
+    async def parsed(connection: Admitted) -> None:
+        async for _ in connection.parsed(TypeAdapter(JsonValue)):
+            await connection.send("ok")
+
+    with running(app, http=server.Http, ws=server.WebSocket) as url:
+        yield app, url
+
+
+@st.composite
+def frames(draw: st.DrawFn) -> bytes:
+    """Frames that may be right, but need not be (RFC 6455 §5.2)."""
+    payload = draw(st.binary(max_size=200) | st.just(b"x" * 1001) | st.just(b"[" * 900))
+    first = draw(
+        st.sampled_from([0x81, 0x82, 0x01, 0x80, 0x00, 0x88, 0x89, 0x8A]) | st.integers(0, 255)
+    )
+    size = draw(
+        st.just(len(payload)) | st.sampled_from([0, 2**16, 2**31, 2**63 - 1, 2**63, 2**64 - 1])
+    )
+    masked = draw(st.sampled_from([0x80, 0x80, 0x80, 0]))
+    if size < 126:
+        head = bytes([first, masked | size])
+    elif size < 2**16:
+        head = bytes([first, masked | 126]) + size.to_bytes(2, "big")
+    else:
+        head = bytes([first, masked | 127]) + size.to_bytes(8, "big")
+    key = draw(st.binary(min_size=4, max_size=4)) if masked else b""
+    return head + key + bytes(byte ^ key[i % 4] if key else byte for i, byte in enumerate(payload))
+
+
+@hostile
+@given(
+    path=st.sampled_from(["/all", "/json"]),
+    sent=st.lists(frames() | st.binary(max_size=50), max_size=8).map(b"".join),
+    cuts=st.lists(st.integers(0, 2000), max_size=5),
+)
+def test_no_bytes_make_a_hang_a_traceback_or_a_wrong_close_code(
+    served: tuple[FastAPI, str],
+    caplog: pytest.LogCaptureFixture,
+    path: str,
+    sent: bytes,
+    cuts: list[int],
+) -> None:
+    app, url = served
+    with raw_client(url, path) as raw:
+        places = [0, *sorted(cuts), len(sent)]
+        with suppress(OSError):  # it may have closed in the middle
+            for start, end in zip(places, places[1:], strict=False):
+                raw.sendall(sent[start:end])
+            raw.shutdown(socket.SHUT_WR)
+        code = close_code(read_to_end(raw))
+    assert code is None or code in CLOSE_CODES or 3000 <= code < 5000
+    with raw_client(url, "/all") as raw:
+        raw.sendall(text_frame(b"still there?"))
+        assert raw.recv(100) == b"\x81\x0cstill there?"
+    assert [each for each in caplog.records if each.exc_info or each.levelname == "ERROR"] == []
+
+
+def close_code(received: bytes) -> int | None:
+    """Return the code of the close frame among the server's frames."""
+    while len(received) >= 2:
+        size, start = received[1], 2
+        if size == 126:
+            size, start = int.from_bytes(received[2:4], "big"), 4
+        if received[0] == 0x88:
+            return int.from_bytes(received[2:4], "big") if size else None
+        received = received[start + size :]
+    return None
+
+
+@hostile
+@given(st.text() | st.from_regex(r"https?://[A-Za-z0-9.@:/\[\]-]*", fullmatch=True))
+def test_an_origin_is_none_or_has_one_way_to_be_written(text: str) -> None:
+    origin = normal_origin(text)
+    if origin is not None:
+        assert normal_origin(origin) == origin
+        assert normal_origin(text.upper()) == origin
+        assert "@" not in origin
+        assert origin.count("://") == 1
+
+
+@hostile
+@given(
+    name=st.sampled_from(sorted(Settings.model_fields)),
+    value=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])),
+)
+def test_a_setting_works_or_is_refused_by_name(name: str, value: str) -> None:
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv(f"APP_{name.upper()}", value)
+        try:
+            load_settings()
+        except SystemExit as refusal:
+            complaint = str(refusal)
+        else:
+            return
+    assert f"  APP_{name.upper()}" in complaint
