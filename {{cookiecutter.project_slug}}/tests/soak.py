@@ -9,6 +9,7 @@ memory where it was after the first fifth of the time.
 import argparse
 import asyncio
 import gc
+import logging
 import random
 import socket
 import struct
@@ -40,9 +41,8 @@ RUBBISH = (b"\xff\xff\xff\xff", b"\x81\x85none", b"\x83\x80\x00\x00\x00\x00")
 
 def build() -> FastAPI:
     """An application with limits that clients will meet."""
-    app = create_app(
-        Settings(max_connections=40, max_message_bytes=20_000, message_burst=200, drain_seconds=5)
-    )
+    limits = {"max_connections": 40, "max_message_bytes": 20_000, "message_burst": 200}
+    app = create_app(Settings.model_validate({**limits, "history_length": 1}))
 
     @app.websocket("/echo")
     async def echo(connection: Admitted) -> None:
@@ -163,6 +163,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=5)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     options = parser.parse_args()
+    logging.getLogger("{{ cookiecutter.__package_name }}").setLevel(logging.ERROR)
     print(f"seed {options.seed}")
     sizes = soak(60 * options.minutes, options.seed)
     growth = sizes[-1] - sizes[len(sizes) // 5]

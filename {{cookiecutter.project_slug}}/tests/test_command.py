@@ -69,7 +69,7 @@ def test_it_sets_the_server_up_for_websockets(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("APP_WORKERS", "2")
     monkeypatch.setenv("APP_DRAIN_SECONDS", "3")
     main()
-    assert "{{ cookiecutter.__package_name }}" in options.pop("log_config")["loggers"]
+    assert "uvicorn" in options.pop("log_config")["loggers"]
     assert options == {
         "app": "{{ cookiecutter.__package_name }}.main:app",
         "host": "127.0.0.1",

@@ -2,11 +2,19 @@
 
 import json
 import logging
+from collections.abc import Generator
+from contextlib import contextmanager
 from logging.config import dictConfig
 
 import pytest
+from uvicorn.config import LOGGING_CONFIG
 
-from {{ cookiecutter.__package_name }}.logs import JsonFormatter, Once, TextFormatter, log_config
+from {{ cookiecutter.__package_name }}.admission import Admitted
+from {{ cookiecutter.__package_name }}.logs import JsonFormatter, TextFormatter, uvicorn_log_config
+from {{ cookiecutter.__package_name }}.main import create_app
+from {{ cookiecutter.__package_name }}.settings import Settings
+
+from .conftest import Serve, connect
 
 
 def record(message: str, *arguments: object, **more: object) -> logging.LogRecord:
@@ -17,8 +25,7 @@ def record(message: str, *arguments: object, **more: object) -> logging.LogRecor
 
 
 def test_text_has_its_fields_behind_it_and_none_can_break_out() -> None:
-    formatter = TextFormatter("%(levelprefix)s %(message)s", use_colors=False)
-    line = formatter.format(record("refused", status=403, origin="evil\n\x1b[31mINFO: zoë"))
+    line = TextFormatter().format(record("refused", status=403, origin="evil\n\x1b[31mINFO: zoë"))
     assert line == r'WARNING:  refused status=403 origin="evil\n\u001b[31mINFO: zo\u00eb"'
 
 
@@ -44,17 +51,51 @@ def test_json_has_tracebacks_too() -> None:
     assert "LookupError: why" in json.loads(JsonFormatter().format(failed))["exception"]
 
 
-def test_nothing_is_said_twice() -> None:
-    assert not Once().filter(record('%s - "WebSocket %s" [accepted]', "client", "/path"))
-    assert Once().filter(record("connected"))
+@contextmanager
+def without_handlers() -> Generator[logging.Logger]:
+    """Return the package's logger, as if nobody had set up logging."""
+    own, root = logging.getLogger("{{ cookiecutter.__package_name }}"), logging.getLogger()
+    before = own.handlers, own.level, root.handlers
+    own.handlers, root.handlers = [], []
+    try:
+        yield own
+    finally:
+        own.handlers, own.level, root.handlers = before
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_the_configuration_works(form: str, capsys: pytest.CaptureFixture[str]) -> None:
-    config = log_config(form)
-    config["loggers"] = {"a.logger": config["loggers"]["{{ cookiecutter.__package_name }}"]}
-    dictConfig(config | {"disable_existing_loggers": False})
-    logging.getLogger("a.logger").info("connected", extra={"client": "192.0.2.1:5"})
+def test_the_application_logs_even_where_nobody_has_set_that_up(
+    capsys: pytest.CaptureFixture[str], form: str
+) -> None:
+    with without_handlers() as own:
+        for _ in range(2):
+            create_app(Settings.model_validate({"log_format": form}))
+        own.info("connected", extra={"client": "192.0.2.1:5"})
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "192.0.2.1:5" in line
+    assert (form == "json") == line.startswith("{")
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_the_server_logs_likewise(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    logger = {"a.logger": LOGGING_CONFIG["loggers"]["uvicorn"]}
+    dictConfig(uvicorn_log_config(form) | {"loggers": logger, "disable_existing_loggers": False})
+    logging.getLogger("a.logger").info("started")
     logged = capsys.readouterr().err
-    assert "192.0.2.1:5" in logged
+    assert "started" in logged
     assert (form == "json") == logged.startswith("{")
+
+
+def test_nothing_is_said_twice(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    app = create_app(Settings())
+
+    @app.websocket("/hold")
+    async def hold(connection: Admitted) -> None:
+        async for _ in connection:
+            pass
+
+    with connect(f"{serve(app)}/hold") as client:
+        port = client.local_address[1]
+    about_it = [record for record in caplog.records if str(port) in str(vars(record))]
+    assert [record.getMessage() for record in about_it] == ["connected", "disconnected"]
+    assert "connection open" not in caplog.text

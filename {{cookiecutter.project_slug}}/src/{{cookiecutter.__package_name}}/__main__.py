@@ -14,7 +14,7 @@ import uvicorn
 {% if cookiecutter.auth == "jwt" %}
 from .keys import new_secret
 {% endif %}
-from .logs import log_config
+from .logs import uvicorn_log_config
 from .server import Http, WebSocket
 from .settings import Settings, load_settings
 {% if cookiecutter.auth == "jwt" %}
@@ -67,7 +67,7 @@ def serve(settings: Settings) -> None:
         # Compression costs 32 KiB a connection, and CPU for every copy of a broadcast.
         ws_per_message_deflate=False,
         timeout_graceful_shutdown=settings.drain_seconds,  # for what is not a WebSocket
-        log_config=log_config(settings.log_format),
+        log_config=uvicorn_log_config(settings.log_format),
     )
 
 

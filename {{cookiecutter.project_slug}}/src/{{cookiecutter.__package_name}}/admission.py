@@ -49,6 +49,7 @@ class Admission:
         check_origin(websocket, state.settings)
         host = websocket.client.host if websocket.client else ""
         state.places.take(host)
+        connection = None
         try:
             connection = await self._accept(websocket, state.settings)
             state.connections.add(connection)
@@ -67,10 +68,10 @@ class Admission:
             else:
                 await connection.close()
             finally:
-                state.connections.discard(connection)
-                connection.forget()
+                await connection.linger()
                 logger.info("disconnected", extra={"client": connection.address})
         finally:
+            state.connections.discard(connection)
             state.places.give_back(host)
 
     async def _accept(self, websocket: WebSocket, settings: Settings) -> Connection:

@@ -221,18 +221,22 @@ class Connection:
         logger.warning("dropped", extra={"client": self.address, "reason": "it stopped reading"})
         self.abort()
 
-    def forget(self) -> None:
-        """See to it that a peer which doesn't read what is left for it is gone in time.
+    async def linger(self) -> None:
+        """Wait until the peer has taken what is left for it; drop it after `STALL_TIMEOUT`.
 
-        A transport that is closed waits for its last bytes to be taken, as long as that takes.
+        A transport that is closed waits for that, too, but for as long as it takes.
         """
         self.is_open = False
 {% if cookiecutter.auth == "jwt" %}
         if self._expiry is not None:
             self._expiry.cancel()
 {% endif %}
-        if self.transport is not None and self.transport.get_write_buffer_size():
-            asyncio.get_running_loop().call_later(STALL_TIMEOUT, self.transport.abort)
+        with suppress(asyncio.CancelledError):  # the server may wait no longer than that
+            for _ in range(100):
+                if self.transport is None or not self.transport.get_write_buffer_size():
+                    return
+                await asyncio.sleep(STALL_TIMEOUT / 100)
+        self._give_up()
 
     def _stop_reading(self) -> None:
         if self._reading is not None and not self._reading.expired():

@@ -3,6 +3,7 @@
 import json
 import logging
 from contextvars import ContextVar
+from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import FastAPI, Request, Response, WebSocket
@@ -20,30 +21,35 @@ SAID_BETTER = (
     "connection open",
     "connection closed",
     "connection rejected (%d %s)",
+    "HTTP response sent (%d %s)",
 )
 """What uvicorn says about things that this package says itself."""
 
 _refused: ContextVar[bool] = ContextVar("refused", default=False)
 
 
-def log_config(form: str) -> dict[str, Any]:
-    """Return uvicorn's configuration of logging, with this package's log, as text or as JSON."""
-    config: dict[str, Any] = {**LOGGING_CONFIG, "filters": {"once": {"()": Once}}}
-    default: dict[str, Any] = {"()": TextFormatter, "fmt": "%(levelprefix)s %(message)s"}
-    config["formatters"] = {**LOGGING_CONFIG["formatters"], "default": default}
-    if form == "json":
-        config["formatters"] = dict.fromkeys(("default", "access"), {"()": JsonFormatter})
-    handlers = LOGGING_CONFIG["handlers"]
-    config["handlers"] = {**handlers, "default": {**handlers["default"], "filters": ["once"]}}
-    own = {"handlers": ["default"], "level": "INFO", "propagate": False}
-    config["loggers"] = {**LOGGING_CONFIG["loggers"], __package__: own}
-    return config
+def set_up_logging(app: FastAPI, form: str) -> None:
+    """Log what clients do, once and as what it is, as `text` or as `json`.
 
-
-def keep_quiet_about_clients(app: FastAPI) -> None:
-    """Let nothing that any client can cause look like a failure in uvicorn's log."""
+    Nothing that any client can cause should look like a failure in uvicorn's log. Handlers that
+    are there already are left to do their work.
+    """
     app.exception_handler(HTTPException)(_refuse)
     logging.getLogger("uvicorn.error").addFilter(_is_worth_saying)
+    own = logging.getLogger(__package__)
+    if not own.hasHandlers():
+        handler = logging.StreamHandler()
+        handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
+        own.addHandler(handler)
+        own.setLevel(logging.INFO)
+
+
+def uvicorn_log_config(form: str) -> dict[str, Any]:
+    """Return uvicorn's own configuration of logging, as text or as JSON."""
+    if form == "text":
+        return LOGGING_CONFIG
+    as_json = dict.fromkeys(LOGGING_CONFIG["formatters"], {"()": JsonFormatter})
+    return LOGGING_CONFIG | {"formatters": as_json}
 
 
 async def _refuse(request: Request, exc: HTTPException) -> Response:
@@ -58,17 +64,12 @@ async def _refuse(request: Request, exc: HTTPException) -> Response:
 
 
 def _is_worth_saying(record: logging.LogRecord) -> bool:
-    """Drop uvicorn's complaint about a refused handshake, and its traceback for bad UTF-8."""
+    """Drop what this package says itself, and uvicorn's traceback for bad UTF-8."""
     if record.msg == "Invalid UTF-8 sequence received from client.":
         record.exc_info, record.levelno, record.levelname = None, logging.INFO, "INFO"
-    return not (_refused.get() and "returned without" in str(record.msg))
-
-
-class Once(logging.Filter):
-    """Drops what is said twice."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return record.msg not in SAID_BETTER
+    if record.msg == "ASGI callable returned without completing handshake.":
+        return not _refused.get()
+    return record.msg not in SAID_BETTER
 
 
 class TextFormatter(DefaultFormatter):
@@ -76,6 +77,9 @@ class TextFormatter(DefaultFormatter):
 
     Values are written as JSON, so that nothing a client says can break out of its line.
     """
+
+    def __init__(self) -> None:
+        super().__init__("%(levelprefix)s %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         more = "".join(f" {name}={json.dumps(value)}" for name, value in _more(record).items())
@@ -87,7 +91,7 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         document = {
-            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),

@@ -25,7 +25,7 @@ from .health import router as health
 from .hub import Hub
 {% endif %}
 from .limits import Places
-from .logs import keep_quiet_about_clients
+from .logs import set_up_logging
 from .settings import Settings, load_settings
 from .transport import FindTransport
 
@@ -58,7 +58,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 {% else %}
     app.state.drain = Drain(app.state.connections, settings.drain_seconds)
 {% endif %}
-    keep_quiet_about_clients(app)
+    set_up_logging(app, settings.log_format)
     app.add_middleware(FindTransport)
 
     app.include_router(health)
