@@ -12,14 +12,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
 from websockets.asyncio.client import connect as async_connect
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
+from websockets.typing import Subprotocol
 
 from .conftest import ALL_OFF, ALL_ON, Answers, Bake, project_params, run
 
@@ -272,22 +273,83 @@ def test_a_strict_client_in_another_language_understands_every_frame(bake: Bake)
         run("node", client, f"ws://{where}", cwd=project)
 
 
-def test_ctrl_c_with_open_sockets_ends_in_time_and_says_1012(bake: Bake) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_a_stop_tells_everybody_to_come_back_and_waits_for_nobody_too_long(
+    bake: Bake, number: int, workers: str
+) -> None:
     project = bake().project_path
-    command = ("uv", "run", "my-websocket-app")
+    run("uv", "sync", cwd=project)  # `uv run` would pass a signal on that it gets itself
+    settings = {"APP_PORT": "0", "APP_WORKERS": workers, "APP_DRAIN_SECONDS": "3"}
     with (
-        running(project, *command, APP_PORT="0", APP_DRAIN_SECONDS="5") as (where, server),
+        running(project, ".venv/bin/my-websocket-app", **settings) as (where, server),
         ExitStack() as stack,
     ):
+        for _ in range(2 * int(workers)):
+            stack.enter_context(stalled(where))
         url = f"ws://{where}/ws_broadcast"
         members = [stack.enter_context(connect(url, proxy=None)) for _ in range(20)]
-        rest = interrupt(server, within=10)
-        assert "Traceback" not in rest
-        assert "timeout graceful shutdown exceeded" not in rest
+        server.send_signal(number)
         for member in members:
             with pytest.raises(ConnectionClosed):
                 member.recv(timeout=10)
             assert member.close_code == 1012
+        rest, _ = server.communicate(timeout=20)
+        assert not re.search("Traceback|ERROR", rest), rest
+
+
+@contextmanager
+def stalled(where: str) -> Iterator[None]:
+    """Connect a client that says more than it ever reads."""
+    host, _, port = where.partition(":")
+    with socket.socket() as raw:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        raw.connect((host, int(port)))
+        raw.sendall(
+            b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+        )
+        assert raw.recv(12) == b"HTTP/1.1 101"
+        raw.setblocking(False)
+        with suppress(BlockingIOError):
+            while raw.send(b"\x81\xfe\xea\x60" + bytes(4) + b"x" * 60_000):
+                pass
+        yield
+
+
+def test_ctrl_c_in_a_terminal_reaches_uv_and_the_server_and_ends_both(bake: Bake) -> None:
+    project = bake().project_path
+    command = ("uv", "run", "my-websocket-app")
+    with (
+        running(project, *command, APP_PORT="0") as (where, server),
+        connect(f"ws://{where}/ws", proxy=None) as client,
+    ):
+        assert "Traceback" not in interrupt(server, within=20)
+        with pytest.raises(ConnectionClosed):
+            client.recv(timeout=10)
+        assert client.close_code == 1012
+
+
+def test_with_tokens_it_runs_as_its_readme_says(bake: Bake) -> None:
+    project = bake(auth="jwt").project_path
+    command = ("uv", "run", "my-websocket-app")
+    run("uv", "sync", cwd=project)
+    key = subprocess.run([*command, "key"], cwd=project, capture_output=True, text=True, check=True)
+    (project / ".env").write_text(key.stdout, "utf-8")
+    token = subprocess.run(
+        [*command, "token", "zoe"], cwd=project, capture_output=True, text=True, check=True
+    ).stdout.strip()
+    with running(project, *command, APP_PORT="0") as (where, _):
+        with pytest.raises(InvalidStatus, match="401"), connect(f"ws://{where}/ws", proxy=None):
+            pass
+        offered = [Subprotocol("v1"), Subprotocol(f"bearer.{token}")]
+        url = f"ws://{where}/ws_broadcast"
+        with connect(url, subprotocols=offered, proxy=None) as browser:
+            assert browser.subprotocol == "v1"
+        credentials = {"Authorization": f"Bearer {token}"}
+        with connect(f"ws://{where}/ws", additional_headers=credentials, proxy=None) as program:
+            program.send("Hello")
+            assert program.recv(timeout=10) == "Message text was: Hello"
 
 
 def test_nobody_is_offered_compression(bake: Bake) -> None:

@@ -103,7 +103,7 @@ def test_the_readme_names_what_is_there_and_nothing_else(project: Path, answers:
     readme = everything["README.md"]
     source = f"src/{package(project)}/"
 
-    named = set(re.findall(r"`([\w/]+\.py)`", readme))
+    named = set(re.findall(r"`([\w/]+\.py)`", readme)) - {"talk.py"}
     there = {path.removeprefix(source) for path in everything if path.endswith(".py")}
     assert named <= there
     assert {path for path in there if "/" not in path} - {"__init__.py"} <= named
@@ -117,6 +117,22 @@ def test_the_readme_names_what_is_there_and_nothing_else(project: Path, answers:
     )
     assert table == example
     assert set(re.findall(r"APP_\w+", readme)) == set(table)
+
+
+@project_params(PROJECTS[: 2 * len(COMBINATIONS)])
+def test_every_row_of_the_security_table_names_a_test_or_the_deployer(
+    project: Path, answers: Answers
+) -> None:
+    everything = files(project)
+    rows = re.findall(r"^\| (?!asked|---)(.*) \|$", everything["SECURITY.md"], re.MULTILINE)
+    assert len(rows) > 30
+    for row in rows:
+        tests = re.findall(r"`(test_\w+\.py)::(test_\w+)`", row)
+        assert tests or "yours: " in row, row
+        for path, name in tests:
+            assert f"def {name}(" in everything[f"tests/{path}"], row
+        for path in re.findall(r"`(?!test_)(\w+\.py)`", row):
+            assert f"src/{package(project)}/{path}" in everything, row
 
 
 @project_params([PROJECTS[0], PROJECTS[-1]])

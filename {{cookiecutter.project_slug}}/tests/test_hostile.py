@@ -16,7 +16,7 @@ from {{ cookiecutter.__package_name }}.main import create_app
 from {{ cookiecutter.__package_name }}.origin import normal_origin
 from {{ cookiecutter.__package_name }}.settings import Settings, load_settings
 
-from .conftest import raw_client, read_to_end, running, text_frame
+from .conftest import introduce, raw_client, read_to_end, running, text_frame
 
 hostile = settings(
     deadline=None,
@@ -135,3 +135,46 @@ def test_a_setting_works_or_is_refused_by_name(name: str, value: str) -> None:
         else:
             return
     assert f"  APP_{name.upper()}" in complaint
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "GET /all HTTP/1.1\r\nSec-WebSocket-Version: 8",
+        "GET /all HTTP/1.1\r\nSec-WebSocket-Version: 0",
+        "GET /all HTTP/1.1\r\nSec-WebSocket-Key1: 4 @1  46546xW%0l 1 5",
+        "POST /all HTTP/1.1\r\nSec-WebSocket-Version: 13",
+    ],
+)
+def test_only_the_protocol_of_rfc_6455_is_spoken(served: tuple[FastAPI, str], head: str) -> None:
+    host, _, port = served[1].removeprefix("ws://").partition(":")
+    credentials = "".join(f"{name}: {value}\r\n" for name, value in introduce("")[1].items())
+    with socket.create_connection((host, int(port)), timeout=10) as raw:
+        raw.sendall(
+            f"{head}\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            f"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n{credentials}\r\n".encode()
+        )
+        assert raw.recv(12) in (b"HTTP/1.1 400", b"HTTP/1.1 426", b"HTTP/1.1 405")
+
+
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [
+        (b"\x81\x05hello", 1002),  # not masked
+        (b"\xc1\x80\x00\x00\x00\x00", 1002),  # a reserved bit
+        (b"\x83\x80\x00\x00\x00\x00", 1002),  # a reserved opcode
+        (b"\x80\x80\x00\x00\x00\x00", 1002),  # the end of what has not begun
+        (b"\x89\xfe\x00\x7e" + bytes(130), 1002),  # a long ping
+        (b"\x88\x81\x00\x00\x00\x00x", 1002),  # half a close code
+        (b"\x88\x82\x00\x00\x00\x00\x03\xed", 1002),  # a close code that is none
+        (b"\x81\xff" + (2**63 - 1).to_bytes(8, "big"), 1009),
+        (b"\x81\xff" + (2**63).to_bytes(8, "big"), 1009),
+    ],
+)
+def test_frames_that_must_not_be_are_refused(
+    served: tuple[FastAPI, str], sent: bytes, code: int
+) -> None:
+    with raw_client(served[1], "/all") as raw:
+        raw.sendall(sent)
+        raw.shutdown(socket.SHUT_WR)
+        assert close_code(read_to_end(raw)) == code

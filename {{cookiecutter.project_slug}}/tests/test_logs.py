@@ -14,7 +14,7 @@ from {{ cookiecutter.__package_name }}.logs import JsonFormatter, TextFormatter,
 from {{ cookiecutter.__package_name }}.main import create_app
 from {{ cookiecutter.__package_name }}.settings import Settings
 
-from .conftest import Serve, connect
+from .conftest import Serve, connect, listen_to_the_end
 
 
 def record(message: str, *arguments: object, **more: object) -> logging.LogRecord:
@@ -27,6 +27,10 @@ def record(message: str, *arguments: object, **more: object) -> logging.LogRecor
 def test_text_has_its_fields_behind_it_and_none_can_break_out() -> None:
     line = TextFormatter().format(record("refused", status=403, origin="evil\n\x1b[31mINFO: zoë"))
     assert line == r'WARNING:  refused status=403 origin="evil\n\u001b[31mINFO: zo\u00eb"'
+
+
+def test_levels_have_colours_on_a_terminal() -> None:
+    assert TextFormatter(use_colors=True).format(record("refused")).startswith("\x1b[33mWARNING:")
 
 
 def test_json_is_one_object_a_line() -> None:
@@ -99,3 +103,19 @@ def test_nothing_is_said_twice(serve: Serve, caplog: pytest.LogCaptureFixture) -
     about_it = [record for record in caplog.records if str(port) in str(vars(record))]
     assert [record.getMessage() for record in about_it] == ["connected", "disconnected"]
     assert "connection open" not in caplog.text
+
+
+def test_what_clients_say_is_not_logged(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    app = create_app(Settings(max_message_bytes=10))
+
+    @app.websocket("/hold")
+    async def hold(connection: Admitted) -> None:
+        async for _ in connection:
+            pass
+
+    with connect(f"{serve(app)}/hold") as client:
+        client.send("kept quiet")
+        client.send("kept quiet, too")
+        listen_to_the_end(client)
+    assert [vars(each).get("code") for each in caplog.records][-1] == 1009
+    assert not [record for record in caplog.records if "kept quiet" in str(vars(record))]

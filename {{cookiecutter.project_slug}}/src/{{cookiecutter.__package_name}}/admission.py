@@ -69,7 +69,8 @@ class Admission:
                 await connection.close()
             finally:
                 await connection.linger()
-                logger.info("disconnected", extra={"client": connection.address})
+                about = {"client": connection.address, "code": connection.close_code}
+                logger.info("disconnected", extra=about)
         finally:
             state.connections.discard(connection)
             state.places.give_back(host)

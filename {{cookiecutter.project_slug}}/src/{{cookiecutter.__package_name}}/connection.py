@@ -5,7 +5,6 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from itertools import count
 from typing import TypeVar, cast
 
 from fastapi import WebSocket, WebSocketDisconnect
@@ -24,7 +23,10 @@ HIGH_WATER = 64 * 1024
 """Bytes that may wait in the transport before a sender waits, too; asyncio's own measure."""
 
 MESSAGES_PER_TURN = 64
-"""Messages of one peer that are taken before others get their turn, however many are there."""
+"""Messages of one peer that are taken at once before others get their turn."""
+
+AT_ONCE = 0.0001
+"""Seconds within which a message is there that need not be waited for."""
 
 Shape = TypeVar("Shape")
 
@@ -49,6 +51,7 @@ class Connection:
         "_reading",
         "_settings",
         "_websocket",
+        "close_code",
         "encode_error",
         "heard",
         "is_open",
@@ -61,6 +64,7 @@ class Connection:
 
     def __init__(self, websocket: WebSocket, settings: Settings, subprotocol: str | None) -> None:
         self.is_open = True
+        self.close_code: int | None = None
         self.heard = time.monotonic()
 {% if cookiecutter.auth == "jwt" %}
         self.subject = ""
@@ -96,19 +100,21 @@ class Connection:
 
     async def _messages(self, *, binary: bool = True) -> AsyncIterator[str | bytes]:
         rate, burst = self._settings.messages_per_second, self._settings.message_burst
-        for number in count(1):
-            if number % MESSAGES_PER_TURN == 0:
-                await asyncio.sleep(0)  # so many at once must not hold up the others
-            if not self.is_open:
-                return
+        at_once = 0
+        while self.is_open:
+            asked = time.monotonic()
             if self.transport is None:
                 event = await self._receive_unless_closed()
             else:
                 event = await self._websocket.receive()  # uvicorn ends this when we close
             if event["type"] == "websocket.disconnect":
-                self.is_open = False
+                if self.is_open:
+                    self.is_open, self.close_code = False, event.get("code")
                 return
             now = time.monotonic()
+            at_once = at_once + 1 if now - asked < AT_ONCE else 0
+            if at_once == MESSAGES_PER_TURN:
+                at_once = await asyncio.sleep(0, 0)
             self._allowance = min(burst, self._allowance + (now - self.heard) * rate) - 1
             self.heard = now
             text = event.get("text")
@@ -188,7 +194,7 @@ class Connection:
         """Do the same without waiting, for those whom this peer must not hold up."""
         if not self.is_open:
             return
-        self.is_open = False
+        self.is_open, self.close_code = False, code
         self._closing = asyncio.create_task(self._close(code, reason))
         if code in POLICY:
             logger.warning("closed", extra={"client": self.address, "code": code, "reason": reason})

@@ -78,12 +78,12 @@ class TextFormatter(DefaultFormatter):
     Values are written as JSON, so that nothing a client says can break out of its line.
     """
 
-    def __init__(self) -> None:
-        super().__init__("%(levelprefix)s %(message)s")
-
     def formatMessage(self, record: logging.LogRecord) -> str:
-        more = "".join(f" {name}={json.dumps(value)}" for name, value in _more(record).items())
-        return super().formatMessage(record) + more
+        level = f"{record.levelname}:".ljust(9)
+        if self.use_colors:
+            level = self.color_level_name(level, record.levelno)
+        more = "".join(f" {key}={_quote(value)}" for key, value in _more(record).items())
+        return f"{level} {record.message}{more}"
 
 
 class JsonFormatter(logging.Formatter):
@@ -99,8 +99,12 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             document["exception"] = self.formatException(record.exc_info)
-        return json.dumps(document, default=str)
+        return _quote(document)
 
 
 def _more(record: logging.LogRecord) -> dict[str, Any]:
     return {name: value for name, value in vars(record).items() if name not in OF_EVERY_RECORD}
+
+
+def _quote(value: object) -> str:
+    return json.dumps(value, default=str)
