@@ -5,9 +5,11 @@ import signal
 import threading
 from collections.abc import Generator
 from contextlib import ExitStack
+from types import FrameType
 from typing import cast
 
 import pytest
+import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from starlette.testclient import WebSocketDenialResponse
@@ -91,50 +93,62 @@ class Stubborn:
         self.aborted = True
 
 
-class Signals:
-    """What a server does that is told to stop: it takes note."""
+class Server(uvicorn.Server):
+    """A server that takes note of the signals it gets."""
 
     def __init__(self) -> None:
+        super().__init__(uvicorn.Config(app=""))
         self.seen: list[int] = []
         self.stop = asyncio.Event()
 
-    def take(self, number: int, _: object) -> None:
-        self.seen.append(number)
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.seen.append(sig)
         self.stop.set()
 
 
 @pytest.fixture
-def signals() -> Generator[Signals]:
-    """Handle signals as a server does, before the application starts."""
-    server = Signals()
+def server() -> Generator[Server]:
+    """A server that handles signals, as it does before the application starts."""
+    server = Server()
     numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, server.take) for number in numbers]
+    before = [signal.signal(number, server.handle_exit) for number in numbers]
     yield server
     for number, handler in zip(numbers, before, strict=True):
         signal.signal(number, handler)
 
 
 @pytest.mark.anyio
-async def test_a_signal_drains_first_and_stops_the_server_then(signals: Signals) -> None:
+async def test_a_signal_drains_first_and_stops_the_server_then(server: Server) -> None:
     stubborn = Stubborn()
     with Drain({cast("Connection", stubborn)}, seconds=0.2).on_signals():
         signal.raise_signal(signal.SIGTERM)
-        assert signals.seen == []
-        await asyncio.wait_for(signals.stop.wait(), 10)
+        assert server.seen == []
+        await asyncio.wait_for(server.stop.wait(), 10)
     assert set(stubborn.codes) == {1012}
     assert stubborn.aborted
-    assert signals.seen == [signal.SIGTERM]
+    assert server.seen == [signal.SIGTERM]
 
 
 @pytest.mark.anyio
-async def test_the_same_signal_again_ends_the_waiting_and_another_one_does_not(
-    signals: Signals,
+async def test_the_same_signal_again_ends_the_waiting_and_another_one_is_passed_on_then(
+    server: Server,
 ) -> None:
     stubborn = Stubborn()
     with Drain({cast("Connection", stubborn)}, seconds=1000).on_signals():
         signal.raise_signal(signal.SIGINT)
         await asyncio.wait_for(stubborn.told.wait(), 10)
         signal.raise_signal(signal.SIGTERM)
+        await asyncio.sleep(0)
+        assert server.seen == []
         signal.raise_signal(signal.SIGINT)
-        await asyncio.wait_for(signals.stop.wait(), 10)
-    assert signals.seen == [signal.SIGINT]
+        await asyncio.wait_for(server.stop.wait(), 10)
+    assert server.seen == [signal.SIGINT, signal.SIGTERM]
+
+
+@pytest.mark.anyio
+async def test_signals_that_others_handle_are_left_alone(server: Server) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with Drain(set(), seconds=1).on_signals():
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) != server.handle_exit
+    assert signal.getsignal(signal.SIGTERM) == server.handle_exit

@@ -9,8 +9,8 @@ from logging.config import dictConfig
 import pytest
 from uvicorn.config import LOGGING_CONFIG
 
+from {{ cookiecutter.__package_name }} import logs
 from {{ cookiecutter.__package_name }}.admission import Admitted
-from {{ cookiecutter.__package_name }}.logs import JsonFormatter, TextFormatter, uvicorn_log_config
 from {{ cookiecutter.__package_name }}.main import create_app
 from {{ cookiecutter.__package_name }}.settings import Settings
 
@@ -25,16 +25,20 @@ def record(message: str, *arguments: object, **more: object) -> logging.LogRecor
 
 
 def test_text_has_its_fields_behind_it_and_none_can_break_out() -> None:
-    line = TextFormatter().format(record("refused", status=403, origin="evil\n\x1b[31mINFO: zoë"))
+    line = logs.TextFormatter().format(
+        record("refused", status=403, origin="evil\n\x1b[31mINFO: zoë")
+    )
     assert line == r'WARNING:  refused status=403 origin="evil\n\u001b[31mINFO: zo\u00eb"'
 
 
 def test_levels_have_colours_on_a_terminal() -> None:
-    assert TextFormatter(use_colors=True).format(record("refused")).startswith("\x1b[33mWARNING:")
+    assert (
+        logs.TextFormatter(use_colors=True).format(record("refused")).startswith("\x1b[33mWARNING:")
+    )
 
 
 def test_json_is_one_object_a_line() -> None:
-    line = JsonFormatter().format(record("refused %s", "a\nb", status=403))
+    line = logs.JsonFormatter().format(record("refused %s", "a\nb", status=403))
     document = json.loads(line)
     assert document.pop("time")
     assert "\n" not in line
@@ -52,7 +56,7 @@ def test_json_has_tracebacks_too() -> None:
         raise LookupError("why")
     except LookupError as failure:
         failed.exc_info = (LookupError, failure, failure.__traceback__)
-    assert "LookupError: why" in json.loads(JsonFormatter().format(failed))["exception"]
+    assert "LookupError: why" in json.loads(logs.JsonFormatter().format(failed))["exception"]
 
 
 @contextmanager
@@ -83,7 +87,9 @@ def test_the_application_logs_even_where_nobody_has_set_that_up(
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_the_server_logs_likewise(form: str, capsys: pytest.CaptureFixture[str]) -> None:
     logger = {"a.logger": LOGGING_CONFIG["loggers"]["uvicorn"]}
-    dictConfig(uvicorn_log_config(form) | {"loggers": logger, "disable_existing_loggers": False})
+    dictConfig(
+        logs.uvicorn_log_config(form) | {"loggers": logger, "disable_existing_loggers": False}
+    )
     logging.getLogger("a.logger").info("started")
     logged = capsys.readouterr().err
     assert "started" in logged

@@ -3,9 +3,10 @@
 import asyncio
 import random
 import signal
-import threading
 from collections.abc import Awaitable, Callable, Generator, Iterable
 from contextlib import contextmanager, suppress
+
+import uvicorn
 
 from .connection import Connection
 from .protocol import CloseCode
@@ -42,35 +43,42 @@ class Drain:
     def on_signals(self) -> Generator[None]:
         """Drain at the first signal to stop, and only then give it to the server.
 
-        The same signal again ends the waiting. A server in a thread gets no signals.
+        The same signal again ends the waiting. Of the servers, uvicorn can be made to wait like
+        that, where it handles signals itself; others close connections in their own way.
         """
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
         loop = asyncio.get_running_loop()
-        before = {int(each): signal.getsignal(each) for each in SIGNALS}
-        draining: dict[int, asyncio.Task[None]] = {}
+        handlers = {int(each): signal.getsignal(each) for each in SIGNALS}
+        before = {each: handler for each, handler in handlers.items() if _is_uvicorn(handler)}
+        received: list[int] = []
+        task: asyncio.Task[None] | None = None
 
-        async def drain_and_stop(number: int) -> None:
+        def restore() -> None:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+        async def drain_and_stop() -> None:
             try:
                 await self.run()
             finally:
-                signal.signal(number, before[number])
-                signal.raise_signal(number)
+                restore()
+                for number in received:
+                    signal.raise_signal(number)
 
         def on_signal(number: int) -> None:
-            if not draining:
-                draining[number] = loop.create_task(drain_and_stop(number))
-            elif number in draining:
-                draining[number].cancel()
+            nonlocal task
+            if task is None:
+                task = loop.create_task(drain_and_stop())
+            elif number in received:
+                task.cancel()
+                return
+            received.append(number)
 
         for each in before:
             signal.signal(each, lambda number, _: loop.call_soon_threadsafe(on_signal, number))
         try:
             yield
         finally:
-            for each, handler in before.items():
-                signal.signal(each, handler)
+            restore()
 
     async def run(self) -> None:
         """Close every connection within `seconds`; from now on, new ones are refused with 503."""
@@ -98,3 +106,7 @@ class Drain:
     def _close(self, connections: Iterable[Connection]) -> None:
         for connection in connections:
             connection.close_soon(CloseCode.SERVICE_RESTART, "restarting")
+
+
+def _is_uvicorn(handler: object) -> bool:
+    return isinstance(getattr(handler, "__self__", None), uvicorn.Server)
