@@ -121,7 +121,7 @@ def counts(app: FastAPI) -> dict[str, int]:
 
 
 async def crowd(app: FastAPI, url: str, seconds: float, seed: int) -> list[int]:
-    """Let clients come and go; return the bytes that were in use, some ten times."""
+    """Let clients come and go; return the bytes that were in use between their crowds."""
     chance = random.Random(seed)
     end = time.monotonic() + seconds
     sizes: list[int] = []
@@ -146,7 +146,7 @@ async def crowd(app: FastAPI, url: str, seconds: float, seed: int) -> list[int]:
 
 
 def soak(seconds: float, seed: int) -> list[int]:
-    """Run a server, and clients of it, in this process; return the bytes in use, ten times."""
+    """Run a server, and crowds of clients; return the bytes in use between them."""
     app = build()
     tracemalloc.start()
     try:

@@ -111,7 +111,7 @@ def test_without_a_key_it_does_not_start() -> None:
     with start(APP_AUTH_KEY="") as server:
         _, complaint = server.communicate(timeout=30)
     assert server.returncode == 1
-    assert "APP_AUTH_KEY: Value error, it is missing" in complaint
+    assert "APP_AUTH_KEY: it is missing" in complaint
     assert "Traceback" not in complaint
 
 
@@ -139,4 +139,8 @@ def test_where_the_server_has_a_public_key_tokens_are_made_with_the_private_one(
     monkeypatch.setenv("APP_AUTH_ALGORITHMS", "EdDSA")
     token = output(capsys, "token", "zoe", "--key", str(tmp_path / "private.pem"))
     assert jwt.decode(token, public, algorithms=["EdDSA"])["sub"] == "zoe"
+    for wrong in ([], ["--key", "nowhere.pem"]):
+        with pytest.raises(SystemExit):
+            output(capsys, "token", "zoe", *wrong)
+        assert "no token was made" in capsys.readouterr().err
 {% endif %}

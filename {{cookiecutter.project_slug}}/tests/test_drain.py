@@ -142,6 +142,7 @@ async def test_the_same_signal_again_ends_the_waiting_and_another_one_is_passed_
         assert server.seen == []
         signal.raise_signal(signal.SIGINT)
         await asyncio.wait_for(server.stop.wait(), 10)
+    assert stubborn.aborted
     assert server.seen == [signal.SIGINT, signal.SIGTERM]
 
 

@@ -9,6 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 {% endif %}
 
+{% if cookiecutter.auth == "jwt" %}
+import jwt
+{% endif %}
 import uvicorn
 
 {% if cookiecutter.auth == "jwt" %}
@@ -39,8 +42,12 @@ def main() -> None:
     if arguments.command == "key":
         print(f"APP_AUTH_KEY={new_secret()}")
     elif arguments.command == "token":
-        private_key = arguments.key.read_text("utf-8") if arguments.key else ""
-        print(mint(arguments.subject, 60 * arguments.minutes, load_settings(), private_key))
+        settings = load_settings()
+        try:
+            key = arguments.key.read_text("utf-8") if arguments.key else None
+            print(mint(arguments.subject, 60 * arguments.minutes, settings, key))
+        except (OSError, OverflowError, ValueError, jwt.PyJWTError) as failure:
+            parser.error(f"no token was made: {failure}")
     else:
         serve(load_settings())
 {% else %}

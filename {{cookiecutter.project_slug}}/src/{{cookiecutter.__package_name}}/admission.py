@@ -83,7 +83,8 @@ class Admission:
         subprotocol = next((name for name in self._subprotocols if name in offered), None)
         await websocket.accept(subprotocol)
         connection = Connection(websocket, settings, subprotocol)
-        about = {"client": connection.address, "path": websocket.scope["path"]}
+        origin = websocket.headers.get("origin", "")
+        about = {"client": connection.address, "path": websocket.scope["path"], "origin": origin}
 {% if cookiecutter.auth == "jwt" %}
         connection.subject = about["subject"] = identity.subject
         connection.close_at(identity.expires)

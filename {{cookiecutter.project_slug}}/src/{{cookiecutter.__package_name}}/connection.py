@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 from starlette.types import Message
 
+from .logs import address_of
 from .protocol import POLICY, CloseCode, ErrorCode, error_frame
 from .settings import Settings
 from .transport import find_transport, server_frame
@@ -83,7 +84,7 @@ class Connection:
     @property
     def address(self) -> str:
         """Where the peer is, for the log."""
-        return "{}:{}".format(*(self._websocket.client or ("unknown", 0)))
+        return address_of(self._websocket.client)
 
     def __aiter__(self) -> AsyncIterator[str | bytes]:
         """Yield every message, text as `str` and binary as `bytes`.

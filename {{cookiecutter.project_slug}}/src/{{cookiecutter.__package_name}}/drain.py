@@ -83,7 +83,7 @@ class Drain:
     async def run(self) -> None:
         """Close every connection within `seconds`; from now on, new ones are refused with 503."""
         self.has_begun = True
-        with suppress(TimeoutError):
+        try:
             async with asyncio.timeout(self._seconds):
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._settled(), self._seconds / 4)
@@ -91,8 +91,11 @@ class Drain:
                 while self._connections:
                     self._close(self._connections)  # of those, who came in the meantime
                     await asyncio.sleep(0.01)
-        for connection in list(self._connections):
-            connection.abort()
+        except TimeoutError:
+            pass
+        finally:
+            for connection in list(self._connections):
+                connection.abort()
 
     async def _close_in_batches(self) -> None:
         waiting = list(self._connections)

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from uvicorn.config import LOGGING_CONFIG
 from uvicorn.logging import DefaultFormatter
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(f"{__package__}.admission")
 
 OF_EVERY_RECORD = {*vars(logging.makeLogRecord({})), "asctime", "color_message", "message"}
 SAID_BETTER = (
@@ -44,6 +44,11 @@ def set_up_logging(app: FastAPI, form: str) -> None:
         own.setLevel(logging.INFO)
 
 
+def address_of(client: tuple[str, int] | None) -> str:
+    """Return where a client is."""
+    return "{}:{}".format(*(client or ("unknown", 0)))
+
+
 def uvicorn_log_config(form: str) -> dict[str, Any]:
     """Return uvicorn's own configuration of logging, as text or as JSON."""
     if form == "text":
@@ -56,10 +61,14 @@ async def _refuse(request: Request, exc: HTTPException) -> Response:
     """Answer as FastAPI does; log a refused handshake, and remember that it was on purpose."""
     if isinstance(request, WebSocket):
         _refused.set(True)
-        client = "{}:{}".format(*(request.client or ("unknown", 0)))
-        about = {"client": client, "path": request.scope["path"], "status": exc.status_code}
-        origin = ", ".join(request.headers.getlist("origin"))
-        logger.warning("refused", extra={**about, "reason": exc.detail, "origin": origin})
+        about = {
+            "client": address_of(request.client),
+            "path": request.scope["path"],
+            "origin": ", ".join(request.headers.getlist("origin")),
+            "status": exc.status_code,
+            "reason": exc.detail,
+        }
+        logger.warning("refused", extra=about)
     return await http_exception_handler(request, exc)
 
 

@@ -6,7 +6,7 @@ from pydantic_core import to_json
 
 
 class CloseCode(IntEnum):
-    """The close codes this application sends (RFC 6455 §7.4.1 and the IANA registry)."""
+    """Close codes to send (RFC 6455 §7.4.1 and the IANA registry)."""
 
     NORMAL = 1000
     GOING_AWAY = 1001

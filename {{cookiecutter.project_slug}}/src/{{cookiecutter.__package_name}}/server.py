@@ -8,12 +8,13 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import Frame
 
 from .connection import HIGH_WATER
+from .logs import address_of
 from .protocol import CloseCode
 
 HANDSHAKE_SECONDS = 10.0
 """Seconds that a client has for the head of a request."""
 MAX_HEAD_BYTES = 65_536
-"""Bytes that the head of a request may have."""
+"""Bytes that may have come when the head of a request is still not complete."""
 MAX_FRAGMENTS = 1024
 """Frames that a message may come in; they may be empty, so its size does not limit them."""
 PINGS_PER_SECOND = 100
@@ -78,8 +79,8 @@ class WebSocket(WebSocketsSansIOProtocol):
         self.second = second
         if self.pings > PINGS_PER_SECOND or self.transport.get_write_buffer_size() > HIGH_WATER:
             if not self.transport.is_closing():
-                client = "{}:{}".format(*(self.client or ("unknown", 0)))
-                logger.warning("dropped", extra={"client": client, "reason": "too many pings"})
+                about = {"client": address_of(self.client), "reason": "too many pings"}
+                logger.warning("dropped", extra=about)
             self.transport.abort()
         else:
             super().handle_ping()

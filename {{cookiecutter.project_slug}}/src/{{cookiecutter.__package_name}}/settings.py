@@ -85,8 +85,8 @@ class Settings(BaseSettings):
     """How the log is written: for people, or one JSON object a line."""
 {% if cookiecutter.auth == "jwt" %}
 
-    auth_algorithms: Annotated[tuple[Algorithm, ...], NoDecode, BeforeValidator(_split)] = (
-        "HS256",
+    auth_algorithms: Annotated[tuple[Algorithm, ...], NoDecode, BeforeValidator(_split)] = Field(
+        ("HS256",), min_length=1
     )
     """Algorithms that a token may be signed with, separated by commas, all for the one key."""
 
@@ -124,11 +124,12 @@ def load_settings() -> Settings:
 
 def _explain(error: ErrorDetails) -> str:
     name = f"APP_{str(error['loc'][0]).upper()}"
+    rule = error["msg"].removeprefix("Value error, ")
 {% if cookiecutter.auth == "jwt" %}
     if name == "APP_AUTH_KEY":
-        return f"  {name}: {error['msg']}"
+        return f"  {name}: {rule}"
 {% endif %}
-    return f"  {name}={error['input']!r}: {error['msg']}"
+    return f"  {name}={error['input']!r}: {rule}"
 
 
 def from_state(name: str) -> Any:
