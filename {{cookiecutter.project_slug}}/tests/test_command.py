@@ -128,6 +128,10 @@ def test_it_prints_keys_and_tokens_that_work(
     token = output(capsys, "token", "zoe", "--minutes", "1")
     claims = jwt.decode(token, key, algorithms=["HS256"], audience="chat")
     assert claims["exp"] - time.time() <= 60
+    for wrong in ([""], ["zoe", "--minutes", "inf"], ["zoe", "--minutes", "nan"]):
+        with pytest.raises(SystemExit):
+            output(capsys, "token", *wrong)
+        assert "no token was made" in capsys.readouterr().err
 
 
 def test_where_the_server_has_a_public_key_tokens_are_made_with_the_private_one(
