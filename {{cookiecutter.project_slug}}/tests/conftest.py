@@ -106,9 +106,8 @@ def running(app: FastAPI, **options: Any) -> Generator[str]:
     with socket.create_server(("127.0.0.1", 0), backlog=100) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         limit = app.state.settings.max_message_bytes
-        config = uvicorn.Config(
-            app, log_config=None, ws_max_size=limit, ws_ping_interval=None, **options
-        )
+        options = {"ws_max_size": limit, "ws_ping_interval": None} | options
+        config = uvicorn.Config(app, log_config=None, **options)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

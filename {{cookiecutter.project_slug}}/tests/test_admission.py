@@ -137,6 +137,20 @@ def test_browsers_only() -> None:
     app = app_with(require_origin=True)
     assert admits(app, "http://chat.example")
     assert not admits(app)
+    anywhere = app_with(require_origin=True, allowed_origins="*")
+    assert admits(anywhere, "https://evil.example")
+    assert not admits(anywhere)
+
+
+def test_a_path_that_is_not_there_is_refused_like_anything_else(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = serve(app_with())
+    with pytest.raises(InvalidStatus) as refusal, connect(f"{url}/nowhere"):
+        pass
+    assert refusal.value.response.status_code == 404
+    (warning,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert vars(warning)["path"] == "/nowhere"
 
 
 def test_a_refusal_is_a_real_response_and_one_line_in_the_log(

@@ -274,6 +274,18 @@ async def closed(message: Message) -> None:
     raise RuntimeError("websocket.send after websocket.close")
 
 
+class Unread(asyncio.Transport):
+    """A transport with something that its peer has not read."""
+
+    aborted = False
+
+    def get_write_buffer_size(self) -> int:
+        return 1
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
 @pytest.mark.anyio
 async def test_many_messages_of_one_client_do_not_hold_up_the_others() -> None:
     others = asyncio.create_task(asyncio.sleep(0))
@@ -285,6 +297,13 @@ async def test_many_messages_of_one_client_do_not_hold_up_the_others() -> None:
 
 @pytest.mark.anyio
 async def test_a_server_that_has_closed_by_itself_ends_the_connection() -> None:
+    connection = connection_of(always, closed)
+    await connection.close()
+    transport = Unread()
+    connection = connection_of(always, closed)
+    connection.transport = transport
+    await connection.close()
+    assert transport.aborted
     connection = connection_of(always, closed)
     with pytest.raises(WebSocketDisconnect):
         await connection.send("too late")

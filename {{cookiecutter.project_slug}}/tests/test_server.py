@@ -1,6 +1,7 @@
 """Clients that wear a server down before it has anything to do with the application."""
 
 import socket
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -18,15 +19,23 @@ EMPTY_PART = bytes([0x00, 0x80, 0, 0, 0, 0])
 
 
 @pytest.fixture
-def url() -> Iterator[str]:
-    """Where an application is served by the protocols that the command uses."""
-    app: FastAPI = create_app(Settings())
+def app() -> FastAPI:
+    """An application that sends back whatever it gets."""
+    app = create_app(Settings())
 
     @app.websocket("/all")
     async def everything(connection: Admitted) -> None:
         async for message in connection:
+            if message == "bye":
+                return
             await connection.send(message)
 
+    return app
+
+
+@pytest.fixture
+def url(app: FastAPI) -> Iterator[str]:
+    """Where it is served by the protocols that the command uses."""
     with running(app, http=server.Http, ws=server.WebSocket) as url:
         yield url
 
@@ -39,7 +48,12 @@ def dial(url: str) -> socket.socket:
 
 @pytest.mark.parametrize(
     "beginning",
-    [b"", b"GET /all HTTP/1.1\r\nHost: x\r\n", b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\nG"],
+    [
+        b"",
+        b"GET /all HTTP/1.1\r\nHost: x\r\n",
+        b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\nG",
+        b"GET /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n.",
+    ],
 )
 def test_half_a_handshake_is_not_waited_for(
     url: str, monkeypatch: pytest.MonkeyPatch, beginning: bytes
@@ -48,6 +62,41 @@ def test_half_a_handshake_is_not_waited_for(
     with dial(url) as raw:
         raw.sendall(beginning)
         assert (b"200 OK" in read_to_end(raw)) == (b"livez" in beginning)
+
+
+def test_a_line_break_between_requests_is_no_way_to_stay(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "HANDSHAKE_SECONDS", 0.2)
+    with dial(url) as raw:
+        raw.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert raw.recv(1000).startswith(b"HTTP/1.1 200 ")
+        raw.sendall(b"\r\n")
+        read_to_end(raw)
+
+
+@pytest.mark.parametrize(
+    ("path", "more", "status"),
+    [
+        ("/all", "Content-Length: 5\r\n", b"400"),
+        ("/all", "Transfer-Encoding: chunked\r\n", b"400"),
+        ("/all", "X: x\r\n" * 200, b"431"),
+        (f"/all?{'x' * 9000}", "", b"414"),
+        ("/all", "Sec-WebSocket-Version: 8\r\n", b"400"),
+    ],
+)
+def test_a_request_that_is_no_handshake_is_refused_at_once(
+    url: str, caplog: pytest.LogCaptureFixture, path: str, more: str, status: bytes
+) -> None:
+    with dial(url) as raw:
+        raw.sendall(
+            f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+            f"{more}\r\n".encode()
+        )
+        assert read_to_end(raw).startswith(b"HTTP/1.1 " + status)
+    (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert vars(warning)["reason"] == "not a WebSocket handshake"
 
 
 def test_a_thousand_that_say_nothing_keep_nobody_out(url: str) -> None:
@@ -84,12 +133,54 @@ def test_pings_are_answered(url: str) -> None:
             assert raw.recv(100) == b"\x8a\x00"
 
 
-def test_a_flood_of_pings_is_cut_off(url: str, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("first", [0x89, 0x8A], ids=["pings", "pongs"])
+def test_a_flood_of_pings_is_cut_off(
+    url: str, caplog: pytest.LogCaptureFixture, first: int
+) -> None:
     with raw_client(url, "/all") as raw:
-        raw.sendall(EMPTY_PING * 1000)
+        raw.sendall(bytes([first, 0x80, 0, 0, 0, 0]) * 1000)
         read_to_end(raw)
     (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
-    assert vars(warning)["reason"] == "too many pings"
+    assert vars(warning)["reason"] == "too many pings or pongs"
+
+
+def test_a_pong_is_taken(url: str) -> None:
+    with raw_client(url, "/all") as raw:
+        raw.sendall(bytes([0x8A, 0x80, 0, 0, 0, 0]) + text_frame(b"hello"))
+        assert raw.recv(100) == b"\x81\x05hello"
+
+
+def test_who_goes_on_talking_after_the_close_is_cut_off(url: str) -> None:
+    with raw_client(url, "/all") as raw:
+        raw.sendall(text_frame(b"bye"))
+        write_until_refused(raw, text_frame(b"") * 1000)
+
+
+def test_text_that_is_not_utf8_before_a_close_frame_is_no_traceback(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with raw_client(url, "/all") as raw:
+        raw.sendall(text_frame(b"\xff") + bytes([0x88, 0x82, 0, 0, 0, 0]) + b"\x03\xe8")
+        assert read_to_end(raw) == b"\x88\x02\x03\xe8"
+    assert [record for record in caplog.records if record.exc_info] == []
+
+
+def test_who_answers_no_ping_is_gone_whatever_it_has_not_read(app: FastAPI) -> None:
+    ended = threading.Event()
+
+    @app.websocket("/some")
+    async def some(connection: Admitted) -> None:
+        await connection.send(b"x" * 60_000)
+        async for _ in connection:
+            pass
+        ended.set()
+
+    pings = {"ws_ping_interval": 0.1, "ws_ping_timeout": 0.1}
+    with (
+        running(app, http=server.Http, ws=server.WebSocket, **pings) as url,
+        raw_client(url, "/some"),
+    ):
+        assert ended.wait(10)
 
 
 def test_a_message_in_parts_arrives_whole(url: str) -> None:

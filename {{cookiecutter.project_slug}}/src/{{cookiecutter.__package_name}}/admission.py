@@ -117,7 +117,7 @@ def check_origin(websocket: WebSocket, settings: Settings) -> None:
     origins = websocket.headers.getlist("origin")
     if not origins and not settings.require_origin:
         return
-    if "*" in settings.allowed_origins:
+    if origins and "*" in settings.allowed_origins:
         return
     scheme = "https" if websocket.scope["scheme"] == "wss" else "http"
     own = normal_origin(f"{scheme}://{websocket.headers.get('host', '')}")

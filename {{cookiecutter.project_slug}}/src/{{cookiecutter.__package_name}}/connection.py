@@ -201,12 +201,16 @@ class Connection:
             logger.warning("closed", extra={"client": self.address, "code": code, "reason": reason})
 
     async def _close(self, code: CloseCode, reason: str) -> None:
-        with suppress(RuntimeError, WebSocketDisconnect):
-            try:
+        try:
+            with suppress(WebSocketDisconnect):
                 async with asyncio.timeout(STALL_TIMEOUT):
                     await self._websocket.close(code, reason)
-            except TimeoutError:
-                self._give_up()
+        except TimeoutError:
+            self._give_up()
+        except RuntimeError:
+            # uvicorn has closed on its own, and may wait for ever for what nobody reads.
+            if self.transport is not None and self.transport.get_write_buffer_size():
+                self.abort()
         self._stop_reading()
 
 {% if cookiecutter.auth == "jwt" %}

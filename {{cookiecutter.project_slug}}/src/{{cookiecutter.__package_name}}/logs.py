@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response, WebSocket
 from fastapi.exception_handlers import http_exception_handler
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 from uvicorn.config import LOGGING_CONFIG
 from uvicorn.logging import DefaultFormatter
 
@@ -35,6 +36,7 @@ def set_up_logging(app: FastAPI, form: str) -> None:
     are there already are left to do their work.
     """
     app.exception_handler(HTTPException)(_refuse)
+    app.router.default = _not_found
     logging.getLogger("uvicorn.error").addFilter(_is_worth_saying)
     own = logging.getLogger(__package__)
     if not own.hasHandlers():
@@ -53,8 +55,15 @@ def uvicorn_log_config(form: str) -> dict[str, Any]:
     """Return uvicorn's own configuration of logging, as text or as JSON."""
     if form == "text":
         return LOGGING_CONFIG
-    as_json = dict.fromkeys(LOGGING_CONFIG["formatters"], {"()": JsonFormatter})
-    return LOGGING_CONFIG | {"formatters": as_json}
+    return LOGGING_CONFIG | {
+        "formatters": dict.fromkeys(LOGGING_CONFIG["formatters"], {"()": JsonFormatter}),
+        "loggers": LOGGING_CONFIG["loggers"] | {"asyncio": LOGGING_CONFIG["loggers"]["uvicorn"]},
+    }
+
+
+async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
+    """Refuse as anything else is refused; Starlette would close a WebSocket with a bare 403."""
+    raise HTTPException(404)
 
 
 async def _refuse(request: Request, exc: HTTPException) -> Response:
