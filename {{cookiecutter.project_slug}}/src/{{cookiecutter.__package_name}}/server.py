@@ -98,6 +98,11 @@ class WebSocket(WebSocketsSansIOProtocol):
         if self.response.status_code != 101:
             self.log_refusal(self.response.status_code)
 
+    def start_keepalive(self) -> None:
+        """Begin to ping; the handshake is over, and its 3 KiB are not kept."""
+        super().start_keepalive()
+        del self.request, self.response
+
     def log_refusal(self, status: int) -> None:
         """Log what the application never hears of."""
         about = {"client": address_of(self.client), "status": status}
