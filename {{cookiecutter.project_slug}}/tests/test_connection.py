@@ -4,8 +4,10 @@ import asyncio
 import socket
 import struct
 import threading
-from collections.abc import Callable
-from contextlib import ExitStack
+import time
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
 from typing import Annotated
 
 import pytest
@@ -221,8 +223,10 @@ def test_too_many_invalid_messages_in_a_row_close_with_1008(client: TestClient) 
         assert close_code(websocket) == 1008
 
 
-def test_more_messages_than_allowed_get_an_error_and_then_1008() -> None:
-    app = create_app(Settings(messages_per_second=0.0001, message_burst=3))
+@contextmanager
+def echoing(rate: float, burst: int) -> Generator[WebSocketTestSession]:
+    """Connect to an endpoint that sends back what it gets, at this rate."""
+    app = create_app(Settings(messages_per_second=rate, message_burst=burst))
 
     @app.websocket("/all")
     async def everything(connection: Admitted) -> None:
@@ -231,6 +235,11 @@ def test_more_messages_than_allowed_get_an_error_and_then_1008() -> None:
 
     client = TestClient(app, headers=introduce("")[1])
     with client, client.websocket_connect("/all") as websocket:
+        yield websocket
+
+
+def test_more_messages_than_allowed_get_an_error_and_then_1008() -> None:
+    with echoing(rate=0.0001, burst=3) as websocket:
         for _ in range(7):
             websocket.send_text("x")
         assert [websocket.receive_text() for _ in range(3)] == ["x", "x", "x"]
@@ -240,17 +249,10 @@ def test_more_messages_than_allowed_get_an_error_and_then_1008() -> None:
 
 
 def test_who_waits_may_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    app = create_app(Settings(messages_per_second=10, message_burst=2))
     now = 1000.0
-    monkeypatch.setattr(connection_module.time, "monotonic", lambda: now)
-
-    @app.websocket("/all")
-    async def everything(connection: Admitted) -> None:
-        async for message in connection:
-            await connection.send(message)
-
-    client = TestClient(app, headers=introduce("")[1])
-    with client, client.websocket_connect("/all") as websocket:
+    clock = SimpleNamespace(monotonic=lambda: now, time=time.time)
+    monkeypatch.setattr(connection_module, "time", clock)
+    with echoing(rate=10, burst=2) as websocket:
         for seconds, answer in ((0.0, "x"), (0.0, "x"), (0.0, "error"), (0.3, "x"), (9, "x")):
             now += seconds
             websocket.send_text("x")
