@@ -70,7 +70,7 @@ def test_new_clients_are_refused_and_so_says_readyz() -> None:
 
 
 def test_who_does_not_read_is_dropped_in_time(serve_both_ways: Serve) -> None:
-    app = app_that_drains(seconds=1)
+    app = app_that_drains(seconds=2)
     url = serve_both_ways(app)
     with raw_client(url, "/flood"), connect(f"{url}/drain") as client:
         assert listen_to_the_end(client) == (["it has begun"], 1012)
@@ -120,7 +120,7 @@ def server() -> Generator[Server]:
 @pytest.mark.anyio
 async def test_a_signal_drains_first_and_stops_the_server_then(server: Server) -> None:
     stubborn = Stubborn()
-    with Drain({cast("Connection", stubborn)}, seconds=0.2).on_signals():
+    with Drain({cast("Connection", stubborn)}, seconds=1).on_signals():
         signal.raise_signal(signal.SIGTERM)
         assert server.seen == []
         await asyncio.wait_for(server.stop.wait(), 10)
