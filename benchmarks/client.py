@@ -154,7 +154,7 @@ async def clients(
     finally:
         for client in opened:
             client.transport.abort()
-        await asyncio.sleep(QUIET)
+        await asyncio.sleep(QUIET)  # for the server to see it: what comes next is measured
 
 
 async def ask(target: Target, path: str) -> bytes:
@@ -278,7 +278,7 @@ async def echo(target: Target, count: int, payload: bytes, seconds: float) -> di
         for client in them:
             client.on_bytes = again
             client.transport.write(request)
-        await asyncio.sleep(QUIET)
+        await asyncio.sleep(QUIET)  # to warm up
         before, began, cpu = answers, time.perf_counter(), time.process_time()
         await asyncio.sleep(seconds)
         took = time.perf_counter() - began

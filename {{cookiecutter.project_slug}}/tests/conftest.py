@@ -22,6 +22,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 from websockets.sync.client import connect as websockets_connect
 
+from {{ cookiecutter.__package_name }}.admission import Admitted
 from {{ cookiecutter.__package_name }}.main import create_app
 from {{ cookiecutter.__package_name }}.settings import Settings
 {% if cookiecutter.auth == "jwt" %}
@@ -55,6 +56,31 @@ def app() -> FastAPI:
     return create_app(Settings())
 
 
+def echo_app(**settings: object) -> FastAPI:
+    """An application with these settings that sends back what it gets, at `/all`."""
+    app = create_app(Settings.model_validate(settings))
+
+    @app.websocket("/all")
+    async def everything(connection: Admitted) -> None:
+        async for message in connection:
+            await connection.send(message)
+
+    return app
+
+
+def warning(caplog: pytest.LogCaptureFixture) -> dict[str, Any]:
+    """Return what the only warning in the log says."""
+    (record,) = [each for each in caplog.records if each.levelno == logging.WARNING]
+    return vars(record)
+
+
+def errors_logged(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return the errors and tracebacks logged since the test began, its fixtures included."""
+    records = [each for when in ("setup", "call", "teardown") for each in caplog.get_records(when)]
+    failed = [each for each in records if each.levelno >= logging.ERROR or each.exc_info]
+    return [logging.Formatter().format(each) for each in failed]
+
+
 @pytest.fixture
 def client(app: FastAPI) -> Iterator[TestClient]:
     """A client of the application in this process."""
@@ -72,7 +98,7 @@ def serve(caplog: pytest.LogCaptureFixture) -> Iterator[Serve]:
     caplog.set_level(logging.INFO)
     with ExitStack() as stack:
         yield lambda app: stack.enter_context(running(app))
-    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+    assert errors_logged(caplog) == []
 
 
 @pytest.fixture(params=["direct", "portable"])
@@ -135,21 +161,32 @@ def connect(url: str, name: str = "", behind: str = "", **options: Any) -> Clien
     return websockets_connect(url, proxy=None, additional_headers=headers, **options)
 
 
+def dial(url: str) -> socket.socket:
+    """Connect to a server, with a small buffer, and say nothing yet."""
+    host, _, port = url.removeprefix("ws://").partition(":")
+    raw = socket.socket()
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    raw.settimeout(10)
+    raw.connect((host, int(port)))
+    return raw
+
+
+def handshake(path: str, more: str = "", name: str = "", host: str = "x") -> bytes:
+    """Return a handshake, with `more` headers."""
+    path, headers = introduce(path, name)
+    more += "".join(f"{key}: {value}\r\n" for key, value in headers.items())
+    return (
+        f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+        f"{more}\r\n".encode("latin-1")
+    )
+
+
 @contextmanager
 def raw_client(url: str, path: str, name: str = "") -> Generator[socket.socket]:
     """Shake hands by hand, for a client that then does what no library would."""
-    host, _, port = url.removeprefix("ws://").partition(":")
-    path, headers = introduce(path, name)
-    more = "".join(f"{key}: {value}\r\n" for key, value in headers.items())
-    with socket.socket() as raw:
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        raw.settimeout(10)
-        raw.connect((host, int(port)))
-        raw.sendall(
-            f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\n"
-            "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
-            f"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n{more}\r\n".encode()
-        )
+    with dial(url) as raw:
+        raw.sendall(handshake(path, name=name))
         answer = b""
         while not answer.endswith(b"\r\n\r\n"):
             answer += raw.recv(1)
@@ -169,6 +206,13 @@ def read_to_end(raw: socket.socket) -> bytes:
         while chunk := raw.recv(100_000):
             received += chunk
     return received
+
+
+def send_while_open(client: ClientConnection, *messages: str | bytes) -> None:
+    """Send messages to a server that may close the connection at any of them."""
+    with suppress(ConnectionClosed):
+        for message in messages:
+            client.send(message)
 
 
 def listen_to_the_end(client: ClientConnection) -> tuple[list[str | bytes], int | None]:

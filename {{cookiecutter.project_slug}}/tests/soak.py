@@ -24,32 +24,24 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.typing import Subprotocol
 
 from {{ cookiecutter.__package_name }} import server
-from {{ cookiecutter.__package_name }}.admission import Admitted
-from {{ cookiecutter.__package_name }}.main import create_app
-from {{ cookiecutter.__package_name }}.settings import Settings
 
-from .conftest import introduce, running
+from .conftest import echo_app, introduce, running
 
 {% if cookiecutter.include_broadcast %}
-PATHS = ("/echo", "/ws_broadcast", "/ws_broadcast/tea")
+PATHS = ("/all", "/ws_broadcast", "/ws_broadcast/tea")
 {% else %}
-PATHS = ("/echo",)
+PATHS = ("/all",)
 {% endif %}
+LIMITS = {
+    "max_connections": 40,
+    "max_message_bytes": 20_000,
+    "message_burst": 200,
+{% if cookiecutter.include_broadcast %}
+    "history_length": 1,
+{% endif %}
+}
 SIZES = (1, 1, 100, 100, 10_000, 10_000, 30_000)
 RUBBISH = (b"\xff\xff\xff\xff", b"\x81\x85none", b"\x83\x80\x00\x00\x00\x00")
-
-
-def build() -> FastAPI:
-    """An application with limits that clients will meet."""
-    limits = {"max_connections": 40, "max_message_bytes": 20_000, "message_burst": 200}
-    app = create_app(Settings.model_validate({**limits, "history_length": 1}))
-
-    @app.websocket("/echo")
-    async def echo(connection: Admitted) -> None:
-        async for message in connection:
-            await connection.send(message)
-
-    return app
 
 
 async def live(url: str, chance: random.Random) -> None:
@@ -147,7 +139,7 @@ async def crowd(app: FastAPI, url: str, seconds: float, seed: int) -> list[int]:
 
 def soak(seconds: float, seed: int) -> list[int]:
     """Run a server, and crowds of clients; return the bytes in use between them."""
-    app = build()
+    app = echo_app(**LIMITS)
     tracemalloc.start()
     try:
         options = {"http": server.Http, "ws": server.WebSocket}

@@ -29,6 +29,7 @@ from {{ cookiecutter.__package_name }}.settings import Settings, SettingsDep
 from .conftest import (
     Serve,
     connect,
+    echo_app,
     introduce,
     raw_client,
     running,
@@ -68,13 +69,8 @@ def ended() -> threading.Event:
 @pytest.fixture
 def app(ended: threading.Event) -> FastAPI:
     """An application with low limits, and an endpoint for each thing endpoints do."""
-    app = create_app(Settings(max_message_bytes=20, max_invalid_messages=2))
+    app = echo_app(max_message_bytes=20, max_invalid_messages=2)
     app.add_middleware(Watch, ended=ended)
-
-    @app.websocket("/all")
-    async def everything(connection: Admitted) -> None:
-        async for message in connection:
-            await connection.send(message)
 
     @app.websocket("/texts")
     async def texts(connection: Admitted) -> None:
@@ -226,13 +222,7 @@ def test_too_many_invalid_messages_in_a_row_close_with_1008(client: TestClient) 
 @contextmanager
 def echoing(rate: float, burst: int) -> Generator[WebSocketTestSession]:
     """Connect to an endpoint that sends back what it gets, at this rate."""
-    app = create_app(Settings(messages_per_second=rate, message_burst=burst))
-
-    @app.websocket("/all")
-    async def everything(connection: Admitted) -> None:
-        async for message in connection:
-            await connection.send(message)
-
+    app = echo_app(messages_per_second=rate, message_burst=burst)
     client = TestClient(app, headers=introduce("")[1])
     with client, client.websocket_connect("/all") as websocket:
         yield websocket

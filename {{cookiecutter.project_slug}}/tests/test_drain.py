@@ -17,21 +17,14 @@ from starlette.testclient import WebSocketDenialResponse
 from {{ cookiecutter.__package_name }}.admission import Admitted
 from {{ cookiecutter.__package_name }}.connection import Connection
 from {{ cookiecutter.__package_name }}.drain import Drain
-from {{ cookiecutter.__package_name }}.main import create_app
-from {{ cookiecutter.__package_name }}.settings import Settings
 
-from .conftest import Serve, connect, introduce, listen_to_the_end, raw_client
+from .conftest import Serve, connect, echo_app, introduce, listen_to_the_end, raw_client
 
 
 def app_that_drains(seconds: int) -> FastAPI:
     """An application that begins to drain as soon as it is asked to."""
-    app = create_app(Settings(drain_seconds=seconds))
+    app = echo_app(drain_seconds=seconds)
     app.state.drained = threading.Event()
-
-    @app.websocket("/hold")
-    async def hold(connection: Admitted) -> None:
-        async for _ in connection:
-            pass
 
     @app.websocket("/flood")
     async def flood(connection: Admitted) -> None:
@@ -52,7 +45,7 @@ def app_that_drains(seconds: int) -> FastAPI:
 def test_everybody_is_told_1012(serve_both_ways: Serve) -> None:
     url = serve_both_ways(app_that_drains(seconds=10))
     with ExitStack() as stack:
-        clients = [stack.enter_context(connect(f"{url}/hold")) for _ in range(20)]
+        clients = [stack.enter_context(connect(f"{url}/all")) for _ in range(20)]
         clients.append(stack.enter_context(connect(f"{url}/drain")))
         assert [listen_to_the_end(client)[1] for client in clients] == 21 * [1012]
 
@@ -64,7 +57,7 @@ def test_new_clients_are_refused_and_so_says_readyz() -> None:
         assert websocket.receive_text() == "it has begun"
         assert client.get("/readyz").status_code == 503
         assert client.get("/livez").status_code == 200
-        with pytest.raises(WebSocketDenialResponse) as refusal, client.websocket_connect("/hold"):
+        with pytest.raises(WebSocketDenialResponse) as refusal, client.websocket_connect("/all"):
             pass
         assert refusal.value.status_code == 503
 

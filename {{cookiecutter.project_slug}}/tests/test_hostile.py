@@ -12,11 +12,10 @@ from pydantic import JsonValue, TypeAdapter
 
 from {{ cookiecutter.__package_name }} import server
 from {{ cookiecutter.__package_name }}.admission import Admitted
-from {{ cookiecutter.__package_name }}.main import create_app
 from {{ cookiecutter.__package_name }}.origin import normal_origin
 from {{ cookiecutter.__package_name }}.settings import Settings, load_settings
 
-from .conftest import introduce, raw_client, read_to_end, running, text_frame
+from .conftest import dial, echo_app, handshake, raw_client, read_to_end, running, text_frame
 
 hostile = settings(
     deadline=None,
@@ -32,12 +31,7 @@ CLOSE_CODES = {1000, 1001, 1002, 1003, 1007, 1008, 1009}
 @pytest.fixture
 def served() -> Iterator[tuple[FastAPI, str]]:
     """An application that reads in every way, and where it is served."""
-    app = create_app(Settings(max_message_bytes=1000, message_burst=50, messages_per_second=100))
-
-    @app.websocket("/all")
-    async def everything(connection: Admitted) -> None:
-        async for message in connection:
-            await connection.send(message)
+    app = echo_app(max_message_bytes=1000, message_burst=50, messages_per_second=100)
 
     @app.websocket("/json")
     async def parsed(connection: Admitted) -> None:
@@ -138,22 +132,19 @@ def test_a_setting_works_or_is_refused_by_name(name: str, value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "head",
+    ("right", "wrong"),
     [
-        "GET /all HTTP/1.1\r\nSec-WebSocket-Version: 8",
-        "GET /all HTTP/1.1\r\nSec-WebSocket-Version: 0",
-        "GET /all HTTP/1.1\r\nSec-WebSocket-Key1: 4 @1  46546xW%0l 1 5",
-        "POST /all HTTP/1.1\r\nSec-WebSocket-Version: 13",
+        (b"Version: 13", b"Version: 8"),
+        (b"Version: 13", b"Version: 0"),
+        (b"Version: 13", b"Key1: 4 @1  46546xW%0l 1 5"),
+        (b"GET", b"POST"),
     ],
 )
-def test_only_the_protocol_of_rfc_6455_is_spoken(served: tuple[FastAPI, str], head: str) -> None:
-    host, _, port = served[1].removeprefix("ws://").partition(":")
-    credentials = "".join(f"{name}: {value}\r\n" for name, value in introduce("")[1].items())
-    with socket.create_connection((host, int(port)), timeout=10) as raw:
-        raw.sendall(
-            f"{head}\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-            f"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n{credentials}\r\n".encode()
-        )
+def test_only_the_protocol_of_rfc_6455_is_spoken(
+    served: tuple[FastAPI, str], right: bytes, wrong: bytes
+) -> None:
+    with dial(served[1]) as raw:
+        raw.sendall(handshake("/all").replace(right, wrong))
         assert raw.recv(12) in (b"HTTP/1.1 400", b"HTTP/1.1 426", b"HTTP/1.1 405")
 
 

@@ -10,11 +10,10 @@ import pytest
 from uvicorn.config import LOGGING_CONFIG
 
 from {{ cookiecutter.__package_name }} import logs
-from {{ cookiecutter.__package_name }}.admission import Admitted
 from {{ cookiecutter.__package_name }}.main import create_app
 from {{ cookiecutter.__package_name }}.settings import Settings
 
-from .conftest import Serve, connect, listen_to_the_end
+from .conftest import Serve, connect, echo_app, listen_to_the_end, send_while_open
 
 
 def record(message: str, *arguments: object, **more: object) -> logging.LogRecord:
@@ -97,14 +96,7 @@ def test_the_server_logs_likewise(form: str, capsys: pytest.CaptureFixture[str])
 
 
 def test_nothing_is_said_twice(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
-    app = create_app(Settings())
-
-    @app.websocket("/hold")
-    async def hold(connection: Admitted) -> None:
-        async for _ in connection:
-            pass
-
-    with connect(f"{serve(app)}/hold") as client:
+    with connect(f"{serve(echo_app())}/all") as client:
         port = client.local_address[1]
     about_it = [record for record in caplog.records if str(port) in str(vars(record))]
     assert [record.getMessage() for record in about_it] == ["connected", "disconnected"]
@@ -112,16 +104,8 @@ def test_nothing_is_said_twice(serve: Serve, caplog: pytest.LogCaptureFixture) -
 
 
 def test_what_clients_say_is_not_logged(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
-    app = create_app(Settings(max_message_bytes=10))
-
-    @app.websocket("/hold")
-    async def hold(connection: Admitted) -> None:
-        async for _ in connection:
-            pass
-
-    with connect(f"{serve(app)}/hold") as client:
-        client.send("kept quiet")
-        client.send("kept quiet, too")
+    with connect(f"{serve(echo_app(max_message_bytes=10))}/all") as client:
+        send_while_open(client, "kept quiet", "kept quiet, too")
         listen_to_the_end(client)
     assert [vars(each).get("code") for each in caplog.records][-1] == 1009
     assert not [record for record in caplog.records if "kept quiet" in str(vars(record))]

@@ -4,25 +4,18 @@ import pytest
 from fastapi import FastAPI
 
 from {{ cookiecutter.__package_name }}.admission import Admitted
-from {{ cookiecutter.__package_name }}.main import create_app
-from {{ cookiecutter.__package_name }}.settings import Settings
 
-from .conftest import Serve, WrapSend, connect, running
+from .conftest import Serve, WrapSend, connect, echo_app, running
 
 
 @pytest.fixture
 def app() -> FastAPI:
     """An application that says which way it answers, and answers that way."""
-    app = create_app(Settings(max_message_bytes=100_000))
+    app = echo_app(max_message_bytes=100_000)
 
     @app.websocket("/way")
     async def way(connection: Admitted) -> None:
         await connection.send("portable" if connection.transport is None else "direct")
-
-    @app.websocket("/all")
-    async def everything(connection: Admitted) -> None:
-        async for message in connection:
-            await connection.send(message)
 
     return app
 

@@ -48,8 +48,7 @@ class Admission:
             raise HTTPException(503, "restarting")
         check_origin(websocket, state.settings)
         host = websocket.client.host if websocket.client else ""
-        state.places.take(host)
-        connection = None
+        place = state.places.take(host)
         try:
             connection = await self._accept(websocket, state.settings)
             state.connections.add(connection)
@@ -69,11 +68,11 @@ class Admission:
                 await connection.close()
             finally:
                 await connection.linger()
+                state.connections.discard(connection)
                 about = {"client": connection.address, "code": connection.close_code}
                 logger.info("disconnected", extra=about)
         finally:
-            state.connections.discard(connection)
-            state.places.give_back(host)
+            state.places.give_back(place)
 
     async def _accept(self, websocket: WebSocket, settings: Settings) -> Connection:
 {% if cookiecutter.auth == "jwt" %}

@@ -15,8 +15,11 @@ class Places:
         self._taken = 0
         self._by_network: Counter[str] = Counter()
 
-    def take(self, host: str) -> None:
-        """Take a place for a client, or raise: 503 if all are taken, 429 if its share is."""
+    def take(self, host: str) -> str:
+        """Take a place for a client, and return what gives it back.
+
+        Raises a 503 if all are taken, and a 429 if those of its network are.
+        """
         network = network_of(host)
         if self._taken >= self._total:
             raise HTTPException(503, "too many connections")
@@ -24,10 +27,10 @@ class Places:
             raise HTTPException(429, "too many connections from this address")
         self._taken += 1
         self._by_network[network] += 1
+        return network
 
-    def give_back(self, host: str) -> None:
-        """Give a client's place back."""
-        network = network_of(host)
+    def give_back(self, network: str) -> None:
+        """Give a place back."""
         self._taken -= 1
         self._by_network[network] -= 1
         if not self._by_network[network]:

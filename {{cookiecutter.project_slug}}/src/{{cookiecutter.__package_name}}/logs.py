@@ -4,6 +4,7 @@ import json
 import logging
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from secrets import token_hex
 from typing import Any
 
 from fastapi import FastAPI, Request, Response, WebSocket
@@ -13,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.config import LOGGING_CONFIG
 from uvicorn.logging import DefaultFormatter
 
+# Whoever refuses a client, its refusal is found in one place.
 logger = logging.getLogger(f"{__package__}.admission")
 
 OF_EVERY_RECORD = {*vars(logging.makeLogRecord({})), "asctime", "color_message", "message"}
@@ -47,8 +49,17 @@ def set_up_logging(app: FastAPI, form: str) -> None:
 
 
 def address_of(client: tuple[str, int] | None) -> str:
-    """Return where a client is."""
-    return "{}:{}".format(*(client or ("unknown", 0)))
+    """Return a client's address as `host:port`; behind a proxy, which hides the port, as `host`."""
+    host, port = client or ("unknown", 0)
+    if not port:
+        return host
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def connection_fields(scope: Scope) -> dict[str, Any]:
+    """Return the fields that every log line about a connection begins with."""
+    connection_id = scope.setdefault("connection_id", token_hex(4))
+    return {"connection": connection_id, "client": address_of(scope["client"])}
 
 
 def uvicorn_log_config(form: str) -> dict[str, Any]:

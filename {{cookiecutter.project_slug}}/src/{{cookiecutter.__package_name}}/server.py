@@ -27,6 +27,7 @@ MAX_BYTES_AFTER_CLOSE = 262_144
 
 REFUSAL = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
+# Whoever refuses a client, its refusal is found in one place.
 logger = logging.getLogger(f"{__package__}.admission")
 
 
