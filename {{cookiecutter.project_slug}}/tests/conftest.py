@@ -189,7 +189,8 @@ def raw_client(url: str, path: str, name: str = "") -> Generator[socket.socket]:
         raw.sendall(handshake(path, name=name))
         answer = b""
         while not answer.endswith(b"\r\n\r\n"):
-            answer += raw.recv(1)
+            answer += (byte := raw.recv(1))
+            assert byte, "the server closed the connection"
         assert answer.startswith(b"HTTP/1.1 101 ")
         yield raw
 

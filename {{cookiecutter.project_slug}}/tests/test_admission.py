@@ -7,7 +7,11 @@ from starlette.testclient import WebSocketDenialResponse
 from websockets.exceptions import InvalidStatus
 
 from {{ cookiecutter.__package_name }}.admission import Admitted
+{% if cookiecutter.include_broadcast %}
+from {{ cookiecutter.__package_name }}.limits import JoinLimiter, Places
+{% else %}
 from {{ cookiecutter.__package_name }}.limits import Places
+{% endif %}
 from {{ cookiecutter.__package_name }}.main import create_app
 from {{ cookiecutter.__package_name }}.settings import Settings
 
@@ -231,3 +235,45 @@ def test_neighbours_are_not_one_address() -> None:
     for host in ("192.0.2.1", "192.0.2.2", "2001:db8:1:2::1", "2001:db8:1:3::1"):
         places.take(host)
     assert len(places) == 4
+{% if cookiecutter.include_broadcast %}
+
+
+def test_an_address_joins_so_many_rooms_a_second_and_ten_times_that_at_once() -> None:
+    now = 1000.0
+    joins = JoinLimiter(per_second=0.5, clock=lambda: now)
+    for _ in range(5):
+        joins.take("192.0.2.1")
+    with pytest.raises(HTTPException) as refusal:
+        joins.take("::ffff:192.0.2.1")
+    assert refusal.value.status_code == 429
+    joins.take("192.0.2.2")
+    now += 2
+    joins.take("192.0.2.1")
+    with pytest.raises(HTTPException):
+        joins.take("192.0.2.1")
+
+
+def test_no_more_addresses_are_remembered_than_the_latest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(JoinLimiter, "MAX_ADDRESSES", 2)
+    joins = JoinLimiter(per_second=0.1, clock=lambda: 1000.0)
+    joins.take("192.0.2.1")
+    for host in ("192.0.2.2", "192.0.2.3"):
+        joins.take(host)
+    joins.take("192.0.2.1")
+    with pytest.raises(HTTPException):
+        joins.take("192.0.2.3")
+
+
+def test_too_many_joins_of_an_address_are_refused_before_the_handshake() -> None:
+    app = create_app(Settings(joins_per_second_per_ip=0.1))
+    with TestClient(app, headers=introduce("")[1]) as client:
+        with client.websocket_connect("/ws_broadcast"):
+            pass
+        with (
+            pytest.raises(WebSocketDenialResponse) as refusal,
+            client.websocket_connect("/ws_broadcast"),
+        ):
+            pass
+    assert refusal.value.status_code == 429
+    assert len(app.state.hub) == 0
+{% endif %}

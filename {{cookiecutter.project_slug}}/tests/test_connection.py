@@ -1,6 +1,7 @@
 """What holds for every endpoint, whatever it does; tried on small ones made here."""
 
 import asyncio
+import json
 import socket
 import struct
 import threading
@@ -8,12 +9,11 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
-from typing import Annotated
 
 import pytest
-from fastapi import FastAPI, Query, WebSocket, WebSocketDisconnect
+from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 from fastapi.testclient import TestClient
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.testclient import WebSocketTestSession
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketState
@@ -31,6 +31,7 @@ from .conftest import (
     connect,
     echo_app,
     introduce,
+    listen_to_the_end,
     raw_client,
     running,
     text_frame,
@@ -69,7 +70,7 @@ def ended() -> threading.Event:
 @pytest.fixture
 def app(ended: threading.Event) -> FastAPI:
     """An application with low limits, and an endpoint for each thing endpoints do."""
-    app = echo_app(max_message_bytes=20, max_invalid_messages=2)
+    app = echo_app(max_message_bytes=24, max_invalid_messages=2)
     app.add_middleware(Watch, ended=ended)
 
     @app.websocket("/texts")
@@ -89,6 +90,7 @@ def app(ended: threading.Event) -> FastAPI:
 
     @app.websocket("/burst")
     async def burst(connection: Admitted) -> None:
+        await connection.accept()
         assert connection.transport is not None
         connection.transport.write(b"x" * 10_000_000)
         async for _ in connection:
@@ -120,11 +122,8 @@ def app(ended: threading.Event) -> FastAPI:
 
     @app.websocket("/broken")
     async def broken(connection: Admitted) -> None:
+        await connection.send("hello")
         raise LookupError("a bug in an endpoint")
-
-    @app.websocket("/number")
-    async def number(connection: Admitted, n: Annotated[int, Query()]) -> None:
-        await connection.send(str(n))
 
     return app
 
@@ -136,7 +135,7 @@ def close_code(websocket: WebSocketTestSession) -> int:
     return closed.value.code
 
 
-@pytest.mark.parametrize("longest", ["x" * 20, "é" * 10])
+@pytest.mark.parametrize("longest", ["x" * 24, "é" * 12])
 def test_a_message_of_the_greatest_size_is_taken(client: TestClient, longest: str) -> None:
     with client.websocket_connect("/all") as websocket:
         websocket.send_text(longest)
@@ -145,7 +144,7 @@ def test_a_message_of_the_greatest_size_is_taken(client: TestClient, longest: st
         assert websocket.receive_bytes() == longest.encode()
 
 
-@pytest.mark.parametrize("too_long", ["x" * 21, "é" * 11, b"\xff" * 21])
+@pytest.mark.parametrize("too_long", ["x" * 25, "é" * 13, b"\xff" * 25])
 def test_a_longer_one_closes_with_1009(client: TestClient, too_long: str | bytes) -> None:
     with client.websocket_connect("/all") as websocket:
         if isinstance(too_long, str):
@@ -184,7 +183,6 @@ def test_a_client_that_says_nothing_is_closed_with_1001(serve: Serve) -> None:
         ('{"x":NaN,"y":1}', "invalid_json"),
         ("[" * 20, "invalid_json"),
         ("null", "invalid_shape"),
-        ('{"x":1}', "invalid_shape"),
         (b'{"x":1,"y":2}', "text_expected"),
     ],
 )
@@ -199,8 +197,33 @@ def test_an_invalid_message_gets_an_error_and_the_connection_lives_on(
         error = websocket.receive_json()["error"]
         assert error["code"] == code
         assert error["detail"]
+        assert "path" not in error
         websocket.send_text('{"x":1,"y":2}')
         assert websocket.receive_text() == "1,2"
+
+
+@pytest.mark.parametrize(
+    ("message", "path"),
+    [('{"x":1}', "y"), ('{"x":"secret","y":1}', "x"), ('{"x":1,"y":[1,2]}', "y")],
+)
+def test_a_wrong_shape_is_answered_with_where_it_is_and_without_its_value(
+    client: TestClient, message: str, path: str
+) -> None:
+    with client.websocket_connect("/points") as websocket:
+        websocket.send_text(message)
+        answer = websocket.receive_text()
+        assert json.loads(answer)["error"]["code"] == "invalid_shape"
+        assert json.loads(answer)["error"]["path"] == path
+        assert "secret" not in answer
+
+
+def test_a_path_is_no_longer_than_it_need_be() -> None:
+    schema = TypeAdapter(dict[str, dict[str, int]])
+    with pytest.raises(ValidationError) as wrong:
+        schema.validate_python({"data": {"x" * 1000: "no"}})
+    path = connection_module.first_mismatch(wrong.value)
+    assert path.startswith("data.xxx")
+    assert len(path) == 200
 
 
 def test_too_many_invalid_messages_in_a_row_close_with_1008(client: TestClient) -> None:
@@ -249,11 +272,14 @@ def test_who_waits_may_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
             assert answer in websocket.receive_text()
 
 
-def connection_of(receive: Receive, send: Send) -> Connection:
+async def connection_of(receive: Receive, send: Send) -> Connection:
     """An accepted connection on a server made of these two."""
-    websocket = WebSocket({"type": "websocket", "client": None}, receive, send)
-    websocket.client_state = websocket.application_state = WebSocketState.CONNECTED
-    return Connection(websocket, Settings(), None)
+    scope = {"type": "websocket", "client": None, "path": "/", "headers": []}
+    websocket = WebSocket(scope, receive, send)
+    websocket.client_state = WebSocketState.CONNECTED
+    connection = Connection(websocket, Settings())
+    await connection.accept()
+    return connection
 
 
 async def always() -> Message:
@@ -263,7 +289,8 @@ async def always() -> Message:
 
 async def closed(message: Message) -> None:
     """Do as uvicorn does when it has closed on its own."""
-    raise RuntimeError("websocket.send after websocket.close")
+    if message["type"] != "websocket.accept":
+        raise RuntimeError("websocket.send after websocket.close")
 
 
 class Unread(asyncio.Transport):
@@ -281,7 +308,7 @@ class Unread(asyncio.Transport):
 @pytest.mark.anyio
 async def test_many_messages_of_one_client_do_not_hold_up_the_others() -> None:
     others = asyncio.create_task(asyncio.sleep(0))
-    async for _ in connection_of(always, closed):
+    async for _ in await connection_of(always, closed):
         if others.done():
             break
     assert others.done()
@@ -289,14 +316,14 @@ async def test_many_messages_of_one_client_do_not_hold_up_the_others() -> None:
 
 @pytest.mark.anyio
 async def test_a_server_that_has_closed_by_itself_ends_the_connection() -> None:
-    connection = connection_of(always, closed)
+    connection = await connection_of(always, closed)
     await connection.close()
     transport = Unread()
-    connection = connection_of(always, closed)
+    connection = await connection_of(always, closed)
     connection.transport = transport
     await connection.close()
     assert transport.aborted
-    connection = connection_of(always, closed)
+    connection = await connection_of(always, closed)
     with pytest.raises(WebSocketDisconnect):
         await connection.send("too late")
     assert not connection.is_open
@@ -317,7 +344,7 @@ def test_what_a_client_leaves_unread_does_not_keep_it_here(
 
 def test_an_endpoint_knows_the_settings_and_where_its_peer_is(client: TestClient) -> None:
     with client.websocket_connect("/about") as websocket:
-        assert websocket.receive_text() == "testclient:50000, 20 bytes"
+        assert websocket.receive_text() == "testclient:50000, 24 bytes"
 
 
 def test_an_endpoint_that_returns_closes_with_1000(app: FastAPI, serve: Serve) -> None:
@@ -341,21 +368,9 @@ def test_an_endpoint_that_fails_closes_with_1011_and_is_logged(
     app: FastAPI, caplog: pytest.LogCaptureFixture
 ) -> None:
     with running(app) as url, connect(f"{url}/broken") as websocket:
-        with pytest.raises(ConnectionClosed):
-            websocket.recv(timeout=10)
-        assert websocket.close_code == 1011
+        assert listen_to_the_end(websocket) == (["hello"], 1011)
     failures = [record.exc_info for record in caplog.records if record.exc_info]
     assert [type(failure[1]) for failure in failures] == [LookupError]
-
-
-def test_an_invalid_parameter_closes_with_1008(app: FastAPI, serve: Serve) -> None:
-    url = serve(app)
-    with connect(f"{url}/number?n=7") as websocket:
-        assert websocket.recv(timeout=10) == "7"
-    with connect(f"{url}/number?n=seven") as websocket:
-        with pytest.raises(ConnectionClosed):
-            websocket.recv(timeout=10)
-        assert websocket.close_code == 1008
 
 
 def vanish(raw: socket.socket) -> None:

@@ -33,6 +33,7 @@ def app_that_drains(seconds: int) -> FastAPI:
 
     @app.websocket("/drain")
     async def drain(connection: Admitted) -> None:
+        await connection.accept()
         app.state.task = asyncio.create_task(app.state.drain.run())
         app.state.task.add_done_callback(lambda _: app.state.drained.set())
         await connection.send("it has begun")

@@ -103,6 +103,38 @@ def test_nothing_is_said_twice(serve: Serve, caplog: pytest.LogCaptureFixture) -
     assert "connection open" not in caplog.text
 
 
+def test_the_last_line_about_a_connection_says_what_it_was(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    with connect(f"{serve(echo_app())}/all", name="zoe", behind="192.0.2.1") as client:
+        for _ in range(3):
+            client.send("Hello")
+            client.recv(timeout=10)
+    first, last = [vars(each) for each in caplog.records if "connected" in each.message]
+    assert first["connection"] == last["connection"]
+    assert last["client"] == "192.0.2.1"
+    assert last["path"] == "/all"
+{% if cookiecutter.auth == "jwt" %}
+    assert last["subject"] == "zoe"
+{% endif %}
+    assert (last["code"], last["messages_in"], last["messages_out"]) == (1000, 3, 3)
+    assert 0 < last["seconds"] < 60
+
+
+@pytest.mark.parametrize(
+    ("client", "address"),
+    [
+        (("192.0.2.1", 80), "192.0.2.1:80"),
+        (("192.0.2.1", 0), "192.0.2.1"),
+        (("2001:db8::1", 80), "[2001:db8::1]:80"),
+        (("2001:db8::1", 0), "2001:db8::1"),
+        (None, "unknown"),
+    ],
+)
+def test_how_an_address_is_written(client: tuple[str, int] | None, address: str) -> None:
+    assert logs.address_of(client) == address
+
+
 def test_what_clients_say_is_not_logged(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     with connect(f"{serve(echo_app(max_message_bytes=10))}/all") as client:
         send_while_open(client, "kept quiet", "kept quiet, too")

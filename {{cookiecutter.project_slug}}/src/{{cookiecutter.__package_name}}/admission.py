@@ -1,23 +1,20 @@
 """Who may connect. Every WebSocket endpoint takes its connection from here."""
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import Depends, HTTPException, WebSocket, WebSocketDisconnect
-from fastapi.exceptions import WebSocketRequestValidationError
 
 from .connection import Connection
+from .errors import close_code_for
 from .origin import normal_origin
 from .protocol import CloseCode
 from .settings import Settings
 {% if cookiecutter.auth == "jwt" %}
-from .tokens import identify
+from .tokens import read_token, refuse_revoked
 {% endif %}
-
-logger = logging.getLogger(__name__)
 
 
 class Admission:
@@ -30,8 +27,10 @@ class Admission:
     page of another origin, 429 for too many from one address.
 {% endif %}
 
-    An admitted client is accepted, with the first of `subprotocols` that it offers, and its
-    connection is closed when the endpoint returns: with 1000, or with 1011 if the endpoint failed.
+    The handshake is answered when the endpoint first uses the connection, with the first of
+    `subprotocols` that the client offers; then all other dependencies and parameters have been
+    checked. The connection is closed when the endpoint returns, with 1000, or by the exception
+    that it raises: see `errors.close_code_for`; any other exception is a bug, and gives 1011.
     """
 
     def __init__(self, *subprotocols: str) -> None:
@@ -47,52 +46,60 @@ class Admission:
         if state.drain.has_begun:
             raise HTTPException(503, "restarting")
         check_origin(websocket, state.settings)
-        host = websocket.client.host if websocket.client else ""
-        place = state.places.take(host)
+        connection = Connection(websocket, state.settings, self._choose_subprotocol(websocket))
+        place = state.places.take(connection.host)
+        state.connections.add(connection)
         try:
-            connection = await self._accept(websocket, state.settings)
-            state.connections.add(connection)
-            try:
-                yield connection
-            except WebSocketDisconnect:
-                await connection.close()  # it left, or is being closed, while it was answered
-            except WebSocketRequestValidationError:
-                # FastAPI finds out about an endpoint's own parameters only now.
-                await connection.close(CloseCode.POLICY_VIOLATION, "invalid parameters")
-            except asyncio.CancelledError:
-                connection.abort()  # the server has waited long enough for this one
-            except Exception:
-                await connection.close(CloseCode.INTERNAL_ERROR, "internal error")
-                raise
-            else:
-                await connection.close()
-            finally:
-                await connection.linger()
-                state.connections.discard(connection)
-                about = {"client": connection.address, "code": connection.close_code}
-                logger.info("disconnected", extra=about)
+{% if cookiecutter.auth == "jwt" %}
+            await authenticate(connection, websocket, state.settings)
+{% endif %}
+            yield connection
+            await connection.close()
+        except asyncio.CancelledError:
+            connection.abort()  # the server has waited long enough for this one
+        except Exception as error:
+            await close_after(connection, error)
         finally:
+            await connection.wait_flushed()
+            connection.log_end()
+            state.connections.discard(connection)
             state.places.give_back(place)
 
-    async def _accept(self, websocket: WebSocket, settings: Settings) -> Connection:
-{% if cookiecutter.auth == "jwt" %}
-        identity = await identify(websocket, settings)
-{% endif %}
+    def _choose_subprotocol(self, websocket: WebSocket) -> str | None:
         offered = websocket.scope["subprotocols"]
-        subprotocol = next((name for name in self._subprotocols if name in offered), None)
-        await websocket.accept(subprotocol)
-        connection = Connection(websocket, settings, subprotocol)
-        origin = websocket.headers.get("origin", "")
-        about = {"client": connection.address, "path": websocket.scope["path"], "origin": origin}
-{% if cookiecutter.auth == "jwt" %}
-        connection.subject = about["subject"] = identity.subject
-        connection.close_at(identity.expires)
-{% endif %}
-        logger.info("connected", extra=about)
-        return connection
+        return next((name for name in self._subprotocols if name in offered), None)
 
 
 Admitted = Annotated[Connection, Depends(Admission())]
+
+
+async def close_after(connection: Connection, error: Exception) -> None:
+    """Close a connection whose endpoint raised.
+
+    The exception is passed on where the handshake can still be refused, or where it is a bug.
+    """
+    if isinstance(error, WebSocketDisconnect) and not connection.is_accepted:
+        return  # the client left before the handshake was answered
+    if not connection.is_accepted:
+        raise error
+    close = close_code_for(error)
+    if close is None:
+        await connection.close(CloseCode.INTERNAL_ERROR, "internal error")
+        raise error
+    await connection.close(*close)
+{% if cookiecutter.auth == "jwt" %}
+
+
+async def authenticate(connection: Connection, websocket: WebSocket, settings: Settings) -> None:
+    """Check the client's token, and close the connection when it expires.
+
+    Raises a 401. The connection knows its subject before anybody is asked whether the token is
+    revoked, so `close_subject` finds it meanwhile.
+    """
+    connection.identity = read_token(websocket, settings)
+    connection.close_at(connection.identity.expires)
+    await refuse_revoked(connection.identity)
+{% endif %}
 
 
 async def close_idle(connections: set[Connection], idle_timeout: float) -> None:
@@ -103,7 +110,7 @@ async def close_idle(connections: set[Connection], idle_timeout: float) -> None:
     while True:
         await asyncio.sleep(min(idle_timeout / 10, 60))
         for connection in connections:
-            if time.monotonic() - connection.heard > idle_timeout:
+            if time.monotonic() - connection.last_received_at > idle_timeout:
                 connection.close_soon(CloseCode.GOING_AWAY, "idle for too long")
 
 

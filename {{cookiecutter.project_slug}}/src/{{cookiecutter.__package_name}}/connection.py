@@ -5,16 +5,19 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
-from fastapi import WebSocket, WebSocketDisconnect
+from fastapi import HTTPException, WebSocket, WebSocketDisconnect
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 from starlette.types import Message
 
-from .logs import address_of
-from .protocol import POLICY, CloseCode, ErrorCode, error_frame
+from .logs import address_of, connection_fields
+from .protocol import CAUSED_BY_CLIENT, CloseCode, ErrorCode, check_close, error_json
 from .settings import Settings
+{% if cookiecutter.auth == "jwt" %}
+from .tokens import ANYBODY
+{% endif %}
 from .transport import find_transport, server_frame
 
 STALL_TIMEOUT = 10.0
@@ -29,51 +32,74 @@ MESSAGES_PER_TURN = 64
 AT_ONCE = 0.0001
 """Seconds within which a message is there that need not be waited for."""
 
+MAX_PATH = 200
+"""Characters of a path in an error; its keys may be the client's own."""
+
 Shape = TypeVar("Shape")
 
 logger = logging.getLogger(__name__)
 
 
 class Connection:
-    """An accepted WebSocket that guards itself.
+    """A WebSocket that enforces size, rate and type limits.
 
     Iterate over it, or over `texts()` or `parsed()`, for its messages. The loop ends when the
     connection does, for whatever reason, so an endpoint needs no `try` around it.
+
+    The handshake is answered on first use: when it is read from, sent to or closed. So whatever
+    else the endpoint asks for has been checked by then, and can still refuse it with HTTP.
     """
 
     # A process holds thousands of them.
     __slots__ = (
+        "_accepted",
         "_allowance",
+        "_closed_early",
         "_closing",
 {% if cookiecutter.auth == "jwt" %}
         "_expiry",
 {% endif %}
         "_invalid_in_a_row",
+        "_opened_at",
+        "_opening",
         "_reading",
         "_settings",
         "_websocket",
         "close_code",
+        "close_reason",
         "encode_error",
-        "heard",
-        "is_open",
 {% if cookiecutter.auth == "jwt" %}
-        "subject",
+        "identity",
 {% endif %}
+        "is_open",
+        "last_received_at",
+        "messages_in",
+        "messages_out",
         "subprotocol",
         "transport",
     )
 
-    def __init__(self, websocket: WebSocket, settings: Settings, subprotocol: str | None) -> None:
-        self.is_open = True
+    def __init__(
+        self, websocket: WebSocket, settings: Settings, subprotocol: str | None = None
+    ) -> None:
+        """`subprotocol` is the one to choose of those that the client offers."""
+        self.is_open = False
         self.close_code: int | None = None
-        self.heard = time.monotonic()
+        self.close_reason = ""
+        self.messages_in = 0
+        self.messages_out = 0
+        self.last_received_at = time.monotonic()
 {% if cookiecutter.auth == "jwt" %}
-        self.subject = ""
+        self.identity = ANYBODY
         self._expiry: asyncio.TimerHandle | None = None
 {% endif %}
         self.subprotocol = subprotocol
         self.transport = find_transport(websocket.scope)
-        self.encode_error: Callable[[ErrorCode], str] = error_frame
+        self.encode_error: Callable[[ErrorCode, str], str] = error_json
+        self._accepted = False
+        self._closed_early: tuple[int, str] | None = None
+        self._opened_at = self.last_received_at
+        self._opening: asyncio.Future[None] | None = None
         self._websocket = websocket
         self._settings = settings
         self._invalid_in_a_row = 0
@@ -82,9 +108,81 @@ class Connection:
         self._closing: asyncio.Task[None] | None = None
 
     @property
+    def host(self) -> str:
+        """The peer's address; behind a trusted proxy, what the proxy says it is."""
+        return self._websocket.client.host if self._websocket.client else ""
+
+    @property
     def address(self) -> str:
-        """Where the peer is, for the log."""
+        """The same with the port, for people."""
         return address_of(self._websocket.client)
+{% if cookiecutter.auth == "jwt" %}
+
+    @property
+    def subject(self) -> str:
+        """The subject of the peer's token."""
+        return self.identity.subject
+{% endif %}
+
+    @property
+    def is_accepted(self) -> bool:
+        """Whether the handshake has been answered; from then on, refusals are close codes."""
+        return self._accepted
+
+    async def accept(self) -> None:
+        """Answer the handshake with 101, unless that is done.
+
+        Raises `HTTPException` if the connection was closed before: with 401 where its token has
+        expired or was revoked, else with 503.
+        """
+        if self._accepted:
+            return
+        if self._opening is not None:
+            await self._opening
+            return
+        if self._closed_early is not None:
+{% if cookiecutter.auth == "jwt" %}
+            code, reason = self._closed_early
+            raise HTTPException(401 if code == CloseCode.UNAUTHORIZED else 503, reason)
+{% else %}
+            raise HTTPException(503, self._closed_early[1])
+{% endif %}
+        self._opening = asyncio.get_running_loop().create_future()
+        try:
+            await self._websocket.accept(self.subprotocol)
+        except OSError:
+            raise WebSocketDisconnect(CloseCode.ABNORMAL) from None
+        finally:
+            self._opening.set_result(None)
+            self._opening = None
+        self._accepted = self.is_open = True
+        self._opened_at = self.last_received_at = time.monotonic()
+        origin = self._websocket.headers.get("origin", "")
+        logger.info("connected", extra=self.log_fields() | {"origin": origin})
+        if self._closed_early is not None:
+            self.close_soon(*self._closed_early)  # while the handshake was being answered
+
+    def log_fields(self) -> dict[str, Any]:
+        """Return what identifies this connection in the log."""
+        scope = self._websocket.scope
+{% if cookiecutter.auth == "jwt" %}
+        return connection_fields(scope) | {"path": scope["path"], "subject": self.subject}
+{% else %}
+        return connection_fields(scope) | {"path": scope["path"]}
+{% endif %}
+
+    def log_end(self) -> None:
+        """Write the last line about this connection: how it ended, and what it did."""
+        if not self._accepted:
+            return
+        fields = self.log_fields() | {
+            "code": self.close_code,
+            "reason": self.close_reason,
+            "seconds": round(time.monotonic() - self._opened_at, 3),
+            "messages_in": self.messages_in,
+            "messages_out": self.messages_out,
+        }
+        logger.info("disconnected", extra=fields)
 
     def __aiter__(self) -> AsyncIterator[str | bytes]:
         """Yield every message, text as `str` and binary as `bytes`.
@@ -102,6 +200,7 @@ class Connection:
     async def _messages(self, *, binary: bool = True) -> AsyncIterator[str | bytes]:
         rate, burst = self._settings.messages_per_second, self._settings.message_burst
         at_once = 0
+        await self.accept()
         while self.is_open:
             asked = time.monotonic()
             if self.transport is None:
@@ -111,13 +210,15 @@ class Connection:
             if event["type"] == "websocket.disconnect":
                 if self.is_open:
                     self.is_open, self.close_code = False, event.get("code")
+                    self.close_reason = event.get("reason") or ""
                 return
             now = time.monotonic()
             at_once = at_once + 1 if now - asked < AT_ONCE else 0
             if at_once == MESSAGES_PER_TURN:
                 at_once = await asyncio.sleep(0, 0)
-            self._allowance = min(burst, self._allowance + (now - self.heard) * rate) - 1
-            self.heard = now
+            self._allowance = min(burst, self._allowance + (now - self.last_received_at) * rate) - 1
+            self.last_received_at = now
+            self.messages_in += 1
             text = event.get("text")
             message: str | bytes = event["bytes"] if text is None else text
             if _size(message) > self._settings.max_message_bytes:
@@ -125,7 +226,7 @@ class Connection:
             elif self._allowance < -burst:
                 await self.close(CloseCode.POLICY_VIOLATION, "too many messages")
             elif self._allowance < 0:
-                await self.send(self.encode_error(ErrorCode.RATE_LIMITED))
+                await self.send(self.encode_error(ErrorCode.RATE_LIMITED, ""))
             elif text is None and not binary:
                 await self.close(CloseCode.UNSUPPORTED_DATA, "text expected")
             else:
@@ -144,8 +245,8 @@ class Connection:
             try:
                 from_json(message, allow_inf_nan=False)  # validation alone lets NaN pass
                 value = shape.validate_json(message)
-            except ValidationError:
-                await self._reject(ErrorCode.INVALID_SHAPE)
+            except ValidationError as error:
+                await self._reject(ErrorCode.INVALID_SHAPE, first_mismatch(error))
             except ValueError:
                 await self._reject(ErrorCode.INVALID_JSON)
             else:
@@ -158,9 +259,12 @@ class Connection:
         Raises `WebSocketDisconnect` when the peer is gone, or has made no room for
         `STALL_TIMEOUT` seconds. Let it pass: admission expects it.
         """
+        if not self._accepted:
+            await self.accept()
         transport = self.transport
         if not self.is_open or (transport is not None and transport.is_closing()):
             raise WebSocketDisconnect(CloseCode.GOING_AWAY)
+        self.messages_out += 1
         if transport is not None and transport.get_write_buffer_size() < HIGH_WATER:
             transport.write(server_frame(message))
         else:
@@ -182,25 +286,35 @@ class Connection:
             self.abort()
             raise WebSocketDisconnect(CloseCode.GOING_AWAY) from None
 
-    async def close(self, code: CloseCode = CloseCode.NORMAL, reason: str = "") -> None:
+    async def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
         """Close, unless that has begun already, and wait until the close frame is sent.
 
-        A peer that makes no room for it within `STALL_TIMEOUT` seconds is dropped without.
+        `code` is one that RFC 6455 §7.4 lets an application send, your own are 4000 to 4999;
+        anything else is a `ValueError`. Of the reason, 123 bytes are sent. A peer that makes no
+        room for the close frame within `STALL_TIMEOUT` seconds is dropped without.
         """
+        code, reason = check_close(code, reason)
+        if not self._accepted:
+            await self.accept()
         self.close_soon(code, reason)
         if self._closing is not None:
             await asyncio.wait([self._closing])
 
-    def close_soon(self, code: CloseCode, reason: str) -> None:
-        """Do the same without waiting, for those whom this peer must not hold up."""
+    def close_soon(self, code: int, reason: str) -> None:
+        """Do the same without waiting, for those whom this peer must not hold up.
+
+        A handshake that has not been answered is refused: with 401 for 4401, else with 503.
+        """
+        if not self._accepted:
+            self._closed_early = code, reason
         if not self.is_open:
             return
-        self.is_open, self.close_code = False, code
+        self.is_open, self.close_code, self.close_reason = False, code, reason
         self._closing = asyncio.create_task(self._close(code, reason))
-        if code in POLICY:
-            logger.warning("closed", extra={"client": self.address, "code": code, "reason": reason})
+        if code in CAUSED_BY_CLIENT:
+            self._warn("closed", code=code, reason=reason)
 
-    async def _close(self, code: CloseCode, reason: str) -> None:
+    async def _close(self, code: int, reason: str) -> None:
         try:
             with suppress(WebSocketDisconnect):
                 async with asyncio.timeout(STALL_TIMEOUT):
@@ -229,10 +343,13 @@ class Connection:
         self._stop_reading()
 
     def _give_up(self) -> None:
-        logger.warning("dropped", extra={"client": self.address, "reason": "it stopped reading"})
+        self._warn("dropped", reason="it stopped reading")
         self.abort()
 
-    async def linger(self) -> None:
+    def _warn(self, message: str, **fields: Any) -> None:
+        logger.warning(message, extra=self.log_fields() | fields)
+
+    async def wait_flushed(self) -> None:
         """Wait until the peer has taken what is left for it; drop it after `STALL_TIMEOUT`.
 
         A transport that is closed waits for that, too, but for as long as it takes.
@@ -262,12 +379,18 @@ class Connection:
         finally:
             self._reading = None
 
-    async def _reject(self, code: ErrorCode) -> None:
+    async def _reject(self, code: ErrorCode, path: str = "") -> None:
         self._invalid_in_a_row += 1
         if self._invalid_in_a_row > self._settings.max_invalid_messages:
             await self.close(CloseCode.POLICY_VIOLATION, "too many invalid messages")
         else:
-            await self.send(self.encode_error(code))
+            await self.send(self.encode_error(code, path))
+
+
+def first_mismatch(error: ValidationError) -> str:
+    """Return where a message first has the wrong shape, like `data.price`; never a value."""
+    location = error.errors(include_url=False, include_context=False, include_input=False)[0]["loc"]
+    return ".".join(map(str, location))[:MAX_PATH]
 
 
 def _size(message: str | bytes) -> int:

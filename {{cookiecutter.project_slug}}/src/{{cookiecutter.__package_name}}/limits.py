@@ -1,9 +1,23 @@
+{% if cookiecutter.include_broadcast %}
+"""How many connections there may be, in all and from one address, and how many joins a second."""
+
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from ipaddress import IPv6Address, ip_address
+from typing import Annotated
+
+from fastapi import HTTPException
+
+from .settings import from_state
+{% else %}
 """How many connections there may be, in all and from one address."""
 
 from collections import Counter
 from ipaddress import IPv6Address, ip_address
 
 from fastapi import HTTPException
+{% endif %}
 
 
 class Places:
@@ -51,3 +65,31 @@ def network_of(host: str) -> str:
     if address.ipv4_mapped is not None:
         return str(address.ipv4_mapped)
     return f"{IPv6Address(int(address) >> 64 << 64)}/64"
+{% if cookiecutter.include_broadcast %}
+
+
+class JoinLimiter:
+    """The joins that an address may make: so many a second, and ten seconds' worth at once."""
+
+    MAX_ADDRESSES = 10_000
+
+    def __init__(self, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._per_second = per_second
+        self._burst = max(1.0, 10 * per_second)
+        self._clock = clock
+        self._joins: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def take(self, host: str) -> None:
+        """Count a join of a client, or raise a 429 if its network has made too many."""
+        network, now = network_of(host), self._clock()
+        allowance, since = self._joins.pop(network, (self._burst, now))
+        allowance = min(self._burst, allowance + (now - since) * self._per_second)
+        if len(self._joins) >= self.MAX_ADDRESSES:
+            self._joins.popitem(last=False)  # the one that joined nowhere for the longest
+        self._joins[network] = allowance - (allowance >= 1), now
+        if allowance < 1:
+            raise HTTPException(429, "too many joins from this address")
+
+
+JoinLimiterDep = Annotated[JoinLimiter, from_state("joins")]
+{% endif %}

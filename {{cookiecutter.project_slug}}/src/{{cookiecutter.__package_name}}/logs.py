@@ -7,15 +7,9 @@ from datetime import UTC, datetime
 from secrets import token_hex
 from typing import Any
 
-from fastapi import FastAPI, Request, Response, WebSocket
-from fastapi.exception_handlers import http_exception_handler
-from starlette.exceptions import HTTPException
-from starlette.types import Receive, Scope, Send
+from starlette.types import Scope
 from uvicorn.config import LOGGING_CONFIG
 from uvicorn.logging import DefaultFormatter
-
-# Whoever refuses a client, its refusal is found in one place.
-logger = logging.getLogger(f"{__package__}.admission")
 
 OF_EVERY_RECORD = {*vars(logging.makeLogRecord({})), "asctime", "color_message", "message"}
 SAID_BETTER = (
@@ -28,17 +22,16 @@ SAID_BETTER = (
 )
 """What uvicorn says about things that this package says itself."""
 
-_refused: ContextVar[bool] = ContextVar("refused", default=False)
+handshake_refused: ContextVar[bool] = ContextVar("handshake_refused", default=False)
+"""Set in the task of a handshake that is refused, which uvicorn takes for a mistake."""
 
 
-def set_up_logging(app: FastAPI, form: str) -> None:
+def set_up_logging(form: str) -> None:
     """Log what clients do, once and as what it is, as `text` or as `json`.
 
     Nothing that any client can cause should look like a failure in uvicorn's log. Handlers that
     are there already are left to do their work.
     """
-    app.exception_handler(HTTPException)(_refuse)
-    app.router.default = _not_found
     logging.getLogger("uvicorn.error").addFilter(_is_worth_saying)
     own = logging.getLogger(__package__)
     if not own.hasHandlers():
@@ -72,32 +65,12 @@ def uvicorn_log_config(form: str) -> dict[str, Any]:
     }
 
 
-async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
-    """Refuse as anything else is refused; Starlette would close a WebSocket with a bare 403."""
-    raise HTTPException(404)
-
-
-async def _refuse(request: Request, exc: HTTPException) -> Response:
-    """Answer as FastAPI does; log a refused handshake, and remember that it was on purpose."""
-    if isinstance(request, WebSocket):
-        _refused.set(True)
-        about = {
-            "client": address_of(request.client),
-            "path": request.scope["path"],
-            "origin": ", ".join(request.headers.getlist("origin")),
-            "status": exc.status_code,
-            "reason": exc.detail,
-        }
-        logger.warning("refused", extra=about)
-    return await http_exception_handler(request, exc)
-
-
 def _is_worth_saying(record: logging.LogRecord) -> bool:
     """Drop what this package says itself, and uvicorn's traceback for bad UTF-8."""
     if record.msg == "Invalid UTF-8 sequence received from client.":
         record.exc_info, record.levelno, record.levelname = None, logging.INFO, "INFO"
     if record.msg == "ASGI callable returned without completing handshake.":
-        return not _refused.get()
+        return not handshake_refused.get()
     return record.msg not in SAID_BETTER
 
 

@@ -20,11 +20,16 @@ from .endpoints.echo import router as echo
 {% if cookiecutter.include_json %}
 from .endpoints.json_messages import router as json_messages
 {% endif %}
+from .errors import add_error_handlers
 from .health import router as health
 {% if cookiecutter.include_broadcast %}
 from .hub import Hub
 {% endif %}
+{% if cookiecutter.include_broadcast %}
+from .limits import JoinLimiter, Places
+{% else %}
 from .limits import Places
+{% endif %}
 from .logs import set_up_logging
 from .settings import Settings, load_settings
 from .transport import FindTransport
@@ -36,6 +41,9 @@ async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
     settings: Settings = app.state.settings
     watch = asyncio.create_task(close_idle(app.state.connections, settings.idle_timeout))
     app.state.is_running = True
+{% if cookiecutter.include_broadcast %}
+    app.state.broker.bind()
+{% endif %}
     with app.state.drain.on_signals():
         yield
     app.state.is_running = False
@@ -52,13 +60,17 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.connections = set()
     app.state.places = Places(settings.max_connections, settings.max_connections_per_ip)
 {% if cookiecutter.include_broadcast %}
-    app.state.hub = hub = Hub(settings.max_backlog_bytes)
-    app.state.broker = MemoryBroker(hub.deliver, settings.history_length)
+    app.state.hub = hub = Hub(
+        settings.max_backlog_bytes, settings.max_pending_bytes, settings.presence_limit
+    )
+    app.state.broker = MemoryBroker(hub, settings.history_length)
+    app.state.joins = JoinLimiter(settings.joins_per_second_per_ip)
     app.state.drain = Drain(app.state.connections, settings.drain_seconds, hub.settled)
 {% else %}
     app.state.drain = Drain(app.state.connections, settings.drain_seconds)
 {% endif %}
-    set_up_logging(app, settings.log_format)
+    set_up_logging(settings.log_format)
+    add_error_handlers(app)
     app.add_middleware(FindTransport)
 
     app.include_router(health)

@@ -4,13 +4,17 @@ from enum import IntEnum, StrEnum
 
 from pydantic_core import to_json
 
+SENDABLE = frozenset({*range(1000, 1004), *range(1007, 1015)})
+"""Registered close codes that an endpoint may send (RFC 6455 §7.4.1 and the IANA registry)."""
+
 
 class CloseCode(IntEnum):
-    """Close codes to send (RFC 6455 §7.4.1 and the IANA registry)."""
+    """Close codes that this package sends (RFC 6455 §7.4.1 and the IANA registry)."""
 
     NORMAL = 1000
     GOING_AWAY = 1001
     UNSUPPORTED_DATA = 1003
+    ABNORMAL = 1006  # never sent: the connection was lost
     POLICY_VIOLATION = 1008
     MESSAGE_TOO_BIG = 1009
     INTERNAL_ERROR = 1011
@@ -21,7 +25,7 @@ class CloseCode(IntEnum):
 {% endif %}
 
 
-POLICY = frozenset(
+CAUSED_BY_CLIENT = frozenset(
     {
         CloseCode.UNSUPPORTED_DATA,
         CloseCode.POLICY_VIOLATION,
@@ -29,7 +33,21 @@ POLICY = frozenset(
         CloseCode.TRY_AGAIN_LATER,
     }
 )
-"""What the peer has brought upon itself, and an operator may want to see."""
+"""Close codes caused by the client; logged as warnings."""
+
+MAX_REASON_BYTES = 123
+"""Longest close reason that fits into a control frame (RFC 6455 §5.5)."""
+
+
+def check_close(code: int, reason: str) -> tuple[int, str]:
+    """Return a close code that may be sent, and its reason cut to what fits into the frame.
+
+    Raises `ValueError` for a code that RFC 6455 §7.4 doesn't let an application send; its own
+    codes are 4000 to 4999, and 3000 to 3999 are for registered libraries.
+    """
+    if code not in SENDABLE and not 3000 <= code < 5000:
+        raise ValueError(f"close code {code} can't be sent; an application's own are 4000 to 4999")
+    return code, reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore")
 
 
 class ErrorCode(StrEnum):
@@ -49,9 +67,13 @@ DETAILS = {
 }
 
 
-def error_frame(code: ErrorCode) -> str:
-    """Return an error as JSON: `{"error": {"code": ..., "detail": ...}}`."""
-    return dump_json({"error": {"code": code, "detail": DETAILS[code]}})
+def error_json(code: ErrorCode, path: str = "") -> str:
+    """Return an error as JSON: `{"error": {"code": ..., "detail": ...}}`.
+
+    `path` names where a message has the wrong shape, like `data.price`.
+    """
+    error = {"code": code, "detail": DETAILS[code]}
+    return dump_json({"error": error | {"path": path} if path else error})
 
 
 def dump_json(value: object) -> str:

@@ -106,6 +106,15 @@ class Settings(BaseSettings):
     max_backlog_bytes: int = Field(1_048_576, ge=1)
     """Bytes that may wait for a member of a room; one that has more waiting is cut off, 1013."""
 
+    max_pending_bytes: int = Field(268_435_456, ge=1)
+    """Bytes that may wait for all members together; then those with most waiting get 1013."""
+
+    presence_limit: int = Field(100, ge=0)
+    """Members of a room that are told by name who comes and goes; a larger room gets counts."""
+
+    joins_per_second_per_ip: float = Field(50, gt=0)
+    """Rooms that one address may join a second, ten times that at once; then it gets 429."""
+
     history_length: int = Field(100, ge=0)
     """Messages of each room that are kept for members who come back."""
 {% endif %}

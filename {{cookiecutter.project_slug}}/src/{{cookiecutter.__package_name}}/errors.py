@@ -1,0 +1,93 @@
+"""What an exception becomes: before the handshake an HTTP response, after it a close code."""
+
+import logging
+
+from fastapi import FastAPI, Request, Response, WebSocket, WebSocketDisconnect
+from fastapi.encoders import jsonable_encoder
+from fastapi.exception_handlers import http_exception_handler
+from fastapi.exceptions import WebSocketException, WebSocketRequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocketState
+
+from .logs import connection_fields, handshake_refused
+from .protocol import CloseCode, check_close
+
+# All refusals are logged by one logger.
+logger = logging.getLogger(f"{__package__}.admission")
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Answer exceptions of WebSocket routes: with a response before the handshake, then a close.
+
+    For HTTP routes nothing changes.
+    """
+    app.exception_handler(HTTPException)(_handle_http_exception)
+    app.exception_handler(WebSocketException)(_refuse_or_close)
+    app.exception_handler(WebSocketRequestValidationError)(_refuse_or_close)
+    app.router.default = _not_found
+
+
+def close_code_for(error: Exception) -> tuple[int, str] | None:
+    """Return the close code and reason for an exception on an open connection, `None` for a bug.
+
+    `WebSocketException` has its own code; `HTTPException` and invalid parameters give 1008.
+    """
+    match error:
+        case WebSocketDisconnect():
+            return CloseCode.NORMAL, ""
+        case WebSocketException():
+            return check_close(error.code, error.reason)
+        case HTTPException():
+            return check_close(CloseCode.POLICY_VIOLATION, str(error.detail))
+        case WebSocketRequestValidationError():
+            return CloseCode.POLICY_VIOLATION, "invalid parameters"
+    return None
+
+
+async def _handle_http_exception(request: Request, error: HTTPException) -> Response | None:
+    if isinstance(request, WebSocket):
+        return await _refuse_or_close(request, error)
+    return await http_exception_handler(request, error)
+
+
+async def _refuse_or_close(websocket: WebSocket, error: Exception) -> Response | None:
+    if websocket.application_state is WebSocketState.CONNECTING:
+        return await _refuse(websocket, error)
+    if websocket.application_state is WebSocketState.CONNECTED:
+        # Only a route without admission gets here; admission closes what it has accepted.
+        close = close_code_for(error)
+        assert close is not None
+        await websocket.close(*close)
+    return None
+
+
+async def _refuse(websocket: WebSocket, error: Exception) -> Response:
+    """Return the response to a handshake: the status of an `HTTPException`, 422, or 403."""
+    match error:
+        case HTTPException():
+            status, reason = error.status_code, str(error.detail)
+            # FastAPI's handler reads nothing of the request.
+            response = await http_exception_handler(Request({"type": "http"}), error)
+        case WebSocketRequestValidationError():
+            where = error.errors()[0]["loc"]
+            status, reason = 422, f"invalid parameter {'.'.join(map(str, where))}"
+            response = JSONResponse({"detail": jsonable_encoder(error.errors())}, status)
+        case _:
+            status, reason = 403, getattr(error, "reason", "") or "forbidden"
+            response = JSONResponse({"detail": reason}, status)
+    handshake_refused.set(True)
+    fields = connection_fields(websocket.scope) | {
+        "path": websocket.scope["path"],
+        "origin": ", ".join(websocket.headers.getlist("origin")),
+        "status": status,
+        "reason": reason,
+    }
+    logger.warning("refused", extra=fields)
+    return response
+
+
+async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
+    """Refuse with 404 and a line in the log; Starlette would answer a handshake with 403."""
+    raise HTTPException(404)

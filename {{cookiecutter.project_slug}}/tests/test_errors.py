@@ -1,0 +1,273 @@
+"""What a client sees when an endpoint, or what it asks for, raises."""
+
+import asyncio
+from typing import Annotated, Any
+
+import pytest
+from fastapi import (
+    Cookie,
+    Depends,
+    FastAPI,
+    HTTPException,
+    Path,
+    Query,
+    WebSocket,
+    WebSocketDisconnect,
+)
+from fastapi.exceptions import WebSocketException
+from fastapi.testclient import TestClient
+from starlette.testclient import WebSocketDenialResponse
+from starlette.types import Message
+from websockets.exceptions import InvalidStatus
+
+from {{ cookiecutter.__package_name }}.admission import Admitted, close_after
+from {{ cookiecutter.__package_name }}.connection import Connection
+from {{ cookiecutter.__package_name }}.errors import close_code_for
+from {{ cookiecutter.__package_name }}.protocol import CloseCode
+from {{ cookiecutter.__package_name }}.settings import Settings
+
+from .conftest import Serve, connect, echo_app, introduce, listen_to_the_end, running
+
+
+def fails(kind: str) -> Exception:
+    """Return the exception of this kind."""
+    return {
+        "websocket": WebSocketException(4003, "not for you"),
+        "http": HTTPException(410, "gone", {"X-Why": "old"}),
+        "bug": LookupError("a bug in an endpoint"),
+    }[kind]
+
+
+async def session(session: Annotated[str | None, Cookie()] = None) -> str:
+    """Ask for a cookie, as the tutorial of FastAPI does."""
+    if session is None:
+        raise WebSocketException(1008)
+    return session
+
+
+async def first_word(connection: Admitted) -> str:
+    """Use the connection before the endpoint does."""
+    async for word in connection.texts():
+        return word
+    raise AssertionError
+
+
+@pytest.fixture
+def app() -> FastAPI:
+    """An application whose endpoints fail in every way."""
+    app = echo_app()
+
+    @app.websocket("/before/{kind}")
+    async def before(connection: Admitted, kind: str) -> None:
+        raise fails(kind)
+
+    @app.websocket("/after/{kind}")
+    async def after(connection: Admitted, kind: str) -> None:
+        await connection.send("hello")
+        raise fails(kind)
+
+    @app.websocket("/session")
+    async def with_session(connection: Admitted, session: Annotated[str, Depends(session)]) -> None:
+        await connection.send(session)
+
+    @app.websocket("/number/{n}")
+    async def number(
+        connection: Admitted, n: Annotated[int, Path()], m: Annotated[int, Query()] = 0
+    ) -> None:
+        await connection.send(str(n + m))
+
+    @app.websocket("/late")
+    async def late(
+        connection: Admitted, word: Annotated[str, Depends(first_word)], n: Annotated[int, Query()]
+    ) -> None:
+        raise AssertionError
+
+    @app.websocket("/unused")
+    async def unused(connection: Admitted) -> None:
+        pass
+
+    @app.websocket("/own")
+    async def own(connection: Admitted) -> None:
+        await connection.close(4003, "é" * 100)
+
+    @app.websocket("/raw/{kind}")
+    async def raw(websocket: WebSocket, kind: str) -> None:
+        await websocket.accept()
+        if kind == "closed":
+            await websocket.close(4000)
+            kind = "http"
+        raise fails(kind)
+
+    return app
+
+
+def refusal(client: TestClient, url: str, **options: Any) -> WebSocketDenialResponse:
+    """Return the response to a handshake that is refused."""
+    with (
+        pytest.raises(WebSocketDenialResponse) as refusal,
+        client.websocket_connect(url, **options),
+    ):
+        pass
+    return refusal.value
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "detail"), [("websocket", 403, "not for you"), ("http", 410, "gone")]
+)
+def test_an_exception_before_the_handshake_is_a_response_and_one_line_in_the_log(
+    client: TestClient, caplog: pytest.LogCaptureFixture, kind: str, status: int, detail: str
+) -> None:
+    response = refusal(client, f"/before/{kind}")
+    assert (response.status_code, response.json()) == (status, {"detail": detail})
+    assert ("x-why" in response.headers) == (kind == "http")
+    (line,) = [each for each in caplog.records if each.name.startswith("{{ cookiecutter.__package_name }}")]
+    assert (line.levelname, line.message) == ("WARNING", "refused")
+    assert (vars(line)["status"], vars(line)["reason"]) == (status, detail)
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "reason"), [("websocket", 4003, "not for you"), ("http", 1008, "gone")]
+)
+def test_an_exception_after_the_handshake_closes_and_is_one_line_in_the_log(
+    app: FastAPI,
+    serve_both_ways: Serve,
+    caplog: pytest.LogCaptureFixture,
+    kind: str,
+    code: int,
+    reason: str,
+) -> None:
+    with connect(f"{serve_both_ways(app)}/after/{kind}") as client:
+        assert listen_to_the_end(client) == (["hello"], code)
+        assert client.close_reason == reason
+    own = [each for each in caplog.records if each.name.startswith("{{ cookiecutter.__package_name }}")]
+    ends = [each for each in own if each.message == "disconnected"]
+    assert [(vars(each)["code"], vars(each)["reason"]) for each in ends] == [(code, reason)]
+    assert "refused" not in [each.message for each in own]
+
+
+def test_a_bug_before_the_handshake_is_500(app: FastAPI) -> None:
+    with running(app) as url:
+        with pytest.raises(InvalidStatus) as refused, connect(f"{url}/before/bug"):
+            pass
+        assert refused.value.response.status_code == 500
+
+
+def test_a_dependency_that_raises_is_a_refusal(app: FastAPI, serve: Serve) -> None:
+    url = serve(app)
+    with pytest.raises(InvalidStatus) as refused, connect(f"{url}/session"):
+        pass
+    assert refused.value.response.status_code == 403
+    headers = {"cookie": "session=mine", **introduce("")[1]}
+    with TestClient(app).websocket_connect("/session", headers=headers) as websocket:
+        assert websocket.receive_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("url", "parameter"), [("/number/one", "path.n"), ("/number/1?m=two", "query.m")]
+)
+def test_an_invalid_parameter_is_422_in_any_order_of_parameters(
+    client: TestClient, caplog: pytest.LogCaptureFixture, url: str, parameter: str
+) -> None:
+    response = refusal(client, url)
+    assert response.status_code == 422
+    assert ".".join(response.json()["detail"][0]["loc"]) == parameter
+    assert f"invalid parameter {parameter}" in [vars(each).get("reason") for each in caplog.records]
+    with client.websocket_connect("/number/1?m=2") as websocket:
+        assert websocket.receive_text() == "3"
+
+
+def test_an_invalid_parameter_closes_with_1008_where_the_connection_was_used_before(
+    app: FastAPI, serve: Serve
+) -> None:
+    with connect(f"{serve(app)}/late?n=one") as client:
+        client.send("word")
+        assert listen_to_the_end(client) == ([], 1008)
+
+
+def test_an_endpoint_that_never_uses_its_connection_closes_with_1000(
+    app: FastAPI, serve_both_ways: Serve
+) -> None:
+    with connect(f"{serve_both_ways(app)}/unused") as client:
+        assert listen_to_the_end(client) == ([], 1000)
+
+
+def test_an_endpoint_may_close_with_a_code_of_its_own(app: FastAPI, serve: Serve) -> None:
+    with connect(f"{serve(app)}/own") as client:
+        assert listen_to_the_end(client) == ([], 4003)
+        assert client.close_reason == "é" * 61  # 122 of 123 bytes
+
+
+@pytest.mark.parametrize("code", [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000])
+def test_codes_that_must_not_be_sent_are_mistakes(code: int) -> None:
+    with pytest.raises(ValueError, match=str(code)):
+        close_code_for(WebSocketException(code))
+
+
+@pytest.mark.parametrize(("kind", "code"), [("websocket", 4003), ("http", 1008), ("closed", 4000)])
+def test_a_route_without_admission_is_closed_likewise(
+    app: FastAPI, serve: Serve, kind: str, code: int
+) -> None:
+    with connect(f"{serve(app)}/raw/{kind}") as client:
+        assert listen_to_the_end(client) == ([], code)
+
+
+def test_a_connection_that_is_closed_before_its_handshake_is_answered_is_refused(
+    app: FastAPI, client: TestClient
+) -> None:
+    async def close_meanwhile(connection: Admitted) -> None:
+        connection.close_soon(CloseCode.SERVICE_RESTART, "restarting")
+
+    @app.websocket("/closed")
+    async def closed(connection: Admitted, _: Annotated[None, Depends(close_meanwhile)]) -> None:
+        await connection.send("too late")
+
+    response = refusal(client, "/closed")
+    assert (response.status_code, response.json()) == (503, {"detail": "restarting"})
+
+
+@pytest.mark.anyio
+async def test_a_connection_is_accepted_once_and_closed_if_that_was_asked_for_meanwhile() -> None:
+    sent: list[str] = []
+    go_on = asyncio.Event()
+
+    async def send(message: Message) -> None:
+        sent.append(message["type"])
+        await go_on.wait()
+
+    scope = {"type": "websocket", "client": None, "path": "/", "headers": []}
+    websocket = WebSocket(scope, receive_connect, send)
+    connection = Connection(websocket, Settings())
+    uses = [asyncio.create_task(connection.accept()) for _ in range(2)]
+    await asyncio.sleep(0)
+    connection.close_soon(CloseCode.SERVICE_RESTART, "restarting")
+    go_on.set()
+    await asyncio.gather(*uses)
+    await connection.close()
+    assert sent == ["websocket.accept", "websocket.close"]
+    assert connection.close_code == 1012
+
+
+async def receive_connect() -> Message:
+    """Receive the first message of a connection."""
+    return {"type": "websocket.connect"}
+
+
+@pytest.mark.anyio
+async def test_a_client_that_left_before_the_handshake_was_answered_is_a_disconnect() -> None:
+    async def send(message: Message) -> None:
+        raise OSError
+
+    scope = {"type": "websocket", "client": None, "path": "/", "headers": []}
+    connection = Connection(WebSocket(scope, receive_connect, send), Settings())
+    with pytest.raises(WebSocketDisconnect) as disconnect:
+        await connection.send("hello")
+    await close_after(connection, disconnect.value)
+
+
+def test_http_routes_fail_as_ever(app: FastAPI) -> None:
+    @app.get("/gone")
+    async def gone() -> None:
+        raise fails("http")
+
+    response = TestClient(app).get("/gone")
+    assert (response.status_code, response.json()) == (410, {"detail": "gone"})
