@@ -226,7 +226,8 @@ def running(peer: Peer, where: Path, core: int | None) -> Iterator[tuple[Target,
             peer.command(where, port),
             cwd=where,
             env=os.environ
-            | {"APP_PORT": str(port), "TURNS_OF": peer.turns_of}
+            | {"APP_PORT": str(port), "APP_JOINS_PER_SECOND_PER_IP": "inf"}
+            | {"TURNS_OF": peer.turns_of}
             | {"NODE_PATH": str(where / "node_modules")},
             stdout=log,
             stderr=log,
