@@ -3,11 +3,12 @@
 import socket
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
 
-from {{ cookiecutter.__package_name }} import server
+from {{ cookiecutter.__package_name }} import http_protocol, websocket_protocol
 from {{ cookiecutter.__package_name }}.admission import Admitted
 
 from .conftest import (
@@ -22,6 +23,10 @@ from .conftest import (
     write_until_refused,
 )
 
+PROTOCOLS: dict[str, Any] = {
+    "http": http_protocol.LimitedHttpProtocol,
+    "ws": websocket_protocol.LimitedWebSocketProtocol,
+}
 EMPTY_PING = bytes([0x89, 0x80, 0, 0, 0, 0])
 EMPTY_PART = bytes([0x00, 0x80, 0, 0, 0, 0])
 
@@ -41,7 +46,7 @@ def app() -> FastAPI:
 @pytest.fixture
 def url(app: FastAPI) -> Iterator[str]:
     """Where it is served by the protocols that the command uses."""
-    with running(app, http=server.Http, ws=server.WebSocket) as url:
+    with running(app, **PROTOCOLS) as url:
         yield url
 
 
@@ -49,7 +54,7 @@ def url(app: FastAPI) -> Iterator[str]:
 def test_half_a_handshake_is_not_waited_for(
     url: str, monkeypatch: pytest.MonkeyPatch, beginning: bytes
 ) -> None:
-    monkeypatch.setattr(server, "HANDSHAKE_SECONDS", 0.2)
+    monkeypatch.setattr(http_protocol, "HANDSHAKE_SECONDS", 0.2)
     with dial(url) as raw:
         raw.sendall(beginning)
         assert read_to_end(raw) == b""
@@ -67,7 +72,7 @@ def test_half_a_handshake_is_not_waited_for(
 def test_a_few_bytes_after_an_answer_are_no_way_to_stay(
     url: str, monkeypatch: pytest.MonkeyPatch, head: str, more: bytes
 ) -> None:
-    monkeypatch.setattr(server, "HANDSHAKE_SECONDS", 0.2)
+    monkeypatch.setattr(http_protocol, "HANDSHAKE_SECONDS", 0.2)
     with dial(url) as raw:
         raw.sendall(f"GET /livez HTTP/1.1\r\nHost: x\r\n{head}\r\n".encode())
         assert raw.recv(1000).startswith(b"HTTP/1.1 200 ")
@@ -170,7 +175,7 @@ def test_who_answers_no_ping_is_gone_whatever_it_has_not_read(app: FastAPI) -> N
 
     pings = {"ws_ping_interval": 0.1, "ws_ping_timeout": 0.1}
     with (
-        running(app, http=server.Http, ws=server.WebSocket, **pings) as url,
+        running(app, **PROTOCOLS | pings) as url,
         raw_client(url, "/some"),
     ):
         assert ended.wait(10)
