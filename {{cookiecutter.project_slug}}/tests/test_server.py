@@ -327,6 +327,16 @@ def test_a_client_that_leaves_with_answers_unread_leaves_no_traceback(
     assert errors_logged(caplog) == []
 
 
+def test_a_large_answer_that_is_read_arrives_whole(app: FastAPI, url: str) -> None:
+    @app.get("/large")
+    async def large() -> Response:
+        return Response(b"x" * 2**20)
+
+    with dial(url) as raw:
+        raw.sendall(GET.replace(b"livez", b"large").replace(b"\r\n\r\n", CLOSE))
+        assert read_to_end(raw).endswith(b"\r\n\r\n" + b"x" * 2**20)
+
+
 class Reader(asyncio.Transport):
     """A transport whose client reads a byte between two checks, until it stops."""
 
