@@ -69,6 +69,10 @@ class LimitedWebSocketProtocol(WebSocketsSansIOProtocol):
             if self.bytes_after_close > MAX_BYTES_AFTER_CLOSE:
                 self.transport.abort()
                 return
+        waits = self.unparsed or self.frame_rest or self.read_paused or not self.handshake_complete
+        if not waits and not self.conn.eof_sent and frame_size(data, 0) == len(data):
+            self.parse(data)  # the usual case: one frame
+            return
         self.unparsed = self.unparsed + data if self.unparsed else data
         if self.turn is None:
             self.take_turn()
@@ -117,7 +121,11 @@ class LimitedWebSocketProtocol(WebSocketsSansIOProtocol):
                 break
             end += size
         self.frame_rest = max(0, end - len(self.unparsed))
-        self.conn.receive_data(self.take(end))
+        self.parse(self.take(end))
+
+    def parse(self, data: bytes | bytearray) -> None:
+        """Parse data, and handle what comes before an error, too."""
+        self.conn.receive_data(data)
         self.handle_events()
         if self.conn.parser_exc is not None:
             self.handle_parser_exception()
