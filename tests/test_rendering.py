@@ -17,7 +17,8 @@ ALWAYS = """
     src/PACKAGE/__init__.py src/PACKAGE/__main__.py src/PACKAGE/admission.py
     src/PACKAGE/connection.py src/PACKAGE/drain.py src/PACKAGE/errors.py src/PACKAGE/health.py src/PACKAGE/limits.py
     src/PACKAGE/logs.py src/PACKAGE/main.py src/PACKAGE/origin.py src/PACKAGE/protocol.py
-    src/PACKAGE/server.py src/PACKAGE/settings.py src/PACKAGE/transport.py
+    src/PACKAGE/settings.py src/PACKAGE/transport.py src/PACKAGE/http_protocol.py
+    src/PACKAGE/websocket_protocol.py src/PACKAGE/write_deadline.py
     src/PACKAGE/endpoints/__init__.py
     tests/__init__.py tests/conftest.py tests/soak.py tests/test_admission.py
     tests/test_command.py tests/test_connection.py tests/test_drain.py tests/test_errors.py

@@ -23,7 +23,8 @@ from websockets.asyncio.client import connect as websockets_connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.typing import Subprotocol
 
-from {{ cookiecutter.__package_name }} import server
+from {{ cookiecutter.__package_name }}.http_protocol import LimitedHttpProtocol
+from {{ cookiecutter.__package_name }}.websocket_protocol import LimitedWebSocketProtocol
 
 from .conftest import echo_app, introduce, running
 
@@ -142,7 +143,7 @@ def soak(seconds: float, seed: int) -> list[int]:
     app = echo_app(**LIMITS)
     tracemalloc.start()
     try:
-        options = {"http": server.Http, "ws": server.WebSocket}
+        options = {"http": LimitedHttpProtocol, "ws": LimitedWebSocketProtocol}
         with running(app, timeout_graceful_shutdown=5, **options) as url:
             return asyncio.run(crowd(app, url, seconds, seed))
     finally:

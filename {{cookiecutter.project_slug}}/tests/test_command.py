@@ -22,7 +22,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 {% endif %}
 
 from {{ cookiecutter.__package_name }}.__main__ import allow_open_files, main
-from {{ cookiecutter.__package_name }}.server import Http, WebSocket
+from {{ cookiecutter.__package_name }}.http_protocol import LimitedHttpProtocol
+from {{ cookiecutter.__package_name }}.websocket_protocol import LimitedWebSocketProtocol
 {% if cookiecutter.auth == "jwt" %}
 
 from .test_tokens import key_pair
@@ -75,8 +76,8 @@ def test_it_sets_the_server_up_for_websockets(monkeypatch: pytest.MonkeyPatch) -
         "host": "127.0.0.1",
         "port": 8000,
         "workers": 2,
-        "http": Http,
-        "ws": WebSocket,
+        "http": LimitedHttpProtocol,
+        "ws": LimitedWebSocketProtocol,
         "ws_max_size": 1000,
         "ws_per_message_deflate": False,
         "timeout_graceful_shutdown": 3,

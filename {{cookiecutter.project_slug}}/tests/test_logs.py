@@ -5,6 +5,8 @@ import logging
 from collections.abc import Generator
 from contextlib import contextmanager
 from logging.config import dictConfig
+from urllib.error import HTTPError
+from urllib.request import ProxyHandler, Request, build_opener
 
 import pytest
 from uvicorn.config import LOGGING_CONFIG
@@ -28,6 +30,35 @@ def test_text_has_its_fields_behind_it_and_none_can_break_out() -> None:
         record("refused", status=403, origin="evil\n\x1b[31mINFO: zoë")
     )
     assert line == r'WARNING:  refused status=403 origin="evil\n\u001b[31mINFO: zo\u00eb"'
+
+
+@pytest.mark.parametrize("formatter", [logs.TextFormatter(), logs.JsonFormatter()])
+def test_values_are_shortened(formatter: logging.Formatter) -> None:
+    line = formatter.format(record("refused", origin="\x1b" * 8000))
+    assert line.count("\\u001b") == logs.MAX_LOGGED
+    assert "\\u2026" in line
+
+
+@pytest.mark.parametrize(
+    ("behind", "address"),
+    [
+        ("192.0.2.1", "192.0.2.1:0"),
+        ("[2001:db8::1]:99", "2001:db8::1:99"),
+        ("<script> by an attacker", "unknown:0"),
+        ("a" * 65, "unknown:0"),
+        ("192.0.2.1:99999999", "unknown:0"),
+    ],
+)
+def test_an_access_line_has_an_address_and_a_short_path(
+    serve: Serve, caplog: pytest.LogCaptureFixture, behind: str, address: str
+) -> None:
+    url = serve(echo_app()).replace("ws://", "http://")
+    request = Request(f"{url}/{'x' * 5000}", headers={"X-Forwarded-For": behind})
+    with pytest.raises(HTTPError):
+        build_opener(ProxyHandler({})).open(request, timeout=10)
+    (line,) = [each.getMessage() for each in caplog.records if each.name == "uvicorn.access"]
+    assert line.startswith(f'{address} - "GET /xxx')
+    assert len(line) < 300
 
 
 def test_levels_have_colours_on_a_terminal() -> None:

@@ -1,18 +1,23 @@
 """Clients that wear a server down before it has anything to do with the application."""
 
+import asyncio
 import socket
+import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
+from typing import Any
 
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, HTTPException, Response, WebSocket
+from fastapi.responses import StreamingResponse
 
-from {{ cookiecutter.__package_name }} import server
+from {{ cookiecutter.__package_name }} import http_protocol, websocket_protocol, write_deadline
 from {{ cookiecutter.__package_name }}.admission import Admitted
 
 from .conftest import (
     dial,
     echo_app,
+    errors_logged,
     handshake,
     raw_client,
     read_to_end,
@@ -22,6 +27,10 @@ from .conftest import (
     write_until_refused,
 )
 
+PROTOCOLS: dict[str, Any] = {
+    "http": http_protocol.LimitedHttpProtocol,
+    "ws": websocket_protocol.LimitedWebSocketProtocol,
+}
 EMPTY_PING = bytes([0x89, 0x80, 0, 0, 0, 0])
 EMPTY_PART = bytes([0x00, 0x80, 0, 0, 0, 0])
 
@@ -41,7 +50,7 @@ def app() -> FastAPI:
 @pytest.fixture
 def url(app: FastAPI) -> Iterator[str]:
     """Where it is served by the protocols that the command uses."""
-    with running(app, http=server.Http, ws=server.WebSocket) as url:
+    with running(app, **PROTOCOLS) as url:
         yield url
 
 
@@ -49,7 +58,7 @@ def url(app: FastAPI) -> Iterator[str]:
 def test_half_a_handshake_is_not_waited_for(
     url: str, monkeypatch: pytest.MonkeyPatch, beginning: bytes
 ) -> None:
-    monkeypatch.setattr(server, "HANDSHAKE_SECONDS", 0.2)
+    monkeypatch.setattr(http_protocol, "HANDSHAKE_SECONDS", 0.2)
     with dial(url) as raw:
         raw.sendall(beginning)
         assert read_to_end(raw) == b""
@@ -67,7 +76,7 @@ def test_half_a_handshake_is_not_waited_for(
 def test_a_few_bytes_after_an_answer_are_no_way_to_stay(
     url: str, monkeypatch: pytest.MonkeyPatch, head: str, more: bytes
 ) -> None:
-    monkeypatch.setattr(server, "HANDSHAKE_SECONDS", 0.2)
+    monkeypatch.setattr(http_protocol, "HANDSHAKE_SECONDS", 0.2)
     with dial(url) as raw:
         raw.sendall(f"GET /livez HTTP/1.1\r\nHost: x\r\n{head}\r\n".encode())
         assert raw.recv(1000).startswith(b"HTTP/1.1 200 ")
@@ -158,7 +167,9 @@ def test_text_that_is_not_utf8_before_a_close_frame_is_no_traceback(
     assert [record for record in caplog.records if record.exc_info] == []
 
 
-def test_who_answers_no_ping_is_gone_whatever_it_has_not_read(app: FastAPI) -> None:
+def test_who_answers_no_ping_is_gone_whatever_it_has_not_read(
+    app: FastAPI, caplog: pytest.LogCaptureFixture
+) -> None:
     ended = threading.Event()
 
     @app.websocket("/some")
@@ -170,10 +181,11 @@ def test_who_answers_no_ping_is_gone_whatever_it_has_not_read(app: FastAPI) -> N
 
     pings = {"ws_ping_interval": 0.1, "ws_ping_timeout": 0.1}
     with (
-        running(app, http=server.Http, ws=server.WebSocket, **pings) as url,
+        running(app, **PROTOCOLS | pings) as url,
         raw_client(url, "/some"),
     ):
         assert ended.wait(10)
+    assert (warning(caplog)["message"], warning(caplog)["code"]) == ("closed", 1011)
 
 
 def test_a_message_in_parts_arrives_whole(url: str) -> None:
@@ -188,3 +200,493 @@ def test_a_message_in_endless_parts_closes_with_1009(url: str) -> None:
         raw.sendall(bytes([0x01, 0x80, 0, 0, 0, 0]) + EMPTY_PART * 3000)
         raw.shutdown(socket.SHUT_WR)
         assert read_to_end(raw)[:4] == b"\x88\x14" + (1009).to_bytes(2, "big")
+
+
+def test_all_fragments_that_a_large_message_needs_are_taken() -> None:
+    fragment = bytes([0x00, 0xFE]) + (2000).to_bytes(2, "big") + bytes(4) + b"x" * 2000
+    with (
+        running(echo_app(max_message_bytes=4 * 2**20), **PROTOCOLS) as url,
+        raw_client(url, "/all") as raw,
+    ):
+        raw.sendall(bytes([0x02, 0x80, 0, 0, 0, 0]) + fragment * 2000)
+        raw.sendall(bytes([0x80, 0x80, 0, 0, 0, 0]))
+        assert raw.recv(10) == b"\x82\x7f" + (4_000_000).to_bytes(8, "big")
+
+
+GET = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+CLOSE = b"\r\nConnection: close\r\n\r\n"
+
+
+@pytest.fixture
+def lost(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """An event that is set when a server's connection has ended."""
+    event = threading.Event()
+
+    def report(ended: Callable[..., None]) -> Callable[..., None]:
+        def connection_lost(self: asyncio.Protocol, exc: Exception | None) -> None:
+            ended(self, exc)
+            event.set()
+
+        return connection_lost
+
+    for each in PROTOCOLS.values():
+        monkeypatch.setattr(each, "connection_lost", report(each.connection_lost))
+    return event
+
+
+def reset(raw: socket.socket) -> None:
+    """Close at once, without the usual end."""
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    raw.close()
+
+
+def test_pipelined_requests_are_answered_in_order(url: str) -> None:
+    with dial(url) as raw:
+        raw.sendall(GET + GET.replace(b"livez", b"nothing") + GET.replace(b"\r\n\r\n", CLOSE))
+        answers = read_to_end(raw)
+    assert [part[:3] for part in answers.split(b"HTTP/1.1 ")[1:]] == [b"200", b"404", b"200"]
+
+
+def test_too_many_pipelined_requests_end_the_connection(
+    url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed = 0
+    check = http_protocol.LimitedHttpProtocol.check_head
+
+    def count(self: http_protocol.LimitedHttpProtocol) -> None:
+        nonlocal parsed
+        parsed += 1
+        check(self)
+
+    monkeypatch.setattr(http_protocol.LimitedHttpProtocol, "check_head", count)
+    with dial(url) as raw:
+        write_until_refused(raw, GET * 1000)
+    logged = warning(caplog)
+    assert logged["message"] == "dropped"
+    assert logged["reason"] == "too many pipelined requests"
+    assert parsed < 1000
+
+
+@pytest.mark.parametrize(
+    "request_head",
+    [
+        GET.replace(b"livez", b"large"),
+        GET.replace(b"livez", b"small") * 3,
+        GET.replace(b"livez", b"small").replace(b"\r\n\r\n", CLOSE),
+        handshake("/refused"),
+    ],
+    ids=["large", "pipelined", "closing", "refused handshake"],
+)
+def test_a_client_that_reads_no_answer_is_dropped(
+    app: FastAPI,
+    url: str,
+    lost: threading.Event,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    request_head: bytes,
+) -> None:
+    @app.get("/large")
+    async def large() -> Response:
+        return Response(b"x" * 2**20)
+
+    @app.get("/small")
+    async def small() -> Response:
+        return Response(b"x" * 50_000)
+
+    @app.websocket("/refused")
+    async def refused(websocket: WebSocket) -> None:
+        raise HTTPException(403, "x" * 50_000)
+
+    monkeypatch.setattr(write_deadline, "WRITE_SECONDS", 0.2)
+    with dial(url) as raw:
+        raw.sendall(request_head)
+        assert lost.wait(30)
+    reasons = [vars(each).get("reason") for each in caplog.records if each.msg == "dropped"]
+    assert reasons == ["it stopped reading"]
+    assert errors_logged(caplog) == []
+
+
+def test_a_client_that_leaves_with_answers_unread_leaves_no_traceback(
+    app: FastAPI, url: str, lost: threading.Event, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun = threading.Event()
+
+    @app.post("/large")
+    async def large(size: int) -> Response:
+        begun.set()
+        return Response(b"x" * size)
+
+    with dial(url) as raw:
+        raw.sendall(b"POST /large?size=9000000 HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+        raw.sendall(GET * 5)
+        assert begun.wait(10)
+        reset(raw)
+        assert lost.wait(10)
+    with dial(url) as raw:
+        raw.sendall(GET)
+        assert raw.recv(12) == b"HTTP/1.1 200"
+    assert errors_logged(caplog) == []
+
+
+def test_an_answer_ends_with_its_client_whatever_waits_behind_it(
+    app: FastAPI, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended = threading.Event()
+
+    async def chunks() -> AsyncGenerator[bytes]:
+        try:
+            while True:
+                yield b"x" * 1000
+                await asyncio.sleep(0.01)
+        finally:
+            ended.set()
+
+    @app.get("/endless")
+    async def endless() -> StreamingResponse:
+        return StreamingResponse(chunks())
+
+    with dial(url) as raw:
+        raw.sendall(GET.replace(b"livez", b"endless") + GET * 2)
+        assert raw.recv(12) == b"HTTP/1.1 200"
+        reset(raw)
+        assert ended.wait(10)
+    assert errors_logged(caplog) == []
+
+
+def test_a_large_answer_that_is_read_arrives_whole(app: FastAPI, url: str) -> None:
+    @app.get("/large")
+    async def large() -> Response:
+        return Response(b"x" * 2**20)
+
+    with dial(url) as raw:
+        raw.sendall(GET.replace(b"livez", b"large").replace(b"\r\n\r\n", CLOSE))
+        assert read_to_end(raw).endswith(b"\r\n\r\n" + b"x" * 2**20)
+
+
+class Reader(asyncio.Transport):
+    """A transport whose client reads a byte between two checks, until it stops."""
+
+    def __init__(self, unread: int, stops_at: int) -> None:
+        super().__init__({"socket": socket.socket()})
+        self.unread = unread
+        self.stops_at = stops_at
+
+    def get_write_buffer_size(self) -> int:
+        return self.unread
+
+
+@pytest.mark.anyio
+async def test_a_slow_reader_is_not_dropped_until_it_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(write_deadline, "WRITE_SECONDS", 0.01)
+    reader = Reader(unread=200, stops_at=100)
+    dropped = asyncio.Event()
+    deadline = write_deadline.WriteDeadline(reader, dropped.set)
+
+    def read(transport: Reader) -> int:
+        transport.unread = max(transport.unread - 1, transport.stops_at)
+        return transport.unread
+
+    monkeypatch.setattr(write_deadline, "unread_bytes", read)
+    deadline.start()
+    deadline.start()
+    await dropped.wait()
+    assert reader.unread == 100
+    reader.get_extra_info("socket").close()
+
+
+def test_many_small_frames_are_parsed_in_turns_and_stay_in_order(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed = []
+    handle = websocket_protocol.LimitedWebSocketProtocol.handle_events
+
+    def record(self: websocket_protocol.LimitedWebSocketProtocol) -> None:
+        parsed.append(len(self.conn.events))
+        handle(self)
+
+    monkeypatch.setattr(websocket_protocol.LimitedWebSocketProtocol, "handle_events", record)
+    with raw_client(url, "/all") as raw:
+        raw.sendall(b"".join(text_frame(f"{number:04}".encode()) for number in range(1000)))
+        received = b""
+        while len(received) < 6000:
+            received += raw.recv(10_000)
+    assert received == b"".join(b"\x81\x04%04d" % number for number in range(1000))
+    assert max(parsed) <= websocket_protocol.FRAMES_PER_TURN
+
+
+@pytest.mark.parametrize("size", [0, 1, 126, 1000, 70_000])
+def test_a_frame_may_be_cut_anywhere(size: int) -> None:
+    frame = masked(b"x" * size)
+    expected = unmasked(b"x" * size)
+    with (
+        running(echo_app(max_message_bytes=100_000), **PROTOCOLS) as url,
+        raw_client(url, "/all") as raw,
+    ):
+        for cut in {1, 2, 3, 4, 5, 6, 10, len(frame) // 2, len(frame) - 1}:
+            raw.sendall(masked(b"") + frame[:cut])
+            assert receive(raw, 2) == unmasked(b"")  # so the first part has come
+            raw.sendall(frame[cut:])
+            assert receive(raw, len(expected)) == expected
+
+
+def receive(raw: socket.socket, size: int) -> bytes:
+    """Return as many bytes from the server."""
+    received = b""
+    while len(received) < size:
+        received += raw.recv(size - len(received))
+    return received
+
+
+def masked(payload: bytes) -> bytes:
+    """Return a binary message of a client."""
+    head = unmasked(payload)[: -len(payload) or None]
+    return bytes([0x82, 0x80 | head[1]]) + head[2:] + bytes(4) + payload
+
+
+def unmasked(payload: bytes) -> bytes:
+    """Return a binary message of the server."""
+    if len(payload) < 126:
+        return bytes([0x82, len(payload)]) + payload
+    if len(payload) < 65_536:
+        return bytes([0x82, 126]) + len(payload).to_bytes(2, "big") + payload
+    return bytes([0x82, 127]) + len(payload).to_bytes(8, "big") + payload
+
+
+def test_while_messages_wait_no_more_are_parsed(app: FastAPI, url: str) -> None:
+    @app.websocket("/slow")
+    async def slow(websocket: WebSocket) -> None:
+        await websocket.accept()
+        await websocket.receive_text()
+        for _ in range(1000):
+            await asyncio.sleep(0)
+        protocol = websocket.scope["transport"].get_protocol()
+        await websocket.send_text(str(protocol.queue.qsize()))
+
+    with raw_client(url, "/slow") as raw:
+        raw.sendall(text_frame(b"") * 3000)
+        frame = raw.recv(10)
+    assert int(frame[2 : 2 + frame[1]]) < websocket_protocol.FRAMES_PER_TURN
+
+
+def test_messages_before_a_violation_arrive_and_none_after_it(app: FastAPI, url: str) -> None:
+    received = []
+    ended = threading.Event()
+
+    @app.websocket("/listen")
+    async def listen(connection: Admitted) -> None:
+        async for message in connection:
+            received.append(message)
+        ended.set()
+
+    with raw_client(url, "/listen") as raw:
+        raw.sendall(text_frame(b"before") + b"\x83\x80\0\0\0\0" + text_frame(b"after"))
+        assert read_to_end(raw)[2:4] == (1002).to_bytes(2, "big")
+        assert ended.wait(10)
+    assert received == ["before"]
+
+
+def test_messages_before_a_lost_connection_arrive(
+    app: FastAPI, url: str, lost: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(websocket_protocol, "FRAMES_PER_TURN", 1)
+    received: list[str] = []
+    first = threading.Event()
+    ended = threading.Event()
+
+    @app.websocket("/listen")
+    async def listen(websocket: WebSocket) -> None:
+        await websocket.accept()
+        received.append(await websocket.receive_text())
+        first.set()
+        transport = websocket.scope["transport"]
+        while not transport.is_closing():
+            transport.write(b"\x89\0")  # writing finds out that nobody is there
+            await asyncio.sleep(0.01)
+        await asyncio.to_thread(lost.wait, 10)
+        while (event := await websocket.receive())["type"] == "websocket.receive":
+            received.append(event["text"])
+        ended.set()
+
+    with raw_client(url, "/listen") as raw:
+        raw.sendall(b"".join(text_frame(str(number).encode()) for number in range(5)))
+        assert first.wait(10)
+        reset(raw)
+        assert ended.wait(10)
+    assert received == ["0", "1", "2", "3", "4"]
+
+
+def test_the_close_of_a_busy_client_is_found_behind_its_messages(
+    app: FastAPI, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = threading.Event()
+    monkeypatch.setattr(
+        websocket_protocol.LimitedWebSocketProtocol, "handle_close", lambda *_: found.set()
+    )
+
+    @app.websocket("/first")
+    async def first(connection: Admitted) -> None:
+        async for _ in connection:
+            return
+
+    with raw_client(url, "/first") as raw:
+        raw.sendall(text_frame(b"") * 1000 + bytes([0x88, 0x82, 0, 0, 0, 0]) + b"\x03\xe8")
+        assert found.wait(5)
+
+
+def test_frames_in_the_packet_of_the_handshake_are_read(url: str) -> None:
+    with dial(url) as raw:
+        raw.sendall(handshake("/all") + text_frame(b"hello"))
+        received = b""
+        while not received.endswith(b"hello"):
+            received += raw.recv(1000)
+    assert received.startswith(b"HTTP/1.1 101 ")
+    assert received.endswith(b"\r\n\r\n\x81\x05hello")
+
+
+@pytest.fixture
+def gate(app: FastAPI) -> threading.Event:
+    """An event that `/slow` waits for before it accepts, and `/closed` before it refuses."""
+    event = threading.Event()
+
+    @app.websocket("/slow")
+    async def slow(websocket: WebSocket) -> None:
+        await asyncio.to_thread(event.wait, 10)
+        await websocket.accept()
+        await websocket.receive()
+
+    @app.websocket("/closed")
+    async def closed(websocket: WebSocket) -> None:
+        await asyncio.to_thread(event.wait, 10)
+        raise HTTPException(403)
+
+    return event
+
+
+def test_frames_before_the_answer_to_the_handshake_wait_for_it(
+    url: str, gate: threading.Event, caplog: pytest.LogCaptureFixture
+) -> None:
+    with dial(url) as raw:
+        raw.sendall(handshake("/slow") + EMPTY_PING)
+        raw.sendall(b"\x83\x80\0\0\0\0")
+        gate.set()
+        received = read_to_end(raw)
+    assert received.startswith(b"HTTP/1.1 101 ")
+    assert received.partition(b"\r\n\r\n")[2][:6] == b"\x8a\0\x88\x10\x03\xea"
+    assert errors_logged(caplog) == []
+
+
+def test_frames_before_a_refusal_are_ignored(
+    url: str, gate: threading.Event, caplog: pytest.LogCaptureFixture
+) -> None:
+    with dial(url) as raw:
+        raw.sendall(handshake("/closed") + EMPTY_PING)
+        gate.set()
+        received = read_to_end(raw)
+    assert received.startswith(b"HTTP/1.1 403 ")
+    assert received.endswith(b"}")
+    assert errors_logged(caplog) == []
+
+
+@pytest.mark.parametrize("early", [b"", EMPTY_PING])
+def test_a_client_that_leaves_before_the_answer_is_noticed(
+    url: str,
+    gate: threading.Event,
+    lost: threading.Event,
+    caplog: pytest.LogCaptureFixture,
+    early: bytes,
+) -> None:
+    with dial(url) as raw:
+        raw.sendall(handshake("/slow") + early)
+    gate.set()
+    assert lost.wait(10)
+    assert errors_logged(caplog) == []
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "status"),
+    [
+        (b"HTTP/1.1", b"HTTP/1.0", b"505"),
+        (b"HTTP/1.1", b"HTTP/2.0", b"505"),
+        (b"HTTP/1.1", b"HTTP/0.9", b"505"),
+        (b"Host: x\r\n", b"", b"400"),
+        (b"Host: x\r\n", b"Host: x\r\nhost: y\r\n", b"400"),
+    ],
+)
+def test_a_handshake_has_the_right_version_and_one_host(
+    url: str, caplog: pytest.LogCaptureFixture, right: bytes, wrong: bytes, status: bytes
+) -> None:
+    with dial(url) as raw:
+        raw.sendall(handshake("/all").replace(right, wrong))
+        assert read_to_end(raw)[:12] == b"HTTP/1.1 " + status
+    logged = warning(caplog)
+    assert logged["message"] == "refused"
+    assert logged["status"] == int(status)
+    assert logged["client"].startswith("127.0.0.1:")
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET /livez HTTP/1.0", b"200"),
+        (b"GET /livez HTTP/1.1\r\nHost: x", b"200"),
+        (b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c", b"200"),
+        (b"GET /livez HTTP/1.1", b"400"),
+        (b"GET /livez HTTP/1.1\r\nHost: x\r\nHost: x", b"400"),
+        (b"GET /livez HTTP/1.0\r\nHost: x\r\nHost: x", b"400"),
+        (b"GET /livez HTTP/2.0\r\nHost: x", b"505"),
+        (b"no request", b"400"),
+    ],
+)
+def test_a_request_has_the_right_version_and_one_host(
+    url: str, caplog: pytest.LogCaptureFixture, head: bytes, status: bytes
+) -> None:
+    with dial(url) as raw:
+        raw.sendall(head + b"\r\n\r\n")
+        assert raw.recv(12) == b"HTTP/1.1 " + status
+    refusals = [vars(each).get("status") for each in caplog.records if each.msg == "refused"]
+    assert refusals == ([] if status == b"200" else [int(status)])
+
+
+def test_a_handshake_behind_an_unanswered_request_is_dropped(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with dial(url) as raw:
+        raw.sendall(GET + handshake("/all"))
+        assert read_to_end(raw) == b""
+    assert warning(caplog)["reason"] == "handshake before an answer"
+
+
+def test_a_head_that_is_too_long_or_too_slow_is_logged(
+    url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with dial(url) as raw:
+        write_until_refused(raw, b"GET /livez HTTP/1.1\r\nx: " + b"x" * 200_000)
+    assert warning(caplog)["reason"] == "request head too long"
+    caplog.clear()
+    monkeypatch.setattr(http_protocol, "HANDSHAKE_SECONDS", 0.2)
+    with dial(url) as raw:
+        raw.sendall(b"GET ")
+        read_to_end(raw)
+    assert warning(caplog)["reason"] == "no complete request in time"
+
+
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [
+        (b"\x83\x80\0\0\0\0", 1002),
+        (text_frame(b"\xff"), 1007),
+        (b"\x82\xff" + (2**40).to_bytes(8, "big"), 1009),
+        (bytes([0x01, 0x80, 0, 0, 0, 0]) + EMPTY_PART * 1100, 1009),
+    ],
+)
+def test_what_the_server_closes_by_itself_is_logged_once(
+    url: str, caplog: pytest.LogCaptureFixture, sent: bytes, code: int
+) -> None:
+    with raw_client(url, "/all") as raw:
+        raw.sendall(sent)
+        raw.shutdown(socket.SHUT_WR)
+        read_to_end(raw)
+    logged = warning(caplog)
+    assert (logged["message"], logged["code"]) == ("closed", code)
+    assert logged["reason"]
+    assert logged["connection"]

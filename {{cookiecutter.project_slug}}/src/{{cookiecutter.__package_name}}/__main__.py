@@ -14,15 +14,16 @@ import jwt
 {% endif %}
 import uvicorn
 
+from .http_protocol import LimitedHttpProtocol
 {% if cookiecutter.auth == "jwt" %}
 from .keys import new_secret
 {% endif %}
 from .logs import uvicorn_log_config
-from .server import Http, WebSocket
 from .settings import Settings, load_settings
 {% if cookiecutter.auth == "jwt" %}
 from .tokens import mint
 {% endif %}
+from .websocket_protocol import LimitedWebSocketProtocol
 
 
 def main() -> None:
@@ -68,8 +69,8 @@ def serve(settings: Settings) -> None:
         host=settings.host,
         port=settings.port,
         workers=settings.workers,
-        http=Http,
-        ws=WebSocket,
+        http=LimitedHttpProtocol,
+        ws=LimitedWebSocketProtocol,
         ws_max_size=settings.max_message_bytes,
         # Compression costs 32 KiB a connection, and CPU for every copy of a broadcast.
         ws_per_message_deflate=False,

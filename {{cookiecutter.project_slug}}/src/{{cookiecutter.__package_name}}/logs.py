@@ -2,14 +2,19 @@
 
 import json
 import logging
+import re
+from collections.abc import Awaitable
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from secrets import token_hex
 from typing import Any
 
-from starlette.types import Scope
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.config import LOGGING_CONFIG
 from uvicorn.logging import DefaultFormatter
+
+MAX_LOGGED = 200
+"""Characters of a value that are logged."""
 
 OF_EVERY_RECORD = {*vars(logging.makeLogRecord({})), "asctime", "color_message", "message"}
 SAID_BETTER = (
@@ -22,6 +27,9 @@ SAID_BETTER = (
 )
 """What uvicorn says about things that this package says itself."""
 
+ADDRESS = re.compile(r"[0-9A-Za-z.:_%-]{1,64}")
+"""An IP address, perhaps with a zone, or the name of a host."""
+
 handshake_refused: ContextVar[bool] = ContextVar("handshake_refused", default=False)
 """Set in the task of a handshake that is refused, which uvicorn takes for a mistake."""
 
@@ -33,6 +41,7 @@ def set_up_logging(form: str) -> None:
     are there already are left to do their work.
     """
     logging.getLogger("uvicorn.error").addFilter(_is_worth_saying)
+    logging.getLogger("uvicorn.access").addFilter(_shorten_arguments)
     own = logging.getLogger(__package__)
     if not own.hasHandlers():
         handler = logging.StreamHandler()
@@ -74,6 +83,29 @@ def _is_worth_saying(record: logging.LogRecord) -> bool:
     return record.msg not in SAID_BETTER
 
 
+def _shorten_arguments(record: logging.LogRecord) -> bool:
+    """Shorten what an access line says of a client: its address, and the path."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(_shorten(value) for value in record.args)
+    return True
+
+
+class CheckClient:
+    """Middleware that replaces a client's address that is none by `unknown`.
+
+    Where a proxy is trusted, uvicorn takes the address from `X-Forwarded-For`, as it is.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        host, port = scope.get("client") or ("unknown", 0)
+        if not ADDRESS.fullmatch(host) or not 0 <= port < 65_536:
+            scope["client"] = ("unknown", 0)
+        return self.app(scope, receive, send)
+
+
 class TextFormatter(DefaultFormatter):
     """For people: a level, a message, and `name=value` for what else is known.
 
@@ -105,8 +137,15 @@ class JsonFormatter(logging.Formatter):
 
 
 def _more(record: logging.LogRecord) -> dict[str, Any]:
-    return {name: value for name, value in vars(record).items() if name not in OF_EVERY_RECORD}
+    fields = {name: value for name, value in vars(record).items() if name not in OF_EVERY_RECORD}
+    return {name: _shorten(value) for name, value in fields.items()}
 
 
 def _quote(value: object) -> str:
     return json.dumps(value, default=str)
+
+
+def _shorten(value: object) -> object:
+    if isinstance(value, str) and len(value) > MAX_LOGGED:
+        return value[:MAX_LOGGED] + "…"
+    return value

@@ -30,7 +30,7 @@ from .limits import JoinLimiter, Places
 {% else %}
 from .limits import Places
 {% endif %}
-from .logs import set_up_logging
+from .logs import CheckClient, set_up_logging
 from .settings import Settings, load_settings
 from .transport import FindTransport
 
@@ -72,6 +72,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     set_up_logging(settings.log_format)
     add_error_handlers(app)
     app.add_middleware(FindTransport)
+    app.add_middleware(CheckClient)
 
     app.include_router(health)
 {% if cookiecutter.include_echo %}

@@ -15,6 +15,7 @@ class CloseCode(IntEnum):
     GOING_AWAY = 1001
     UNSUPPORTED_DATA = 1003
     ABNORMAL = 1006  # never sent: the connection was lost
+    INVALID_DATA = 1007
     POLICY_VIOLATION = 1008
     MESSAGE_TOO_BIG = 1009
     INTERNAL_ERROR = 1011

@@ -1,0 +1,198 @@
+"""uvicorn's HTTP protocol, with limits on request heads, pipelining and clients that don't read."""
+
+import asyncio
+import logging
+from http import HTTPStatus
+from typing import Any, cast
+
+from httptools import HttpParserError, HttpParserUpgrade
+from starlette.types import Scope
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from .logs import address_of, connection_fields
+from .write_deadline import WriteDeadline
+
+HANDSHAKE_SECONDS = 10.0
+"""Seconds that a client has for the head of a request."""
+MAX_HEAD_BYTES = 65_536
+"""Size of a request's head, give or take a slice."""
+MAX_PIPELINED_REQUESTS = 10
+"""Requests that may wait for the answer to an earlier one."""
+SLICE_BYTES = 16_384
+"""Bytes that are parsed at once; uvicorn reads up to 256 KiB."""
+
+# All refusals are logged under one name.
+logger = logging.getLogger(f"{__package__}.admission")
+
+
+class RequestRefused(Exception):
+    """Raised in the parser's callbacks for a request that gets no answer from the application."""
+
+    def __init__(self, status: HTTPStatus, reason: str) -> None:
+        self.status = status
+        self.reason = reason
+
+
+class LimitedHttpProtocol(HttpToolsProtocol):
+    """HTTP with limits on the time for and the size of a head, on pipelining, and on writing."""
+
+    in_head = False
+    head_bytes = 0
+    deadline: asyncio.TimerHandle | None = None
+    running: RequestResponseCycle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        self.write_deadline = WriteDeadline(transport, self.stop_writing)
+        self.expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.stop_waiting()
+        self.write_deadline.stop()
+        self.disconnect_cycles()
+
+    def resume_writing(self) -> None:
+        """Note that the client reads."""
+        super().resume_writing()
+        self.write_deadline.note_progress()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse a slice at a time, so that the limits are checked in between."""
+        self._unset_keepalive_if_required()
+        start = 0
+        try:
+            for start in range(0, len(data), SLICE_BYTES):
+                self.parse_slice(data[start : start + SLICE_BYTES])
+        except HttpParserUpgrade as upgrade:
+            self.upgrade(data[start + upgrade.args[0] :])
+        except HttpParserError as error:
+            self.refuse(error.__context__)
+        except RequestRefused as refusal:
+            self.refuse(refusal)
+        if not self.is_answering() and self.transport.get_protocol() is self:
+            self.expect_head()  # also after bytes that begin no request
+
+    def parse_slice(self, data: bytes) -> None:
+        """Parse, and raise `RequestRefused` for a head that is too long."""
+        assert self.parser is not None  # it is until the connection is lost
+        was_in_head = self.in_head
+        self.parser.feed_data(data)
+        if was_in_head and self.in_head:
+            self.head_bytes += len(data)
+            if self.head_bytes > MAX_HEAD_BYTES:
+                raise RequestRefused(
+                    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "request head too long"
+                )
+
+    def on_message_begin(self) -> None:
+        """Start to count the bytes of a head."""
+        super().on_message_begin()
+        self.in_head = True
+        self.head_bytes = 0
+
+    def on_headers_complete(self) -> None:
+        """Check the head, and pass the request on."""
+        self.in_head = False
+        self.stop_waiting()
+        self.check_head()
+        super().on_headers_complete()
+
+    def check_head(self) -> None:
+        """Raise `RequestRefused` for a wrong version or `Host`, or for too many requests.
+
+        RFC 9112 §3.2 asks for one `Host`; a handshake has HTTP/1.1 (RFC 6455 §4.1), and no
+        unanswered request before it, whose answer could end up among the frames.
+        """
+        assert self.parser is not None
+        version = self.parser.get_http_version()
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        is_handshake = self.parser.should_upgrade() and self._should_upgrade()
+        if version != "1.1" and (is_handshake or version != "1.0"):
+            raise RequestRefused(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, f"HTTP/{version}")
+        if hosts > 1 or (hosts == 0 and version == "1.1"):
+            raise RequestRefused(HTTPStatus.BAD_REQUEST, f"{hosts} Host headers")
+        if is_handshake and self.is_answering():
+            raise RequestRefused(HTTPStatus.BAD_REQUEST, "handshake before an answer")
+        if len(self.pipeline) >= MAX_PIPELINED_REQUESTS:
+            raise RequestRefused(HTTPStatus.TOO_MANY_REQUESTS, "too many pipelined requests")
+
+    def upgrade(self, early: bytes) -> None:
+        """Hand over to the WebSocket protocol, with what came after the handshake's head."""
+        if not self._should_upgrade():
+            return  # any other upgrade is ignored, and the request answered as usual
+        self.write_deadline.stop()
+        self.handle_websocket_upgrade()
+        if early:
+            cast("asyncio.Protocol", self.transport.get_protocol()).data_received(early)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self.running = cycle
+        self.write_deadline.start()
+        super()._start_asgi_task(cycle, app)
+
+    def is_answering(self) -> bool:
+        """Tell whether a request has not been answered yet."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def expect_head(self) -> None:
+        """Start the deadline for a head, unless that has been done."""
+        if self.deadline is None and not self.transport.is_closing():
+            self.deadline = self.loop.call_later(HANDSHAKE_SECONDS, self.head_timeout)
+
+    def stop_waiting(self) -> None:
+        """Cancel the deadline for a head."""
+        if self.deadline is not None:
+            self.deadline.cancel()
+            self.deadline = None
+
+    def head_timeout(self) -> None:
+        """Close; that of a client that has sent nothing, as browsers do, is no warning."""
+        level = logging.WARNING if self.in_head else logging.INFO
+        self.log(level, "dropped", "no complete request in time")
+        self.transport.close()
+
+    def stop_writing(self) -> None:
+        """Drop a client that does not read."""
+        self.log(logging.WARNING, "dropped", "it stopped reading")
+        self.transport.abort()
+
+    def refuse(self, cause: BaseException | None) -> None:
+        """Answer a request that the application does not see, and close.
+
+        Behind an unanswered request there is no answer, since it would be taken for that one's.
+        """
+        status, reason = HTTPStatus.BAD_REQUEST, "invalid HTTP request"
+        if isinstance(cause, RequestRefused):
+            status, reason = cause.status, cause.reason
+        if self.is_answering():
+            self.log(logging.WARNING, "dropped", reason)
+            self.disconnect_cycles()
+            self.transport.abort()
+        else:
+            self.log(logging.WARNING, "refused", reason, status=status.value)
+            self.transport.write(refusal(status, reason))
+            self.write_deadline.start()
+            self.transport.close()
+
+    def disconnect_cycles(self) -> None:
+        """Tell unanswered requests; uvicorn tells only the last of pipelined ones."""
+        self.pipeline.clear()
+        for cycle in (self.cycle, self.running):
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
+
+    def log(self, level: int, message: str, reason: str, **fields: Any) -> None:
+        """Log the end of a connection."""
+        client: dict[str, Any] = {"client": address_of(self.client)}
+        if self.running is not None:
+            client = connection_fields(cast("Scope", self.running.scope))
+        logger.log(level, message, extra={**client, **fields, "reason": reason})
+
+
+def refusal(status: HTTPStatus, reason: str) -> bytes:
+    """Return a complete response, after which the connection is closed."""
+    head = f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: text/plain\r\n"
+    return f"{head}Connection: close\r\nContent-Length: {len(reason)}\r\n\r\n{reason}".encode()
