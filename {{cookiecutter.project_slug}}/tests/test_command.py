@@ -53,6 +53,20 @@ def test_it_serves_until_it_is_interrupted() -> None:
         assert server.wait(10) == 0
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no SIGINT to one process")
+def test_a_repeated_interrupt_leaves_no_traceback() -> None:
+    with start(APP_PORT="0") as server:
+        assert server.stderr is not None
+        lines = iter(server.stderr.readline, "")
+        assert any("running on" in line for line in lines)
+        server.send_signal(signal.SIGINT)
+        assert any("Shutting down" in line for line in lines)
+        server.send_signal(signal.SIGINT)
+        _, rest = server.communicate(timeout=30)
+    assert "Application shutdown complete" in rest
+    assert "Traceback" not in rest
+
+
 def test_settings_that_do_not_work_stop_it_with_a_sentence() -> None:
     with start(APP_PORT="http") as server:
         _, complaint = server.communicate(timeout=30)
@@ -64,6 +78,7 @@ def test_settings_that_do_not_work_stop_it_with_a_sentence() -> None:
 def test_it_sets_the_server_up_for_websockets(monkeypatch: pytest.MonkeyPatch) -> None:
     options: dict[str, Any] = {}
     monkeypatch.setattr(uvicorn, "run", lambda app, **given: options.update(given, app=app))
+    monkeypatch.setattr(signal, "signal", lambda *given: options.update(signal=given))
     monkeypatch.setattr(sys, "argv", ["{{ cookiecutter.project_slug }}"])
     monkeypatch.setenv("APP_MAX_MESSAGE_BYTES", "1000")
     monkeypatch.setenv("APP_WORKERS", "2")
@@ -80,6 +95,7 @@ def test_it_sets_the_server_up_for_websockets(monkeypatch: pytest.MonkeyPatch) -
         "ws_max_size": 1000,
         "ws_per_message_deflate": False,
         "timeout_graceful_shutdown": 3,
+        "signal": (signal.SIGINT, signal.SIG_IGN),
     }
 
 

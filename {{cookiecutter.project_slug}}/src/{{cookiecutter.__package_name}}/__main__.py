@@ -1,6 +1,7 @@
 """The command `{{ cookiecutter.project_slug }}`: the application on uvicorn, set up for WebSockets."""
 
 import argparse
+import signal
 {% if cookiecutter.include_broadcast %}
 import sys
 {% endif %}
@@ -76,6 +77,8 @@ def serve(settings: Settings) -> None:
         timeout_graceful_shutdown=settings.drain_seconds,  # for what is not a WebSocket
         log_config=uvicorn_log_config(settings.log_format),
     )
+    # `uv run` repeats Ctrl-C after 0.2 seconds, when Python may already be shutting down.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def allow_open_files(count: int) -> None:
