@@ -16,12 +16,13 @@ ALWAYS = """
     .env.example .gitignore README.md SECURITY.md pyproject.toml
     src/PACKAGE/__init__.py src/PACKAGE/__main__.py src/PACKAGE/admission.py
     src/PACKAGE/connection.py src/PACKAGE/drain.py src/PACKAGE/health.py src/PACKAGE/limits.py
-    src/PACKAGE/logs.py src/PACKAGE/main.py src/PACKAGE/origin.py src/PACKAGE/protocol.py
+    src/PACKAGE/logs.py src/PACKAGE/main.py src/PACKAGE/open_files.py src/PACKAGE/origin.py
+    src/PACKAGE/protocol.py
     src/PACKAGE/server.py src/PACKAGE/settings.py src/PACKAGE/transport.py
     src/PACKAGE/endpoints/__init__.py
     tests/__init__.py tests/conftest.py tests/soak.py tests/test_admission.py
     tests/test_command.py tests/test_connection.py tests/test_drain.py tests/test_health.py
-    tests/test_hostile.py tests/test_logs.py tests/test_server.py tests/test_settings.py
+    tests/test_hostile.py tests/test_logs.py tests/test_open_files.py tests/test_server.py tests/test_settings.py
     tests/test_soak.py tests/test_transport.py
 """
 ONLY_WITH = {

@@ -40,6 +40,8 @@ def set_up_logging(app: FastAPI, form: str) -> None:
     app.exception_handler(HTTPException)(_refuse)
     app.router.default = _not_found
     logging.getLogger("uvicorn.error").addFilter(_is_worth_saying)
+    if form == "json":
+        logging.captureWarnings(True)
     own = logging.getLogger(__package__)
     if not own.hasHandlers():
         handler = logging.StreamHandler()
@@ -63,12 +65,16 @@ def connection_fields(scope: Scope) -> dict[str, Any]:
 
 
 def uvicorn_log_config(form: str) -> dict[str, Any]:
-    """Return uvicorn's own configuration of logging, as text or as JSON."""
-    if form == "text":
-        return LOGGING_CONFIG
+    """Return uvicorn's configuration of logging, as text or as JSON, with all other loggers."""
+    formatters = LOGGING_CONFIG["formatters"] | {"other": {"()": TextFormatter}}
+    if form == "json":
+        formatters = dict.fromkeys(formatters, {"()": JsonFormatter})
+    other = LOGGING_CONFIG["handlers"]["default"] | {"formatter": "other"}
     return LOGGING_CONFIG | {
-        "formatters": dict.fromkeys(LOGGING_CONFIG["formatters"], {"()": JsonFormatter}),
-        "loggers": LOGGING_CONFIG["loggers"] | {"asyncio": LOGGING_CONFIG["loggers"]["uvicorn"]},
+        "formatters": formatters,
+        "handlers": LOGGING_CONFIG["handlers"] | {"other": other},
+        "loggers": LOGGING_CONFIG["loggers"] | {__package__: {"level": "INFO"}},
+        "root": {"handlers": ["other"], "level": "WARNING"},
     }
 
 

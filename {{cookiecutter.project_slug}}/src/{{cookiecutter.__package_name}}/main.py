@@ -26,6 +26,7 @@ from .hub import Hub
 {% endif %}
 from .limits import Places
 from .logs import set_up_logging
+from .open_files import connections_that_fit
 from .settings import Settings, load_settings
 from .transport import FindTransport
 
@@ -34,6 +35,8 @@ from .transport import FindTransport
 async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
     """Welcome clients between start and stop, and close those that fall silent."""
     settings: Settings = app.state.settings
+    total = connections_that_fit(settings.max_connections)
+    app.state.places = Places(total, settings.max_connections_per_ip)
     watch = asyncio.create_task(close_idle(app.state.connections, settings.idle_timeout))
     app.state.is_running = True
     with app.state.drain.on_signals():
