@@ -70,7 +70,10 @@ def test_a_low_limit_is_warned_of_and_caps_the_connections(
             assert part in said
         caplog.set_level(logging.CRITICAL)
         with client.websocket_connect("/all"), client.websocket_connect("/all"):
-            with pytest.raises(WebSocketDenialResponse) as refusal:
-                client.websocket_connect("/all").__enter__()
+            with (
+                pytest.raises(WebSocketDenialResponse) as refusal,
+                client.websocket_connect("/all"),
+            ):
+                pass
             assert refusal.value.status_code == 503
             assert client.get("/livez").status_code == 200

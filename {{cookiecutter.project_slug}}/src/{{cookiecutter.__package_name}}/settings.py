@@ -28,8 +28,6 @@ MAY_BE_EMPTY = ("allowed_origins", "auth_audience", "echo_prefix")
 """Settings for which an empty text is a value; for all others it means the default."""
 NEAR = 0.75
 """How similar a variable must be to a setting's name to be taken for it, misspelt (0 to 1)."""
-KUBERNETES = re.compile("service_(host|port)|port_[0-9]+_")
-"""Variables that Kubernetes sets for a Service named `app`."""
 
 
 def _split(value: object) -> object:
@@ -185,7 +183,6 @@ def _misspelt(variables: Mapping[str, str | None]) -> dict[str, Any]:
         name: ""
         for name in names
         if name not in Settings.model_fields
-        and not KUBERNETES.match(name)
         and get_close_matches(name, Settings.model_fields, 1, NEAR)
     }
 
