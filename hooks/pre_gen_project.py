@@ -15,10 +15,16 @@ TAKEN = frozenset(
     annotated_doc annotated_types anyio certifi cffi click colorama coverage cryptography dotenv
     fastapi fastapi_cli h11 httpcore2 httptools httpx2 hypothesis idna iniconfig jwt markdown_it
     markdown_it_py mdurl opentelemetry opentelemetry_api packaging pluggy py pydantic pydantic_core
-    pydantic_settings pycparser pygments pyjwt pytest pytest_cov python_dotenv pyyaml redis rich rich_toolkit
+    pydantic_settings pycparser pygments pyjwt pytest pytest_cov python_dotenv pyyaml rich rich_toolkit
     ruff shellingham src sortedcontainers starlette test tests truststore ty typer typing_extensions
     typing_inspection uvicorn uvloop watchfiles websockets yaml
     """.split()
+)
+
+
+# Bidirectional controls: with them, a text reads differently from what it is.
+BIDIRECTIONAL = frozenset(
+    "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 )
 
 
@@ -48,7 +54,8 @@ def slug_example(slug: str) -> str:
 def text_problem(text: str) -> str:
     """Return what is wrong with free text, or an empty string."""
     for character in text:
-        if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp"):
+        control = unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
+        if control or character in BIDIRECTIONAL:
             return f"has a control character, {ascii(character)}; use a plain line of text"
     return ""
 

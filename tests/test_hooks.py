@@ -36,8 +36,16 @@ def test_a_slug_that_cannot_work_is_refused(
     assert bake(project_slug=example).exit_code == 0
 
 
+BIDIRECTIONAL = [*map(chr, range(0x202A, 0x202F)), *map(chr, range(0x2066, 0x206A))]
+BIDIRECTIONAL += ["\u200e", "\u200f", "\u061c"]
+
+
+def test_a_slug_may_be_any_name_that_the_project_does_not_need(bake: Bake) -> None:
+    assert bake(project_slug="redis").exit_code == 0
+
+
 @pytest.mark.parametrize("field", ["project_name", "description", "author_name"])
-@pytest.mark.parametrize("character", ["\n", "\t", "\x1b", "\x7f", "\u2028", "\udc80"])
+@pytest.mark.parametrize("character", ["\n", "\t", "\x1b", "\x7f", "\u2028", "\udc80", *BIDIRECTIONAL])
 def test_a_control_character_is_refused(
     bake: Bake, capfd: pytest.CaptureFixture[str], field: str, character: str
 ) -> None:

@@ -19,7 +19,7 @@ from urllib.request import urlopen
 import pytest
 from websockets.asyncio.client import connect as async_connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import connect
+from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from .conftest import ALL_OFF, ALL_ON, Answers, Bake, project_params, run
@@ -328,6 +328,51 @@ def test_ctrl_c_in_a_terminal_reaches_uv_and_the_server_and_ends_both(bake: Bake
         with pytest.raises(ConnectionClosed):
             client.recv(timeout=10)
         assert client.close_code == 1012
+
+
+@pytest.mark.parametrize("members", [0, 20])
+@pytest.mark.parametrize("command", ["my-websocket-app", "fastapi run --port 0"])
+def test_ctrl_c_without_a_terminal_leaves_no_traceback(
+    bake: Bake, command: str, members: int
+) -> None:
+    project = bake().project_path
+    with (
+        running(project, "uv", "run", *command.split(), APP_PORT="0") as (where, server),
+        ExitStack() as stack,
+    ):
+        url = f"ws://{where}/ws_broadcast"
+        joined = [stack.enter_context(connect(url, proxy=None)) for _ in range(members)]
+        said = interrupt(server, within=30)
+        assert "Application shutdown complete" in said
+        # uv repeats the signal, which may interrupt Python's own end under `fastapi`.
+        assert not re.search("Error|ERROR", said), said
+        assert [closed_with(member) for member in joined] == members * [1012]
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_sigterm_to_every_process_of_the_group_lets_all_members_know(
+    bake: Bake, workers: str
+) -> None:
+    project = bake().project_path
+    command = ("uv", "run", "my-websocket-app")
+    with (
+        running(project, *command, APP_PORT="0", APP_WORKERS=workers) as (where, server),
+        ExitStack() as stack,
+    ):
+        url = f"ws://{where}/ws_broadcast"
+        members = [stack.enter_context(connect(url, proxy=None)) for _ in range(200)]
+        os.killpg(server.pid, signal.SIGTERM)
+        assert [closed_with(member) for member in members] == 200 * [1012]
+        said, _ = server.communicate(timeout=30)
+        assert not re.search("Traceback|ERROR", said), said
+
+
+def closed_with(client: ClientConnection) -> int | None:
+    """Return the code that the server closes with."""
+    with suppress(ConnectionClosed):
+        while True:
+            client.recv(timeout=30)
+    return client.close_code
 
 
 def test_with_tokens_it_runs_as_its_readme_says(bake: Bake) -> None:

@@ -15,16 +15,16 @@ from .conftest import ALL_ON, COMBINATIONS, PROJECTS, TEMPLATE, Answers, Bake, p
 ALWAYS = """
     .env.example .gitignore README.md SECURITY.md pyproject.toml
     src/PACKAGE/__init__.py src/PACKAGE/__main__.py src/PACKAGE/admission.py
-    src/PACKAGE/connection.py src/PACKAGE/drain.py src/PACKAGE/errors.py src/PACKAGE/health.py src/PACKAGE/limits.py
-    src/PACKAGE/logs.py src/PACKAGE/main.py src/PACKAGE/origin.py src/PACKAGE/protocol.py
-    src/PACKAGE/settings.py src/PACKAGE/transport.py src/PACKAGE/http_protocol.py
-    src/PACKAGE/websocket_protocol.py src/PACKAGE/write_deadline.py
-    src/PACKAGE/endpoints/__init__.py
+    src/PACKAGE/connection.py src/PACKAGE/drain.py src/PACKAGE/errors.py src/PACKAGE/health.py
+    src/PACKAGE/http_protocol.py src/PACKAGE/limits.py src/PACKAGE/logs.py src/PACKAGE/main.py
+    src/PACKAGE/open_files.py src/PACKAGE/origin.py src/PACKAGE/protocol.py
+    src/PACKAGE/settings.py src/PACKAGE/transport.py src/PACKAGE/websocket_protocol.py
+    src/PACKAGE/write_deadline.py src/PACKAGE/endpoints/__init__.py
     tests/__init__.py tests/conftest.py tests/soak.py tests/test_admission.py
     tests/test_command.py tests/test_connection.py tests/test_drain.py tests/test_errors.py
-    tests/test_health.py
-    tests/test_hostile.py tests/test_logs.py tests/test_routes.py tests/test_server.py tests/test_settings.py
-    tests/test_soak.py tests/test_transport.py
+    tests/test_health.py tests/test_hostile.py tests/test_logs.py tests/test_open_files.py
+    tests/test_routes.py tests/test_server.py tests/test_settings.py tests/test_soak.py
+    tests/test_transport.py
 """
 ONLY_WITH = {
     "include_echo": "src/PACKAGE/endpoints/echo.py tests/test_echo.py",

@@ -22,6 +22,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 from websockets.sync.client import connect as websockets_connect
 
+from {{ cookiecutter.__package_name }} import open_files
 from {{ cookiecutter.__package_name }}.admission import Admitted
 from {{ cookiecutter.__package_name }}.main import create_app
 from {{ cookiecutter.__package_name }}.settings import Settings
@@ -42,6 +43,7 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     monkeypatch.setenv("APP_AUTH_KEY", KEY)
 {% endif %}
     monkeypatch.chdir(tmp_path)  # where no .env is
+    monkeypatch.setattr(open_files, "resource", None)  # no limit of this machine
 
 
 @pytest.fixture

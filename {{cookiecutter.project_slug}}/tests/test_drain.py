@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack
 from types import FrameType
 from typing import cast
@@ -87,6 +87,11 @@ class Stubborn:
         self.aborted = True
 
 
+def drain_of(stubborn: Stubborn, clock: Callable[[], float]) -> Drain:
+    """A drain that waits for a connection that never closes."""
+    return Drain({cast("Connection", stubborn)}, seconds=1000, clock=clock)
+
+
 class Server(uvicorn.Server):
     """A server that takes note of the signals it gets."""
 
@@ -123,21 +128,80 @@ async def test_a_signal_drains_first_and_stops_the_server_then(server: Server) -
     assert server.seen == [signal.SIGTERM]
 
 
+class Clock:
+    """A clock that tests set."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def let_signals_arrive() -> None:
+    """Let the event loop handle the signals raised so far."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
 @pytest.mark.anyio
-async def test_the_same_signal_again_ends_the_waiting_and_another_one_is_passed_on_then(
-    server: Server,
-) -> None:
-    stubborn = Stubborn()
-    with Drain({cast("Connection", stubborn)}, seconds=1000).on_signals():
+async def test_signals_within_a_second_count_as_one(server: Server) -> None:
+    stubborn, clock = Stubborn(), Clock()
+    with drain_of(stubborn, clock).on_signals():
         signal.raise_signal(signal.SIGINT)
         await asyncio.wait_for(stubborn.told.wait(), 10)
+        clock.now += 1
+        signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGTERM)
-        await asyncio.sleep(0)
+        await let_signals_arrive()
+        assert not stubborn.aborted
         assert server.seen == []
+
+
+@pytest.mark.anyio
+async def test_sigterm_never_cuts_the_drain_short(server: Server) -> None:
+    stubborn, clock = Stubborn(), Clock()
+    with drain_of(stubborn, clock).on_signals():
+        for _ in range(3):
+            signal.raise_signal(signal.SIGTERM)
+            await asyncio.wait_for(stubborn.told.wait(), 10)
+            await let_signals_arrive()
+            clock.now += 5
+        assert not stubborn.aborted
+        assert server.seen == []
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+async def test_a_later_ctrl_c_ends_the_drain_and_one_more_goes_to_the_server(
+    server: Server, first: int
+) -> None:
+    stubborn, clock = Stubborn(), Clock()
+    with drain_of(stubborn, clock).on_signals():
+        signal.raise_signal(first)
+        await asyncio.wait_for(stubborn.told.wait(), 10)
+        clock.now += 1.1
         signal.raise_signal(signal.SIGINT)
         await asyncio.wait_for(server.stop.wait(), 10)
-    assert stubborn.aborted
-    assert server.seen == [signal.SIGINT, signal.SIGTERM]
+        assert stubborn.aborted
+        assert server.seen == [first]
+        await let_signals_arrive()
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        await let_signals_arrive()
+    assert server.seen == [first, signal.SIGINT]
+
+
+@pytest.mark.anyio
+async def test_a_repeat_after_the_drain_does_not_reach_the_server(server: Server) -> None:
+    with Drain(set(), seconds=1, clock=Clock()).on_signals():
+        signal.raise_signal(signal.SIGINT)
+        await asyncio.wait_for(server.stop.wait(), 10)
+        signal.raise_signal(signal.SIGINT)
+        await let_signals_arrive()
+    signal.raise_signal(signal.SIGINT)  # the application has ended, the server not yet
+    await let_signals_arrive()
+    assert server.seen == [signal.SIGINT]
 
 
 @pytest.mark.anyio

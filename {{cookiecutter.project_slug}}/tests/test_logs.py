@@ -93,12 +93,12 @@ def test_json_has_tracebacks_too() -> None:
 def without_handlers() -> Generator[logging.Logger]:
     """Return the package's logger, as if nobody had set up logging."""
     own, root = logging.getLogger("{{ cookiecutter.__package_name }}"), logging.getLogger()
-    before = own.handlers, own.level, root.handlers
+    before = own.handlers, own.level, root.handlers, root.level
     own.handlers, root.handlers = [], []
     try:
         yield own
     finally:
-        own.handlers, own.level, root.handlers = before
+        own.handlers, own.level, root.handlers, root.level = before
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
@@ -115,15 +115,32 @@ def test_the_application_logs_even_where_nobody_has_set_that_up(
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_the_server_logs_likewise(form: str, capsys: pytest.CaptureFixture[str]) -> None:
-    logger = {"a.logger": LOGGING_CONFIG["loggers"]["uvicorn"]}
-    dictConfig(
-        logs.uvicorn_log_config(form) | {"loggers": logger, "disable_existing_loggers": False}
-    )
-    logging.getLogger("a.logger").info("started")
-    logged = capsys.readouterr().err
-    assert "started" in logged
-    assert (form == "json") == logged.startswith("{")
+def test_the_server_and_libraries_log_likewise(
+    form: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loggers = {
+        "a.server": LOGGING_CONFIG["loggers"]["uvicorn"],
+        "{{ cookiecutter.__package_name }}": {"level": "INFO"},
+    }
+    with without_handlers() as own:
+        dictConfig(logs.uvicorn_log_config(form) | {"loggers": loggers})
+        logging.getLogger("a.server").info("started")
+        own.info("connected", extra={"status": 101})
+        logging.getLogger("a.library").warning("careful")
+    lines = capsys.readouterr().err.splitlines()
+    for line, part in zip(lines, ["started", "101", "careful"], strict=True):
+        assert part in line
+        assert (form == "json") == line.startswith("{")
+
+
+@pytest.mark.parametrize(("form", "captured"), [("text", []), ("json", [True])])
+def test_warnings_are_json_too(
+    monkeypatch: pytest.MonkeyPatch, form: str, captured: list[bool]
+) -> None:
+    calls: list[bool] = []
+    monkeypatch.setattr(logging, "captureWarnings", calls.append)
+    create_app(Settings.model_validate({"log_format": form}))
+    assert calls == captured
 
 
 def test_nothing_is_said_twice(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:

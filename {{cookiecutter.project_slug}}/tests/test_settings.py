@@ -38,6 +38,9 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         ("APP_ALLOWED_ORIGINS", "https://*.example", "looks like https://chat.example.com"),
         ("APP_ALLOWED_ORIGINS", "https://me@a.example", "looks like https://chat.example.com"),
         ("APP_ALLOWED_ORIGINS", "https://a.example:port", "looks like https://chat.example.com"),
+        ("APP_TRUSTED_PROXIES", "proxy.example", "looks like 10.0.0.5"),
+        ("APP_TRUSTED_PROXIES", "10.0.0.5/8", "10.0.0.0/8"),
+        ("APP_PORT", "tcp://10.0.0.1:80", "enableServiceLinks: false"),
     ],
 )
 def test_a_setting_that_does_not_work_is_named_with_its_rule(
@@ -51,6 +54,79 @@ def test_a_setting_that_does_not_work_is_named_with_its_rule(
     assert value in line
     assert rule in line
     assert "pydantic" not in line
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["APP_MAX_CONECTIONS", "app_max_conections", "APP_WORKER", "APP_PROT", "APP_MAX_MESSAGE_SIZE"],
+)
+def test_a_misspelt_variable_is_refused_with_the_right_name(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    right = {"W": "APP_WORKERS", "P": "APP_PORT"}.get(name[4].upper(), "APP_MAX_")
+    monkeypatch.setenv(name, "do not show")
+    with pytest.raises(SystemExit, match=rf"{name.upper()}: .*the nearest is {right}") as refusal:
+        load_settings()
+    assert "do not show" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "APP_ENV",
+        "APP_NAME",
+        "APP_KEY",
+        "APP_LOG_LEVEL",
+        "APP_HOSTNAME",
+        "APP_SERVICE_HOST",
+        "APP_SERVICE_PORT",
+        "APP_PORT_8000_TCP",
+        "APP_PORT_8000_TCP_ADDR",
+        "APP_PORT_8000_TCP_PORT",
+    ],
+)
+def test_variables_of_other_programs_are_left_alone(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "tcp://10.0.0.1:80")
+    assert load_settings() == Settings()
+
+
+@pytest.mark.parametrize("name", ["APP_MAX_CONECTIONS", "APP_ENV", "APP_Z"])
+def test_every_unknown_name_in_the_file_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / ".env").write_text(f"OTHER=1\n{name}=5\nAPP_PORT=9000\n", "utf-8")
+    with pytest.raises(SystemExit, match=f"{name}: there is no such setting; .* APP_[A-Z_]+$"):
+        load_settings()
+
+
+def test_other_names_in_the_file_belong_to_other_programs(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("OTHER=1\nAPP_PORT=9000\n", "utf-8")
+    assert load_settings().port == 9000
+
+
+def test_an_empty_value_is_the_default_and_hides_no_line_of_the_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text("APP_PORT=9000\nAPP_HOST=\n", "utf-8")
+    monkeypatch.setenv("APP_PORT", "")
+    monkeypatch.setenv("APP_ALLOWED_ORIGINS", "")
+    settings = load_settings()
+    assert settings.port == 9000
+    assert settings.host == "127.0.0.1"
+    assert settings.allowed_origins == ()
+{% if cookiecutter.include_echo %}
+
+
+@pytest.mark.parametrize("line", ["APP_ECHO_PREFIX=", "APP_ECHO_PREFIX=''"])
+def test_the_prefix_may_be_empty(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, line: str
+) -> None:
+    (tmp_path / ".env").write_text(line, "utf-8")
+    assert load_settings().echo_prefix == ""
+    (tmp_path / ".env").unlink()
+    monkeypatch.setenv("APP_ECHO_PREFIX", "")
+    assert load_settings().echo_prefix == ""
+{% endif %}
 
 
 def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:

@@ -1,13 +1,14 @@
 """The command `{{ cookiecutter.project_slug }}`: the application on uvicorn, set up for WebSockets."""
 
 import argparse
-{% if cookiecutter.include_broadcast %}
-import sys
-{% endif %}
-from contextlib import suppress
+import asyncio
+import logging
+import signal
+from logging.config import dictConfig
 {% if cookiecutter.auth == "jwt" %}
 from pathlib import Path
 {% endif %}
+from types import FrameType
 
 {% if cookiecutter.auth == "jwt" %}
 import jwt
@@ -16,7 +17,7 @@ import uvicorn
 
 from .http_protocol import LimitedHttpProtocol
 {% if cookiecutter.auth == "jwt" %}
-from .keys import new_secret
+from .keys import new_secret, read_key_file
 {% endif %}
 from .logs import uvicorn_log_config
 from .settings import Settings, load_settings
@@ -25,6 +26,10 @@ from .tokens import mint
 {% endif %}
 from .websocket_protocol import LimitedWebSocketProtocol
 
+{% if cookiecutter.include_broadcast %}
+logger = logging.getLogger(__package__)
+
+{% endif %}
 
 def main() -> None:
     """Serve until Ctrl-C or SIGTERM; open connections then get 1012, and some time to end."""
@@ -45,7 +50,7 @@ def main() -> None:
     elif arguments.command == "token":
         settings = load_settings()
         try:
-            key = arguments.key.read_text("utf-8") if arguments.key else None
+            key = read_key_file(arguments.key) if arguments.key else None
             print(mint(arguments.subject, 60 * arguments.minutes, settings, key))
         except (OSError, OverflowError, ValueError, jwt.PyJWTError) as failure:
             parser.error(f"no token was made: {failure}")
@@ -59,35 +64,39 @@ def main() -> None:
 
 def serve(settings: Settings) -> None:
     """Run uvicorn, with its limits where the application's are."""
+    log_config = uvicorn_log_config(settings.log_format)
+    dictConfig(log_config)
+    logging.captureWarnings(settings.log_format == "json")
 {% if cookiecutter.include_broadcast %}
     if settings.workers > 1:
-        print("Rooms live in one process: APP_WORKERS > 1 splits them.", file=sys.stderr)
+        logger.warning("rooms live in one process: APP_WORKERS > 1 splits them")
 {% endif %}
-    allow_open_files(settings.max_connections + 100)
+    proxies = settings.trusted_proxies
+    signal.signal(signal.SIGINT, interrupt)
     uvicorn.run(
         f"{__package__}.main:app",
         host=settings.host,
         port=settings.port,
         workers=settings.workers,
+        forwarded_allow_ips="*" if "*" in proxies else list(proxies),
         http=LimitedHttpProtocol,
         ws=LimitedWebSocketProtocol,
         ws_max_size=settings.max_message_bytes,
         # Compression costs 32 KiB a connection, and CPU for every copy of a broadcast.
         ws_per_message_deflate=False,
         timeout_graceful_shutdown=settings.drain_seconds,  # for what is not a WebSocket
-        log_config=uvicorn_log_config(settings.log_format),
+        log_config=log_config,
     )
+    # `uv run` repeats Ctrl-C after 0.2 seconds, when Python may already be shutting down.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def allow_open_files(count: int) -> None:
-    """Raise the number of files, and so of sockets, that may be open; systems start low."""
-    with suppress(ImportError):  # Windows has no such limit
-        import resource
-
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
-        if soft != resource.RLIM_INFINITY and soft < wanted:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """Handle Ctrl-C before the server starts; while it ends, ignore repeats."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        raise KeyboardInterrupt from None
 
 
 if __name__ == "__main__":

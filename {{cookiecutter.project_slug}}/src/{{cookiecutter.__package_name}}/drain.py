@@ -3,15 +3,22 @@
 import asyncio
 import random
 import signal
+import time
 from collections.abc import Awaitable, Callable, Generator, Iterable
 from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import TypeGuard
 
 import uvicorn
 
 from .connection import Connection
 from .protocol import CloseCode
 
+SignalHandler = Callable[[int, FrameType | None], object]
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+REPEAT_SECONDS = 1.0
+"""Signals that come this soon after the first one are repeats of it."""
 PER_SECOND = 50
 """Connections that are closed in a second at least; faster if there are too many for that."""
 
@@ -32,53 +39,60 @@ class Drain:
         connections: set[Connection],
         seconds: float,
         settled: Callable[[], Awaitable[None]] = nothing_to_settle,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`settled` returns when all that has been said so far is on its way."""
+        """`settled` returns when all that has been said so far is on its way.
+
+        `clock` tells the time of signals, in seconds.
+        """
         self.has_begun = False
         self._connections = connections
         self._seconds = seconds
         self._settled = settled
+        self._clock = clock
 
     @contextmanager
     def on_signals(self) -> Generator[None]:
         """Drain at the first signal to stop, and only then give it to the server.
 
-        The same signal again ends the waiting. Of the servers, uvicorn can be made to wait like
-        that, where it handles signals itself; others close connections in their own way.
+        `uv run`, systemd and uvicorn's parent process send a signal more than once, so those
+        within `REPEAT_SECONDS` of the first count as the first, and SIGTERM never counts twice. A
+        later Ctrl-C ends the waiting, and one after that goes to the server, which then exits at
+        once. This works under uvicorn; other servers close connections in their own way.
         """
         loop = asyncio.get_running_loop()
         handlers = {int(each): signal.getsignal(each) for each in SIGNALS}
-        before = {each: handler for each, handler in handlers.items() if _is_uvicorn(handler)}
-        received: list[int] = []
+        servers = {each: handler for each, handler in handlers.items() if _is_uvicorn(handler)}
         task: asyncio.Task[None] | None = None
+        first_at = 0.0
 
-        def restore() -> None:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-        async def drain_and_stop() -> None:
+        async def drain_and_stop(number: int) -> None:
             try:
                 await self.run()
             finally:
-                restore()
-                for number in received:
-                    signal.raise_signal(number)
+                servers[number](number, None)
 
-        def on_signal(number: int) -> None:
-            nonlocal task
+        def on_signal(number: int, at: float) -> None:
+            nonlocal task, first_at
             if task is None:
-                task = loop.create_task(drain_and_stop())
-            elif number in received:
-                task.cancel()
+                first_at = at
+                task = loop.create_task(drain_and_stop(number))
                 return
-            received.append(number)
+            is_repeat = number != signal.SIGINT or at - first_at <= REPEAT_SECONDS
+            if not is_repeat and not task.cancel():  # it is done
+                servers[number](number, None)
 
-        for each in before:
-            signal.signal(each, lambda number, _: loop.call_soon_threadsafe(on_signal, number))
+        def receive(number: int, frame: FrameType | None) -> None:
+            loop.call_soon_threadsafe(on_signal, number, self._clock())
+
+        for each in servers:
+            signal.signal(each, receive)
         try:
             yield
         finally:
-            restore()
+            if task is None:  # otherwise uvicorn removes them at its end; until then, repeats come
+                for each, handler in servers.items():
+                    signal.signal(each, handler)
 
     async def run(self) -> None:
         """Close every connection within `seconds`; from now on, new ones are refused with 503."""
@@ -111,5 +125,5 @@ class Drain:
             connection.close_soon(CloseCode.SERVICE_RESTART, "restarting")
 
 
-def _is_uvicorn(handler: object) -> bool:
+def _is_uvicorn(handler: object) -> TypeGuard[SignalHandler]:
     return isinstance(getattr(handler, "__self__", None), uvicorn.Server)

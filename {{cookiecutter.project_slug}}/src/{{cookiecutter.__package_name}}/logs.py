@@ -42,6 +42,8 @@ def set_up_logging(form: str) -> None:
     """
     logging.getLogger("uvicorn.error").addFilter(_is_worth_saying)
     logging.getLogger("uvicorn.access").addFilter(_shorten_arguments)
+    if form == "json":
+        logging.captureWarnings(True)
     own = logging.getLogger(__package__)
     if not own.hasHandlers():
         handler = logging.StreamHandler()
@@ -65,12 +67,16 @@ def connection_fields(scope: Scope) -> dict[str, Any]:
 
 
 def uvicorn_log_config(form: str) -> dict[str, Any]:
-    """Return uvicorn's own configuration of logging, as text or as JSON."""
-    if form == "text":
-        return LOGGING_CONFIG
+    """Return uvicorn's configuration of logging, as text or as JSON, with all other loggers."""
+    formatters = LOGGING_CONFIG["formatters"] | {"other": {"()": TextFormatter}}
+    if form == "json":
+        formatters = dict.fromkeys(formatters, {"()": JsonFormatter})
+    other = LOGGING_CONFIG["handlers"]["default"] | {"formatter": "other"}
     return LOGGING_CONFIG | {
-        "formatters": dict.fromkeys(LOGGING_CONFIG["formatters"], {"()": JsonFormatter}),
-        "loggers": LOGGING_CONFIG["loggers"] | {"asyncio": LOGGING_CONFIG["loggers"]["uvicorn"]},
+        "formatters": formatters,
+        "handlers": LOGGING_CONFIG["handlers"] | {"other": other},
+        "loggers": LOGGING_CONFIG["loggers"] | {__package__: {"level": "INFO"}},
+        "root": {"handlers": ["other"], "level": "WARNING"},
     }
 
 
@@ -91,16 +97,16 @@ def _shorten_arguments(record: logging.LogRecord) -> bool:
 
 
 class CheckClient:
-    """Middleware that replaces a client's address that is none by `unknown`.
+    """Middleware that replaces a client's address by `unknown` where it is not an address.
 
-    Where a proxy is trusted, uvicorn takes the address from `X-Forwarded-For`, as it is.
+    Where a proxy is trusted, uvicorn takes the address from `X-Forwarded-For` without a check.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        host, port = scope.get("client") or ("unknown", 0)
+        host, port = scope.get("client") or ("unknown", 0)  # a Unix socket has none
         if not ADDRESS.fullmatch(host) or not 0 <= port < 65_536:
             scope["client"] = ("unknown", 0)
         return self.app(scope, receive, send)

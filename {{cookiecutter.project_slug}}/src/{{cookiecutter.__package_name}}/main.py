@@ -24,13 +24,12 @@ from .errors import add_error_handlers
 from .health import router as health
 {% if cookiecutter.include_broadcast %}
 from .hub import Hub
-{% endif %}
-{% if cookiecutter.include_broadcast %}
 from .limits import JoinLimiter, Places
 {% else %}
 from .limits import Places
 {% endif %}
 from .logs import CheckClient, set_up_logging
+from .open_files import connections_that_fit
 from .settings import Settings, load_settings
 from .transport import FindTransport
 
@@ -39,6 +38,8 @@ from .transport import FindTransport
 async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
     """Welcome clients between start and stop, and close those that fall silent."""
     settings: Settings = app.state.settings
+    total = connections_that_fit(settings.max_connections)
+    app.state.places = Places(total, settings.max_connections_per_ip)
     watch = asyncio.create_task(close_idle(app.state.connections, settings.idle_timeout))
     app.state.is_running = True
 {% if cookiecutter.include_broadcast %}

@@ -1,17 +1,33 @@
 """Every knob of this application, in one place."""
 
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
+from ipaddress import ip_network
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends
 from fastapi.requests import HTTPConnection
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 {% if cookiecutter.auth == "jwt" %}
 from .keys import Algorithm, AuthKey
 {% endif %}
 from .origin import normal_origin
+
+MAY_BE_EMPTY = ("allowed_origins", "auth_audience", "echo_prefix")
+"""Settings for which an empty text is a value; for all others it means the default."""
+NEAR = 0.75
+"""How similar a variable must be to a setting's name to be taken for it, misspelt (0 to 1)."""
 
 
 def _split(value: object) -> object:
@@ -27,7 +43,18 @@ def _check_origin(text: str) -> str:
     return origin
 
 
+def _check_proxy(text: str) -> str:
+    if text == "*":
+        return text
+    try:
+        network = ip_network(text)
+    except ValueError:
+        raise ValueError("a proxy looks like 10.0.0.5, or its network like 10.0.0.0/8") from None
+    return str(network if "/" in text else network.network_address)
+
+
 Origin = Annotated[str, AfterValidator(_check_origin)]
+Proxy = Annotated[str, AfterValidator(_check_proxy)]
 
 
 class Settings(BaseSettings):
@@ -36,8 +63,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix="APP_",
         env_file=".env",
-        env_ignore_empty=True,
-        extra="ignore",
+        dotenv_filtering="match_prefix",
+        extra="forbid",
         frozen=True,
         use_attribute_docstrings=True,
     )
@@ -56,6 +83,12 @@ class Settings(BaseSettings):
 
     require_origin: bool = False
     """Refuse clients that send no origin, that is, everything but browsers."""
+
+    trusted_proxies: Annotated[tuple[Proxy, ...], NoDecode, BeforeValidator(_split)] = (
+        "127.0.0.1",
+        "::1",
+    )
+    """Proxies, or their networks, whose `X-Forwarded-*` headers count, by commas; `*` is any."""
 
     max_connections: int = Field(20_000, ge=1)
     """Connections that a process holds; one more is refused with 503."""
@@ -119,6 +152,49 @@ class Settings(BaseSettings):
     """Messages of each room that are kept for members who come back."""
 {% endif %}
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Add misspelt names of the environment, so that they are refused like those in `.env`."""
+        misspelt: dict[str, Any] = {}
+        for source in (env_settings, dotenv_settings):
+            assert isinstance(source, EnvSettingsSource)
+            source.env_vars = _without_empty(source.env_vars)
+            if source is env_settings:
+                misspelt = _misspelt(source.env_vars)
+        return (
+            init_settings,
+            env_settings,
+            dotenv_settings,
+            InitSettingsSource(settings_cls, misspelt),
+        )
+
+
+def _without_empty(variables: Mapping[str, str | None]) -> dict[str, str | None]:
+    may_be_empty = {f"app_{name}" for name in MAY_BE_EMPTY}
+    return {
+        name: value
+        for name, value in variables.items()
+        if value or (value is not None and name in may_be_empty)
+    }
+
+
+def _misspelt(variables: Mapping[str, str | None]) -> dict[str, Any]:
+    """Return variables nearly named like a setting; others belong to other programs."""
+    names = [name.removeprefix("app_") for name in variables if name.startswith("app_")]
+    return {
+        name: ""
+        for name in names
+        if name not in Settings.model_fields
+        and get_close_matches(name, Settings.model_fields, 1, NEAR)
+    }
+
 
 def load_settings() -> Settings:
     """Read the settings, or exit with a sentence for each that does not work."""
@@ -138,6 +214,14 @@ def _explain(error: ErrorDetails) -> str:
     if name == "APP_AUTH_KEY":
         return f"  {name}: {rule}"
 {% endif %}
+    if error["type"] == "extra_forbidden":
+        (nearest,) = get_close_matches(str(error["loc"][0]), Settings.model_fields, 1, 0)
+        return f"  {name}: there is no such setting; the nearest is APP_{nearest.upper()}"
+    if name == "APP_PORT" and re.match("[a-z]+://", str(error["input"])):
+        rule = (
+            'Kubernetes sets this for a Service named "app"; set enableServiceLinks: false in the '
+            "pod, rename the Service, or set APP_PORT in the container"
+        )
     return f"  {name}={error['input']!r}: {rule}"
 
 
