@@ -4,8 +4,10 @@ import asyncio
 import re
 import socket
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -30,6 +32,13 @@ def peak_mib(pid: int) -> float:
     status = Path(f"/proc/{pid}/status").read_text("utf-8")
     (own,) = re.findall(r"VmHWM:\s+(\d+) kB", status)
     return int(own) / 1024 + sum(peak_mib(int(child)) for child in children)
+
+
+def read_all(log: IO[str]) -> None:
+    """Read what a server says, which would block it otherwise."""
+    with suppress(ValueError):  # it is closed in the end
+        for _ in log:
+            pass
 
 
 async def speak_at_once(port: int, members: int, messages: int) -> int:
@@ -61,6 +70,9 @@ async def speak_at_once(port: int, members: int, messages: int) -> int:
     readers = [asyncio.create_task(read_slowly(raw)) for raw in raws]
     await asyncio.gather(*(speak(raw) for raw in raws))
     await asyncio.wait(readers, timeout=15)  # those that are cut off are gone by then
+    for reader in readers:
+        reader.cancel()
+    await asyncio.wait(readers)
     for raw in raws:
         raw.close()
     return members * messages * len(MESSAGE)
@@ -74,6 +86,7 @@ def test_members_that_send_at_once_and_read_slowly_cost_a_few_times_what_they_se
     settings = {"APP_PORT": "0", "APP_JOINS_PER_SECOND_PER_IP": "inf"}
     command = ("uv", "run", "--no-dev", "my-websocket-app")
     with running(project, *command, **settings) as (where, server):
+        threading.Thread(target=read_all, args=[server.stdout]).start()
         before = peak_mib(server.pid)
         sent = asyncio.run(speak_at_once(int(where.partition(":")[2]), members, messages))
         growth = peak_mib(server.pid) - before

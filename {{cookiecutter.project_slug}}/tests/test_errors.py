@@ -1,6 +1,7 @@
 """What a client sees when an endpoint, or what it asks for, raises."""
 
 import asyncio
+import logging
 from typing import Annotated, Any
 
 import pytest
@@ -26,7 +27,7 @@ from {{ cookiecutter.__package_name }}.errors import close_code_for
 from {{ cookiecutter.__package_name }}.protocol import CloseCode
 from {{ cookiecutter.__package_name }}.settings import Settings
 
-from .conftest import Serve, connect, echo_app, introduce, listen_to_the_end, running
+from .conftest import Serve, WrapSend, connect, echo_app, introduce, listen_to_the_end, running
 
 
 def fails(kind: str) -> Exception:
@@ -125,18 +126,22 @@ def test_an_exception_before_the_handshake_is_a_response_and_one_line_in_the_log
     assert (vars(line)["status"], vars(line)["reason"]) == (status, detail)
 
 
+@pytest.mark.parametrize("middleware", [[], [WrapSend]], ids=["direct", "portable"])
 @pytest.mark.parametrize(
     ("kind", "code", "reason"), [("websocket", 4003, "not for you"), ("http", 1008, "gone")]
 )
 def test_an_exception_after_the_handshake_closes_and_is_one_line_in_the_log(
     app: FastAPI,
-    serve_both_ways: Serve,
     caplog: pytest.LogCaptureFixture,
+    middleware: list[type[WrapSend]],
     kind: str,
     code: int,
     reason: str,
 ) -> None:
-    with connect(f"{serve_both_ways(app)}/after/{kind}") as client:
+    caplog.set_level(logging.INFO)
+    for each in middleware:
+        app.add_middleware(each)
+    with running(app) as url, connect(f"{url}/after/{kind}") as client:
         assert listen_to_the_end(client) == (["hello"], code)
         assert client.close_reason == reason
     own = [each for each in caplog.records if each.name.startswith("{{ cookiecutter.__package_name }}")]
