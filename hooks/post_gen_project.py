@@ -1,5 +1,8 @@
 """Say what to do next. Nothing here changes the project, and nothing here can fail."""
 
+import os
+import sys
+
 NEXT_STEPS = """
 Your project is in {{ cookiecutter.project_slug }}. It runs at once:
 
@@ -27,4 +30,8 @@ Its tests run with `uv run pytest`, and README.md tells the rest. The first
 """
 
 if __name__ == "__main__":
-    print(NEXT_STEPS)
+    try:
+        print(NEXT_STEPS, flush=True)
+    except OSError:
+        # Nobody reads it. Python flushes once more at its end; a failure there would undo all.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,10 +1,13 @@
 """Answers that are refused, and what a person reads before and after a project is made."""
 
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from .conftest import ALL_OFF, Bake
+from .conftest import ALL_OFF, TEMPLATE, Bake
 
 
 @pytest.mark.parametrize(
@@ -81,3 +84,11 @@ def test_the_next_steps_are_in_the_users_own_names(
     assert "\n\n\n" not in said.strip("\n")
     bake(**ALL_OFF)
     assert "ws://" not in capfd.readouterr().out
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device here")
+def test_a_project_is_made_although_nobody_reads_the_next_steps(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cookiecutter", str(TEMPLATE), "--no-input", "-o", tmp_path]
+    with Path("/dev/full").open("w") as full:
+        subprocess.run(command, stdout=full, check=True)
+    assert (tmp_path / "my-websocket-app/README.md").exists()

@@ -22,7 +22,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 from websockets.sync.client import connect as websockets_connect
 
-from {{ cookiecutter.__package_name }} import open_files
+import {{ cookiecutter.__package_name }}.websocket_protocol as websocket_protocol
+from {{ cookiecutter.__package_name }} import http_protocol, open_files
 from {{ cookiecutter.__package_name }}.admission import Admitted
 from {{ cookiecutter.__package_name }}.main import create_app
 from {{ cookiecutter.__package_name }}.settings import Settings
@@ -31,6 +32,12 @@ from {{ cookiecutter.__package_name }}.tokens import mint
 
 from . import KEY
 {% endif %}
+
+OWN_PROTOCOLS: dict[str, Any] = {
+    "http": http_protocol.LimitedHttpProtocol,
+    "ws": websocket_protocol.LimitedWebSocketProtocol,
+}
+"""The options of uvicorn that the command adds its limits with."""
 
 Serve = Callable[[FastAPI], str]
 
@@ -74,6 +81,12 @@ def warning(caplog: pytest.LogCaptureFixture) -> dict[str, Any]:
     """Return what the only warning in the log says."""
     (record,) = [each for each in caplog.records if each.levelno == logging.WARNING]
     return vars(record)
+
+
+def own_records(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """Return what the package itself has logged."""
+    package = create_app.__module__.partition(".")[0]
+    return [each for each in caplog.records if each.name.startswith(f"{package}.")]
 
 
 def errors_logged(caplog: pytest.LogCaptureFixture) -> list[str]:

@@ -23,10 +23,7 @@ from websockets.asyncio.client import connect as websockets_connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.typing import Subprotocol
 
-from {{ cookiecutter.__package_name }}.http_protocol import LimitedHttpProtocol
-from {{ cookiecutter.__package_name }}.websocket_protocol import LimitedWebSocketProtocol
-
-from .conftest import echo_app, introduce, running
+from .conftest import OWN_PROTOCOLS, echo_app, introduce, running
 
 {% if cookiecutter.include_broadcast %}
 PATHS = ("/all", "/ws_broadcast", "/ws_broadcast/tea")
@@ -143,8 +140,7 @@ def soak(seconds: float, seed: int) -> list[int]:
     app = echo_app(**LIMITS)
     tracemalloc.start()
     try:
-        options = {"http": LimitedHttpProtocol, "ws": LimitedWebSocketProtocol}
-        with running(app, timeout_graceful_shutdown=5, **options) as url:
+        with running(app, timeout_graceful_shutdown=5, **OWN_PROTOCOLS) as url:
             return asyncio.run(crowd(app, url, seconds, seed))
     finally:
         tracemalloc.stop()

@@ -22,11 +22,11 @@ import uvicorn
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 {% endif %}
 
+from {{ cookiecutter.__package_name }} import __main__ as command
 from {{ cookiecutter.__package_name }}.__main__ import interrupt, main
-from {{ cookiecutter.__package_name }}.http_protocol import LimitedHttpProtocol
-from {{ cookiecutter.__package_name }}.websocket_protocol import LimitedWebSocketProtocol
-{% if cookiecutter.auth == "jwt" %}
 
+from .conftest import OWN_PROTOCOLS
+{% if cookiecutter.auth == "jwt" %}
 from .test_tokens import key_pair
 {% endif %}
 
@@ -101,7 +101,7 @@ def test_it_sets_the_server_up_for_websockets(monkeypatch: pytest.MonkeyPatch) -
     handlers: list[object] = []
     monkeypatch.setattr(signal, "signal", lambda number, handler: handlers.append(handler))
     logging_set_up: list[object] = []
-    monkeypatch.setattr("{{ cookiecutter.__package_name }}.__main__.dictConfig", logging_set_up.append)
+    monkeypatch.setattr(command, "dictConfig", logging_set_up.append)
     monkeypatch.setenv("APP_TRUSTED_PROXIES", "10.0.0.0/8, 2001:db8::1")
     monkeypatch.setattr(sys, "argv", ["{{ cookiecutter.project_slug }}"])
     monkeypatch.setenv("APP_MAX_MESSAGE_BYTES", "1000")
@@ -116,8 +116,7 @@ def test_it_sets_the_server_up_for_websockets(monkeypatch: pytest.MonkeyPatch) -
         "port": 8000,
         "workers": 2,
         "forwarded_allow_ips": ["10.0.0.0/8", "2001:db8::1"],
-        "http": LimitedHttpProtocol,
-        "ws": LimitedWebSocketProtocol,
+        **OWN_PROTOCOLS,
         "ws_max_size": 1000,
         "ws_per_message_deflate": False,
         "timeout_graceful_shutdown": 3,
@@ -129,7 +128,7 @@ def test_any_proxy_can_be_trusted(monkeypatch: pytest.MonkeyPatch, proxies: str)
     options: dict[str, Any] = {}
     monkeypatch.setattr(uvicorn, "run", lambda app, **given: options.update(given))
     monkeypatch.setattr(signal, "signal", lambda number, handler: None)
-    monkeypatch.setattr("{{ cookiecutter.__package_name }}.__main__.dictConfig", lambda config: None)
+    monkeypatch.setattr(command, "dictConfig", lambda config: None)
     monkeypatch.setattr(sys, "argv", ["{{ cookiecutter.project_slug }}"])
     monkeypatch.setenv("APP_TRUSTED_PROXIES", proxies)
     main()
@@ -173,7 +172,8 @@ def test_every_line_is_json_if_asked_for(tmp_path: Path, workers: str) -> None:
 def output(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """Return what a subcommand prints."""
     with pytest.MonkeyPatch.context() as environment:
-        environment.setattr(sys, "argv", ["{{ cookiecutter.project_slug }}", *arguments])
+        command_line = ["{{ cookiecutter.project_slug }}", *arguments]
+        environment.setattr(sys, "argv", command_line)
         main()
     return capsys.readouterr().out.strip()
 

@@ -182,6 +182,7 @@ def test_a_client_that_says_nothing_is_closed_with_1001(serve: Serve) -> None:
         ("", "invalid_json"),
         ('{"x":NaN,"y":1}', "invalid_json"),
         ("[" * 20, "invalid_json"),
+        ('{"x":Infinity,"y":1}', "invalid_json"),
         ("null", "invalid_shape"),
         (b'{"x":1,"y":2}', "text_expected"),
     ],
@@ -221,7 +222,8 @@ def test_a_path_is_no_longer_than_it_need_be() -> None:
     schema = TypeAdapter(dict[str, dict[str, int]])
     with pytest.raises(ValidationError) as wrong:
         schema.validate_python({"data": {"x" * 1000: "no"}})
-    path = connection_module.first_mismatch(wrong.value)
+    code, path = connection_module.describe(wrong.value)
+    assert code == "invalid_shape"
     assert path.startswith("data.xxx")
     assert len(path) == 200
 
@@ -298,6 +300,9 @@ class Unread(asyncio.Transport):
 
     aborted = False
 
+    def is_closing(self) -> bool:
+        return False
+
     def get_write_buffer_size(self) -> int:
         return 1
 
@@ -311,6 +316,25 @@ async def test_many_messages_of_one_client_do_not_hold_up_the_others() -> None:
     async for _ in await connection_of(always, closed):
         if others.done():
             break
+    assert others.done()
+
+
+@pytest.mark.anyio
+async def test_messages_that_take_long_do_not_hold_up_the_others_either(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection_module, "MESSAGES_PER_TURN", 1_000_000)
+    now = 1000.0
+    clock = SimpleNamespace(monotonic=lambda: now, time=time.time)
+    monkeypatch.setattr(connection_module, "time", clock)
+    others = asyncio.create_task(asyncio.sleep(0))
+    messages = 0
+    async for _ in await connection_of(always, closed):
+        messages += 1
+        now += 0.002
+        if others.done():
+            break
+        assert messages < 10
     assert others.done()
 
 

@@ -27,7 +27,19 @@ from {{ cookiecutter.__package_name }}.errors import close_code_for
 from {{ cookiecutter.__package_name }}.protocol import CloseCode
 from {{ cookiecutter.__package_name }}.settings import Settings
 
-from .conftest import Serve, WrapSend, connect, echo_app, introduce, listen_to_the_end, running
+from .conftest import (
+    Serve,
+    WrapSend,
+    connect,
+    echo_app,
+    introduce,
+    listen_to_the_end,
+    own_records,
+    raw_client,
+    read_to_end,
+    running,
+    text_frame,
+)
 
 
 def fails(kind: str) -> Exception:
@@ -36,6 +48,7 @@ def fails(kind: str) -> Exception:
         "websocket": WebSocketException(4003, "not for you"),
         "http": HTTPException(410, "gone", {"X-Why": "old"}),
         "bug": LookupError("a bug in an endpoint"),
+        "code": WebSocketException(1005, "a code that can't be sent"),
     }[kind]
 
 
@@ -121,7 +134,7 @@ def test_an_exception_before_the_handshake_is_a_response_and_one_line_in_the_log
     response = refusal(client, f"/before/{kind}")
     assert (response.status_code, response.json()) == (status, {"detail": detail})
     assert ("x-why" in response.headers) == (kind == "http")
-    (line,) = [each for each in caplog.records if each.name.startswith("{{ cookiecutter.__package_name }}")]
+    (line,) = own_records(caplog)
     assert (line.levelname, line.message) == ("WARNING", "refused")
     assert (vars(line)["status"], vars(line)["reason"]) == (status, detail)
 
@@ -144,10 +157,33 @@ def test_an_exception_after_the_handshake_closes_and_is_one_line_in_the_log(
     with running(app) as url, connect(f"{url}/after/{kind}") as client:
         assert listen_to_the_end(client) == (["hello"], code)
         assert client.close_reason == reason
-    own = [each for each in caplog.records if each.name.startswith("{{ cookiecutter.__package_name }}")]
+    own = own_records(caplog)
     ends = [each for each in own if each.message == "disconnected"]
     assert [(vars(each)["code"], vars(each)["reason"]) for each in ends] == [(code, reason)]
     assert "refused" not in [each.message for each in own]
+
+
+def test_a_code_that_cannot_be_sent_is_a_bug(
+    app: FastAPI, caplog: pytest.LogCaptureFixture
+) -> None:
+    with running(app) as url, connect(f"{url}/after/code") as client:
+        assert listen_to_the_end(client) == (["hello"], 1011)
+    assert "close code 1005 can't be sent" in caplog.text
+
+
+@pytest.mark.parametrize("middleware", [[], [WrapSend]], ids=["direct", "portable"])
+def test_the_log_has_the_code_of_a_client_that_closed_while_it_was_answered(
+    app: FastAPI, caplog: pytest.LogCaptureFixture, middleware: list[type[WrapSend]]
+) -> None:
+    caplog.set_level(logging.INFO)
+    for each in middleware:
+        app.add_middleware(each)
+    with running(app) as url, raw_client(url, "/all") as raw:
+        close = bytes([0x88, 0x85, 0, 0, 0, 0]) + (4001).to_bytes(2, "big") + b"bye"
+        raw.sendall(text_frame(b"1") + text_frame(b"2") + close)
+        read_to_end(raw)
+    (end,) = [vars(each) for each in caplog.records if each.message == "disconnected"]
+    assert (end["code"], end["reason"]) == (4001, "bye")
 
 
 def test_a_bug_before_the_handshake_is_500(app: FastAPI) -> None:

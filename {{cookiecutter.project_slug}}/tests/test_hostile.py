@@ -11,12 +11,19 @@ from hypothesis import strategies as st
 from pydantic import JsonValue, TypeAdapter
 
 from {{ cookiecutter.__package_name }}.admission import Admitted
-from {{ cookiecutter.__package_name }}.http_protocol import LimitedHttpProtocol
 from {{ cookiecutter.__package_name }}.origin import normal_origin
 from {{ cookiecutter.__package_name }}.settings import Settings, load_settings
-from {{ cookiecutter.__package_name }}.websocket_protocol import LimitedWebSocketProtocol
 
-from .conftest import dial, echo_app, handshake, raw_client, read_to_end, running, text_frame
+from .conftest import (
+    OWN_PROTOCOLS,
+    dial,
+    echo_app,
+    handshake,
+    raw_client,
+    read_to_end,
+    running,
+    text_frame,
+)
 
 hostile = settings(
     deadline=None,
@@ -39,7 +46,7 @@ def served() -> Iterator[tuple[FastAPI, str]]:
         async for _ in connection.parsed(TypeAdapter(JsonValue)):
             await connection.send("ok")
 
-    with running(app, http=LimitedHttpProtocol, ws=LimitedWebSocketProtocol) as url:
+    with running(app, **OWN_PROTOCOLS) as url:
         yield app, url
 
 

@@ -92,7 +92,8 @@ def test_json_has_tracebacks_too() -> None:
 @contextmanager
 def without_handlers() -> Generator[logging.Logger]:
     """Return the package's logger, as if nobody had set up logging."""
-    own, root = logging.getLogger("{{ cookiecutter.__package_name }}"), logging.getLogger()
+    own = logging.getLogger("{{ cookiecutter.__package_name }}")
+    root = logging.getLogger()
     before = own.handlers, own.level, root.handlers, root.level
     own.handlers, root.handlers = [], []
     try:

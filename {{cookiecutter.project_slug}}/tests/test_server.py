@@ -5,16 +5,17 @@ import socket
 import struct
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
-from typing import Any
 
 import pytest
-from fastapi import FastAPI, HTTPException, Response, WebSocket
+from fastapi import FastAPI, HTTPException, Request, Response, WebSocket
 from fastapi.responses import StreamingResponse
 
-from {{ cookiecutter.__package_name }} import http_protocol, websocket_protocol, write_deadline
+import {{ cookiecutter.__package_name }}.write_deadline as write_deadline
+from {{ cookiecutter.__package_name }} import http_protocol, websocket_protocol
 from {{ cookiecutter.__package_name }}.admission import Admitted
 
 from .conftest import (
+    OWN_PROTOCOLS,
     dial,
     echo_app,
     errors_logged,
@@ -27,10 +28,6 @@ from .conftest import (
     write_until_refused,
 )
 
-PROTOCOLS: dict[str, Any] = {
-    "http": http_protocol.LimitedHttpProtocol,
-    "ws": websocket_protocol.LimitedWebSocketProtocol,
-}
 EMPTY_PING = bytes([0x89, 0x80, 0, 0, 0, 0])
 EMPTY_PART = bytes([0x00, 0x80, 0, 0, 0, 0])
 
@@ -50,7 +47,7 @@ def app() -> FastAPI:
 @pytest.fixture
 def url(app: FastAPI) -> Iterator[str]:
     """Where it is served by the protocols that the command uses."""
-    with running(app, **PROTOCOLS) as url:
+    with running(app, **OWN_PROTOCOLS) as url:
         yield url
 
 
@@ -120,6 +117,41 @@ def test_a_head_without_end_is_refused(url: str) -> None:
         write_until_refused(raw, b"x" * 1000 + b": y\r\n")
 
 
+@pytest.mark.parametrize("trailer", [b"a: b\r\n" * 1000, b"a: " + b"b" * 10_000])
+def test_trailers_without_end_are_refused(
+    url: str, caplog: pytest.LogCaptureFixture, trailer: bytes
+) -> None:
+    with dial(url) as raw:
+        raw.sendall(b"POST /livez HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n")
+        assert raw.recv(12) == b"HTTP/1.1 405"
+        write_until_refused(raw, trailer)
+    assert warning(caplog)["reason"] == "too much after the body"
+
+
+def test_trailers_of_a_request_are_not_its_headers(app: FastAPI, url: str) -> None:
+    @app.post("/headers")
+    async def headers(request: Request) -> list[str]:
+        await request.body()
+        return request.headers.keys()
+
+    with dial(url) as raw:
+        head = b"POST /headers HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        raw.sendall(head + b"1\r\na\r\n0\r\nauthorization: x\r\n\r\n")
+        answer = b""
+        while not answer.endswith(b"]"):
+            answer += (more := raw.recv(1000))
+            assert more
+        assert b"authorization" not in answer
+
+
+def test_a_body_in_small_chunks_is_refused(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    with dial(url) as raw:
+        raw.sendall(b"POST /livez HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        assert raw.recv(12) == b"HTTP/1.1 405"
+        write_until_refused(raw, b"1\r\na\r\n" * 1000)
+    assert warning(caplog)["reason"] == "too many small chunks"
+
+
 def test_many_requests_may_follow_each_other(url: str) -> None:
     with dial(url) as raw:
         for _ in range(3):
@@ -181,7 +213,7 @@ def test_who_answers_no_ping_is_gone_whatever_it_has_not_read(
 
     pings = {"ws_ping_interval": 0.1, "ws_ping_timeout": 0.1}
     with (
-        running(app, **PROTOCOLS | pings) as url,
+        running(app, **OWN_PROTOCOLS | pings) as url,
         raw_client(url, "/some"),
     ):
         assert ended.wait(10)
@@ -205,7 +237,7 @@ def test_a_message_in_endless_parts_closes_with_1009(url: str) -> None:
 def test_all_fragments_that_a_large_message_needs_are_taken() -> None:
     fragment = bytes([0x00, 0xFE]) + (2000).to_bytes(2, "big") + bytes(4) + b"x" * 2000
     with (
-        running(echo_app(max_message_bytes=4 * 2**20), **PROTOCOLS) as url,
+        running(echo_app(max_message_bytes=4 * 2**20), **OWN_PROTOCOLS) as url,
         raw_client(url, "/all") as raw,
     ):
         raw.sendall(bytes([0x02, 0x80, 0, 0, 0, 0]) + fragment * 2000)
@@ -229,7 +261,7 @@ def lost(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
         return connection_lost
 
-    for each in PROTOCOLS.values():
+    for each in OWN_PROTOCOLS.values():
         monkeypatch.setattr(each, "connection_lost", report(each.connection_lost))
     return event
 
@@ -419,7 +451,7 @@ def test_a_frame_may_be_cut_anywhere(size: int) -> None:
     frame = masked(b"x" * size)
     expected = unmasked(b"x" * size)
     with (
-        running(echo_app(max_message_bytes=100_000), **PROTOCOLS) as url,
+        running(echo_app(max_message_bytes=100_000), **OWN_PROTOCOLS) as url,
         raw_client(url, "/all") as raw,
     ):
         for cut in {1, 2, 3, 4, 5, 6, 10, len(frame) // 2, len(frame) - 1}:

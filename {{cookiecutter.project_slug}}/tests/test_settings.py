@@ -129,6 +129,19 @@ def test_the_prefix_may_be_empty(
 {% endif %}
 
 
+@pytest.mark.parametrize("line", ["APP_PORT: 9000", "APP_PORT 9000", "APP_PORT", 'APP_PORT="9'])
+def test_a_line_of_the_file_that_sets_nothing_is_refused(tmp_path: Path, line: str) -> None:
+    (tmp_path / ".env").write_text(f"# a comment\n\n{line}\n", "utf-8")
+    with pytest.raises(SystemExit, match="of .env is not NAME=value"):
+        load_settings()
+
+
+def test_a_text_that_is_not_utf8_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("APP_HOST", "\udcff")
+    with pytest.raises(SystemExit, match="it is not UTF-8"):
+        load_settings()
+
+
 def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(b"APP_PORT=\xff")
     with pytest.raises(SystemExit, match="not UTF-8"):

@@ -82,7 +82,11 @@ async def close_after(connection: Connection, error: Exception) -> None:
         return  # the client left before the handshake was answered
     if not connection.is_accepted:
         raise error
-    close = close_code_for(error)
+    try:
+        close = close_code_for(error)
+    except ValueError:  # a code or a reason that can't be sent
+        await connection.close(CloseCode.INTERNAL_ERROR, "internal error")
+        raise
     if close is None:
         await connection.close(CloseCode.INTERNAL_ERROR, "internal error")
         raise error

@@ -11,6 +11,7 @@ from fastapi import HTTPException, WebSocket, WebSocketDisconnect
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 from starlette.types import Message
+from starlette.websockets import WebSocketState
 
 from .logs import address_of, connection_fields
 from .protocol import CAUSED_BY_CLIENT, CloseCode, ErrorCode, check_close, error_json
@@ -28,6 +29,9 @@ HIGH_WATER = 64 * 1024
 
 MESSAGES_PER_TURN = 64
 """Messages of one peer that are taken at once before others get their turn."""
+
+SECONDS_PER_TURN = 0.005
+"""Seconds that these may take, in the endpoint, too, before others get their turn."""
 
 AT_ONCE = 0.0001
 """Seconds within which a message is there that need not be waited for."""
@@ -199,7 +203,7 @@ class Connection:
 
     async def _messages(self, *, binary: bool = True) -> AsyncIterator[str | bytes]:
         rate, burst = self._settings.messages_per_second, self._settings.message_burst
-        at_once = 0
+        at_once, turn_began = 0, 0.0
         await self.accept()
         while self.is_open:
             asked = time.monotonic()
@@ -208,14 +212,15 @@ class Connection:
             else:
                 event = await self._websocket.receive()  # uvicorn ends this when we close
             if event["type"] == "websocket.disconnect":
-                if self.is_open:
-                    self.is_open, self.close_code = False, event.get("code")
-                    self.close_reason = event.get("reason") or ""
+                self._note_end(event)
                 return
             now = time.monotonic()
-            at_once = at_once + 1 if now - asked < AT_ONCE else 0
-            if at_once == MESSAGES_PER_TURN:
-                at_once = await asyncio.sleep(0, 0)
+            if now - asked >= AT_ONCE:
+                at_once, turn_began = 0, now
+            elif at_once >= MESSAGES_PER_TURN or now - turn_began > SECONDS_PER_TURN:
+                await asyncio.sleep(0)
+                at_once, turn_began = 0, time.monotonic()
+            at_once += 1
             self._allowance = min(burst, self._allowance + (now - self.last_received_at) * rate) - 1
             self.last_received_at = now
             self.messages_in += 1
@@ -243,10 +248,11 @@ class Connection:
                 await self._reject(ErrorCode.TEXT_EXPECTED)
                 continue
             try:
-                from_json(message, allow_inf_nan=False)  # validation alone lets NaN pass
+                if "NaN" in message or "Infinity" in message:
+                    from_json(message, allow_inf_nan=False)  # validation alone lets these pass
                 value = shape.validate_json(message)
             except ValidationError as error:
-                await self._reject(ErrorCode.INVALID_SHAPE, first_mismatch(error))
+                await self._reject(*describe(error))
             except ValueError:
                 await self._reject(ErrorCode.INVALID_JSON)
             else:
@@ -296,6 +302,8 @@ class Connection:
         code, reason = check_close(code, reason)
         if not self._accepted:
             await self.accept()
+        if self.close_code is None and self._is_lost():
+            await self._read_end()
         self.close_soon(code, reason)
         if self._closing is not None:
             await asyncio.wait([self._closing])
@@ -313,6 +321,26 @@ class Connection:
         self._closing = asyncio.create_task(self._close(code, reason))
         if code in CAUSED_BY_CLIENT:
             self._warn("closed", code=code, reason=reason)
+
+    def _is_lost(self) -> bool:
+        """Whether the client or the server has ended this; only reading tells with which code."""
+        if self.transport is not None and self.is_open:
+            return self.transport.is_closing()
+        is_disconnected = self._websocket.application_state is WebSocketState.DISCONNECTED
+        return is_disconnected or not self.is_open
+
+    async def _read_end(self) -> None:
+        """Skip what else was received before the end, for its code."""
+        with suppress(RuntimeError, TimeoutError):  # it has been read, or there is none
+            async with asyncio.timeout(STALL_TIMEOUT):
+                while (event := await self._websocket.receive())["type"] != "websocket.disconnect":
+                    pass
+                self._note_end(event)
+
+    def _note_end(self, event: Message) -> None:
+        self.is_open = False
+        if self.close_code is None:
+            self.close_code, self.close_reason = event.get("code"), event.get("reason") or ""
 
     async def _close(self, code: int, reason: str) -> None:
         try:
@@ -387,10 +415,12 @@ class Connection:
             await self.send(self.encode_error(code, path))
 
 
-def first_mismatch(error: ValidationError) -> str:
-    """Return where a message first has the wrong shape, like `data.price`; never a value."""
-    location = error.errors(include_url=False, include_context=False, include_input=False)[0]["loc"]
-    return ".".join(map(str, location))[:MAX_PATH]
+def describe(error: ValidationError) -> tuple[ErrorCode, str]:
+    """Return what is wrong with a message, and where, like `data.price`; never a value."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    if first["type"] == "json_invalid":
+        return ErrorCode.INVALID_JSON, ""
+    return ErrorCode.INVALID_SHAPE, ".".join(map(str, first["loc"]))[:MAX_PATH]
 
 
 def _size(message: str | bytes) -> int:

@@ -16,7 +16,11 @@ from .write_deadline import WriteDeadline
 HANDSHAKE_SECONDS = 10.0
 """Seconds that a client has for the head of a request."""
 MAX_HEAD_BYTES = 65_536
-"""Size of a request's head, give or take a slice."""
+"""Size of a request's head, or of the trailers of its body, give or take a slice."""
+MAX_SMALL_CHUNKS = 1000
+"""Chunks of a request's body that may be smaller than `SMALL_CHUNK_BYTES` on average."""
+SMALL_CHUNK_BYTES = 16
+"""Below this size, parsing a chunk costs more than reading its bytes."""
 MAX_PIPELINED_REQUESTS = 10
 """Requests that may wait for the answer to an earlier one."""
 SLICE_BYTES = 16_384
@@ -38,7 +42,9 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     """HTTP with limits on the time for and the size of a head, on pipelining, and on writing."""
 
     in_head = False
-    head_bytes = 0
+    bytes_without_progress = 0
+    chunks = 0
+    body_bytes = 0
     deadline: asyncio.TimerHandle | None = None
     running: RequestResponseCycle | None = None
 
@@ -75,26 +81,38 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self.expect_head()  # also after bytes that begin no request
 
     def parse_slice(self, data: bytes) -> None:
-        """Parse, and raise `RequestRefused` for a head that is too long."""
+        """Parse, and raise `RequestRefused` for a head or for trailers that are too long."""
         assert self.parser is not None  # it is until the connection is lost
-        was_in_head = self.in_head
+        self.bytes_without_progress += len(data)
         self.parser.feed_data(data)
-        if was_in_head and self.in_head:
-            self.head_bytes += len(data)
-            if self.head_bytes > MAX_HEAD_BYTES:
-                raise RequestRefused(
-                    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "request head too long"
-                )
+        if self.bytes_without_progress > MAX_HEAD_BYTES:
+            reason = "request head too long" if self.in_head else "too much after the body"
+            raise RequestRefused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, reason)
 
     def on_message_begin(self) -> None:
         """Start to count the bytes of a head."""
         super().on_message_begin()
         self.in_head = True
-        self.head_bytes = 0
+        self.bytes_without_progress = self.chunks = self.body_bytes = 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header; trailers are ignored (RFC 9110 §6.5.1)."""
+        if self.in_head:
+            super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        """Pass a part of the body on, or raise `RequestRefused` for many small chunks."""
+        self.bytes_without_progress = 0
+        self.chunks += 1
+        self.body_bytes += len(body)
+        if self.chunks > MAX_SMALL_CHUNKS and self.body_bytes < SMALL_CHUNK_BYTES * self.chunks:
+            raise RequestRefused(HTTPStatus.BAD_REQUEST, "too many small chunks")
+        super().on_body(body)
 
     def on_headers_complete(self) -> None:
         """Check the head, and pass the request on."""
         self.in_head = False
+        self.bytes_without_progress = 0
         self.stop_waiting()
         self.check_head()
         super().on_headers_complete()
@@ -124,7 +142,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             return  # any other upgrade is ignored, and the request answered as usual
         self.write_deadline.stop()
         self.handle_websocket_upgrade()
-        if early:
+        if early and not self.transport.is_closing():
             cast("asyncio.Protocol", self.transport.get_protocol()).data_received(early)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:

@@ -3,9 +3,12 @@
 import re
 from collections.abc import Mapping
 from difflib import get_close_matches
+from io import StringIO
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from dotenv.parser import parse_stream
 from fastapi import Depends
 from fastapi.requests import HTTPConnection
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
@@ -36,6 +39,14 @@ def _split(value: object) -> object:
     return [item.strip() for item in value.split(",") if item.strip()]
 
 
+def _check_text(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("it is not UTF-8") from None
+    return text
+
+
 def _check_origin(text: str) -> str:
     origin = text if text == "*" else normal_origin(text)
     if origin is None:
@@ -53,6 +64,7 @@ def _check_proxy(text: str) -> str:
     return str(network if "/" in text else network.network_address)
 
 
+Text = Annotated[str, AfterValidator(_check_text)]
 Origin = Annotated[str, AfterValidator(_check_origin)]
 Proxy = Annotated[str, AfterValidator(_check_proxy)]
 
@@ -69,7 +81,7 @@ class Settings(BaseSettings):
         use_attribute_docstrings=True,
     )
 
-    host: str = "127.0.0.1"
+    host: Text = "127.0.0.1"
     """Address to listen on; `0.0.0.0` is every network of this machine."""
 
     port: int = Field(8000, ge=0, le=65535)
@@ -126,12 +138,12 @@ class Settings(BaseSettings):
     auth_key: AuthKey = Field("", validate_default=True)
     """Secret or public key (PEM) that tokens are checked with; `file:<path>` reads a file."""
 
-    auth_audience: str = ""
+    auth_audience: Text = ""
     """What a token must name as its audience; without it, tokens must name none."""
 {% endif %}
 {% if cookiecutter.include_echo %}
 
-    echo_prefix: str = "Message text was: "
+    echo_prefix: Text = "Message text was: "
     """What the echo endpoint puts before a text."""
 {% endif %}
 {% if cookiecutter.include_broadcast %}
@@ -199,12 +211,22 @@ def _misspelt(variables: Mapping[str, str | None]) -> dict[str, Any]:
 def load_settings() -> Settings:
     """Read the settings, or exit with a sentence for each that does not work."""
     try:
+        _check_file(Path(".env"))
         return Settings()
     except ValidationError as failure:
         lines = [_explain(error) for error in failure.errors(include_url=False)]
         raise SystemExit("\n".join(["These settings do not work:", *lines])) from None
     except UnicodeDecodeError:
         raise SystemExit("The file .env is not UTF-8.") from None
+
+
+def _check_file(path: Path) -> None:
+    """Exit if the file has a line that can't be read; dotenv would leave it out."""
+    lines = parse_stream(StringIO(path.read_text("utf-8"))) if path.is_file() else ()
+    for line in lines:
+        has_no_value = line.key is not None and line.key.startswith("APP_") and line.value is None
+        if line.error or has_no_value:
+            raise SystemExit(f"Line {line.original.line} of .env is not NAME=value.")
 
 
 def _explain(error: ErrorDetails) -> str:
