@@ -110,6 +110,7 @@ def app(ended: threading.Event) -> FastAPI:
 
     @app.websocket("/closed_from_elsewhere")
     async def closed_from_elsewhere(connection: Admitted) -> None:
+        await connection.accept()
         asyncio.get_running_loop().call_soon(
             connection.close_soon, CloseCode.TRY_AGAIN_LATER, "elsewhere"
         )

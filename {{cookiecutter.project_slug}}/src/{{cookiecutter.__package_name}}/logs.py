@@ -30,6 +30,9 @@ SAID_BETTER = (
 ADDRESS = re.compile(r"[0-9A-Za-z.:_%-]{1,64}")
 """An IP address, perhaps with a zone, or the name of a host."""
 
+PORT = re.compile(r"[0-9]{1,5}")
+"""A port, which Granian gives as text."""
+
 handshake_refused: ContextVar[bool] = ContextVar("handshake_refused", default=False)
 """Set in the task of a handshake that is refused, which uvicorn takes for a mistake."""
 
@@ -107,7 +110,7 @@ class CheckClient:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         host, port = scope.get("client") or ("unknown", 0)  # a Unix socket has none
-        if not ADDRESS.fullmatch(host) or not 0 <= port < 65_536:
+        if not ADDRESS.fullmatch(host) or not PORT.fullmatch(str(port)):
             scope["client"] = ("unknown", 0)
         return self.app(scope, receive, send)
 
