@@ -89,11 +89,28 @@ def own_records(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
     return [each for each in caplog.records if each.name.startswith(f"{package}.")]
 
 
-def errors_logged(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Return the errors and tracebacks logged since the test began, its fixtures included."""
-    records = [each for when in ("setup", "call", "teardown") for each in caplog.get_records(when)]
-    failed = [each for each in records if each.levelno >= logging.ERROR or each.exc_info]
-    return [logging.Formatter().format(each) for each in failed]
+class ErrorCollector(logging.Handler):
+    """Keeps errors and tracebacks, also between the phases of a test, when `caplog` does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.errors: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.ERROR or record.exc_info:
+            self.errors.append(self.format(record))
+
+
+@contextmanager
+def no_errors_logged() -> Generator[None]:
+    """Fail if an error or a traceback is logged meanwhile."""
+    collector = ErrorCollector()
+    logging.getLogger().addHandler(collector)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(collector)
+    assert collector.errors == []
 
 
 @pytest.fixture
@@ -111,9 +128,8 @@ def serve(caplog: pytest.LogCaptureFixture) -> Iterator[Serve]:
     Whatever clients do to a server, they must leave no error in its log.
     """
     caplog.set_level(logging.INFO)
-    with ExitStack() as stack:
+    with no_errors_logged(), ExitStack() as stack:
         yield lambda app: stack.enter_context(running(app))
-    assert errors_logged(caplog) == []
 
 
 @pytest.fixture(params=["direct", "portable"])
