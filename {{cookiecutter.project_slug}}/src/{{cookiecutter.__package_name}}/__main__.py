@@ -1,38 +1,23 @@
-"""The command `{{ cookiecutter.project_slug }}`: the application on uvicorn, set up for WebSockets."""
+"""The command `{{ cookiecutter.project_slug }}`: run the server{% if cookiecutter.auth == "jwt" %}, make keys and tokens{% endif %}."""
 
 import argparse
-import asyncio
+{% if cookiecutter.include_broadcast %}
 import logging
-import signal
-from logging.config import dictConfig
+{% endif %}
+import sys
 {% if cookiecutter.auth == "jwt" %}
 from pathlib import Path
 {% endif %}
-from types import FrameType
 
+from .realtime import SettingsError, load_settings, serve
 {% if cookiecutter.auth == "jwt" %}
-import jwt
+from .realtime.tokens import TokenError, make_token, new_secret, read_key_file
 {% endif %}
-import uvicorn
+from .settings import Settings
 
-from .http_protocol import LimitedHttpProtocol
-{% if cookiecutter.auth == "jwt" %}
-from .keys import new_secret, read_key_file
-{% endif %}
-from .logs import uvicorn_log_config
-from .settings import Settings, load_settings
-{% if cookiecutter.auth == "jwt" %}
-from .tokens import mint
-{% endif %}
-from .websocket_protocol import LimitedWebSocketProtocol
-
-{% if cookiecutter.include_broadcast %}
-logger = logging.getLogger(__package__)
-
-{% endif %}
 
 def main() -> None:
-    """Serve until Ctrl-C or SIGTERM; open connections then get 1012, and some time to end."""
+    """Run the server until Ctrl-C or SIGTERM{% if cookiecutter.auth == "jwt" %}, or print a key or a token{% endif %}."""
     parser = argparse.ArgumentParser(
         prog="{{ cookiecutter.project_slug }}",
         description="Run the server. Its settings are APP_* variables, listed in README.md.",
@@ -47,56 +32,29 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.command == "key":
         print(f"APP_AUTH_KEY={new_secret()}")
-    elif arguments.command == "token":
-        settings = load_settings()
-        try:
-            key = read_key_file(arguments.key) if arguments.key else None
-            print(mint(arguments.subject, 60 * arguments.minutes, settings, key))
-        except (OSError, OverflowError, ValueError, jwt.PyJWTError) as failure:
-            parser.error(f"no token was made: {failure}")
-    else:
-        serve(load_settings())
+        return
 {% else %}
     parser.parse_args()
-    serve(load_settings())
 {% endif %}
-
-
-def serve(settings: Settings) -> None:
-    """Run uvicorn, with its limits where the application's are."""
-    log_config = uvicorn_log_config(settings.log_format)
-    dictConfig(log_config)
-    logging.captureWarnings(settings.log_format == "json")
+    try:
+        settings = load_settings(Settings)
+    except SettingsError as error:
+        sys.exit(str(error))
+{% if cookiecutter.auth == "jwt" %}
+    if arguments.command == "token":
+        try:
+            key = read_key_file(arguments.key) if arguments.key else None
+            print(make_token(arguments.subject, 60 * arguments.minutes, settings, key))
+        except (OSError, TokenError, ValueError) as error:
+            parser.error(f"no token was made: {error}")
+        return
+{% endif %}
 {% if cookiecutter.include_broadcast %}
     if settings.workers > 1:
-        logger.warning("rooms live in one process: APP_WORKERS > 1 splits them")
+        message = "rooms live in one process: APP_WORKERS > 1 splits them"
+        logging.getLogger(__package__).warning(message)
 {% endif %}
-    proxies = settings.trusted_proxies
-    signal.signal(signal.SIGINT, interrupt)
-    uvicorn.run(
-        f"{__package__}.main:app",
-        host=settings.host,
-        port=settings.port,
-        workers=settings.workers,
-        forwarded_allow_ips="*" if "*" in proxies else list(proxies),
-        http=LimitedHttpProtocol,
-        ws=LimitedWebSocketProtocol,
-        ws_max_size=settings.max_message_bytes,
-        # Compression costs 32 KiB a connection, and CPU for every copy of a broadcast.
-        ws_per_message_deflate=False,
-        timeout_graceful_shutdown=settings.drain_seconds,  # for what is not a WebSocket
-        log_config=log_config,
-    )
-    # `uv run` repeats Ctrl-C after 0.2 seconds, when Python may already be shutting down.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def interrupt(number: int, frame: FrameType | None) -> None:
-    """Handle Ctrl-C before the server starts; while it ends, ignore repeats."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        raise KeyboardInterrupt from None
+    serve(f"{__package__}.main:app", settings)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from starlette.types import Scope
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from .logs import address_of, connection_fields
+from .logging import address_of, connection_fields, refusals
 from .write_deadline import WriteDeadline
 
 HANDSHAKE_SECONDS = 10.0
@@ -25,9 +25,6 @@ MAX_PIPELINED_REQUESTS = 10
 """Requests that may wait for the answer to an earlier one."""
 SLICE_BYTES = 16_384
 """Bytes that are parsed at once; uvicorn reads up to 256 KiB."""
-
-# All refusals are logged under one name.
-logger = logging.getLogger(f"{__package__}.admission")
 
 
 class RequestRefused(Exception):
@@ -207,7 +204,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         client: dict[str, Any] = {"client": address_of(self.client)}
         if self.running is not None:
             client = connection_fields(cast("Scope", self.running.scope))
-        logger.log(level, message, extra={**client, **fields, "reason": reason})
+        refusals.log(level, message, extra={**client, **fields, "reason": reason})
 
 
 def refusal(status: HTTPStatus, reason: str) -> bytes:

@@ -1,7 +1,5 @@
 """What an exception becomes: before the handshake an HTTP response, after it a close code."""
 
-import logging
-
 from fastapi import FastAPI, Request, Response, WebSocket, WebSocketDisconnect
 from fastapi.encoders import jsonable_encoder
 from fastapi.exception_handlers import http_exception_handler
@@ -11,11 +9,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketState
 
-from .logs import connection_fields, handshake_refused
-from .protocol import CloseCode, check_close
-
-# All refusals are logged by one logger.
-logger = logging.getLogger(f"{__package__}.admission")
+from .close_codes import CloseCode, check_close
+from .server.logging import connection_fields, handshake_refused, refusals
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -84,7 +79,7 @@ async def _refuse(websocket: WebSocket, error: Exception) -> Response:
         "status": status,
         "reason": reason,
     }
-    logger.warning("refused", extra=fields)
+    refusals.warning("refused", extra=fields)
     return response
 
 

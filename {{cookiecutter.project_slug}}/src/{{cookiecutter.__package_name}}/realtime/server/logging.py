@@ -1,8 +1,9 @@
-"""What the log says, how it is written, and what it doesn't say."""
+"""Log lines: which are written, and how."""
 
 import json
 import logging
 import re
+from asyncio import CancelledError
 from collections.abc import Awaitable
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -16,8 +17,8 @@ from uvicorn.logging import DefaultFormatter
 MAX_LOGGED = 200
 """Characters of a value that are logged."""
 
-OF_EVERY_RECORD = {*vars(logging.makeLogRecord({})), "asctime", "color_message", "message"}
-SAID_BETTER = (
+STANDARD_FIELDS = {*vars(logging.makeLogRecord({})), "asctime", "color_message", "message"}
+DUPLICATES = (
     '%s - "WebSocket %s" [accepted]',
     '%s - "WebSocket %s" %d',
     "connection open",
@@ -25,7 +26,7 @@ SAID_BETTER = (
     "connection rejected (%d %s)",
     "HTTP response sent (%d %s)",
 )
-"""What uvicorn says about things that this package says itself."""
+"""Messages of uvicorn about events that the engine logs itself."""
 
 ADDRESS = re.compile(r"[0-9A-Za-z.:_%-]{1,64}")
 """An IP address, perhaps with a zone, or the name of a host."""
@@ -33,21 +34,27 @@ ADDRESS = re.compile(r"[0-9A-Za-z.:_%-]{1,64}")
 PORT = re.compile(r"[0-9]{1,5}")
 """A port, which Granian gives as text."""
 
+ROOT = __name__.partition(".")[0]
+"""The package whose loggers this module sets up: the application's, with the engine in it."""
+
+refusals = logging.getLogger(f"{__name__.removesuffix('.server.logging')}.handshake")
+"""Logs every handshake or request that is refused, wherever that is."""
+
 handshake_refused: ContextVar[bool] = ContextVar("handshake_refused", default=False)
 """Set in the task of a handshake that is refused, which uvicorn takes for a mistake."""
 
 
 def set_up_logging(form: str) -> None:
-    """Log what clients do, once and as what it is, as `text` or as `json`.
+    """Log every connection once, as `text` or as `json`.
 
-    Nothing that any client can cause should look like a failure in uvicorn's log. Handlers that
-    are there already are left to do their work.
+    Nothing that a client can cause is logged as a failure of the server. Handlers that exist
+    already are kept.
     """
-    logging.getLogger("uvicorn.error").addFilter(_is_worth_saying)
+    logging.getLogger("uvicorn.error").addFilter(_filter_uvicorn)
     logging.getLogger("uvicorn.access").addFilter(_shorten_arguments)
     if form == "json":
         logging.captureWarnings(True)
-    own = logging.getLogger(__package__)
+    own = logging.getLogger(ROOT)
     if not own.hasHandlers():
         handler = logging.StreamHandler()
         handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
@@ -78,22 +85,25 @@ def uvicorn_log_config(form: str) -> dict[str, Any]:
     return LOGGING_CONFIG | {
         "formatters": formatters,
         "handlers": LOGGING_CONFIG["handlers"] | {"other": other},
-        "loggers": LOGGING_CONFIG["loggers"] | {__package__: {"level": "INFO"}},
+        "loggers": LOGGING_CONFIG["loggers"] | {ROOT: {"level": "INFO"}},
         "root": {"handlers": ["other"], "level": "WARNING"},
     }
 
 
-def _is_worth_saying(record: logging.LogRecord) -> bool:
-    """Drop what this package says itself, and uvicorn's traceback for bad UTF-8."""
-    if record.msg == "Invalid UTF-8 sequence received from client.":
+def _filter_uvicorn(record: logging.LogRecord) -> bool:
+    """Drop duplicates, and tracebacks for bad UTF-8 and for tasks that a stop has cancelled."""
+    is_cancelled = record.exc_info and isinstance(record.exc_info[1], CancelledError)
+    if is_cancelled or record.msg == "Invalid UTF-8 sequence received from client.":
         record.exc_info, record.levelno, record.levelname = None, logging.INFO, "INFO"
+    if is_cancelled:
+        record.msg = "Cancelled an ASGI task."
     if record.msg == "ASGI callable returned without completing handshake.":
         return not handshake_refused.get()
-    return record.msg not in SAID_BETTER
+    return record.msg not in DUPLICATES
 
 
 def _shorten_arguments(record: logging.LogRecord) -> bool:
-    """Shorten what an access line says of a client: its address, and the path."""
+    """Shorten the client's address and the path in an access line."""
     if isinstance(record.args, tuple):
         record.args = tuple(_shorten(value) for value in record.args)
     return True
@@ -118,14 +128,14 @@ class CheckClient:
 class TextFormatter(DefaultFormatter):
     """For people: a level, a message, and `name=value` for what else is known.
 
-    Values are written as JSON, so that nothing a client says can break out of its line.
+    Values are written as JSON, so that no client can forge a line.
     """
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         level = f"{record.levelname}:".ljust(9)
         if self.use_colors:
             level = self.color_level_name(level, record.levelno)
-        more = "".join(f" {key}={_quote(value)}" for key, value in _more(record).items())
+        more = "".join(f" {key}={_quote(value)}" for key, value in _extra_fields(record).items())
         return f"{level} {record.message}{more}"
 
 
@@ -138,15 +148,15 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
-            **_more(record),
+            **_extra_fields(record),
         }
         if record.exc_info:
             document["exception"] = self.formatException(record.exc_info)
         return _quote(document)
 
 
-def _more(record: logging.LogRecord) -> dict[str, Any]:
-    fields = {name: value for name, value in vars(record).items() if name not in OF_EVERY_RECORD}
+def _extra_fields(record: logging.LogRecord) -> dict[str, Any]:
+    fields = {name: value for name, value in vars(record).items() if name not in STANDARD_FIELDS}
     return {name: _shorten(value) for name, value in fields.items()}
 
 

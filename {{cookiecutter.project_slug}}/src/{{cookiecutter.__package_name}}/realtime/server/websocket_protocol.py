@@ -1,7 +1,6 @@
 """uvicorn's WebSocket protocol, with limits on control frames, fragments and small frames."""
 
 import asyncio
-import logging
 from http import HTTPStatus
 
 from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
@@ -9,10 +8,10 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import Frame
 from websockets.http11 import Request
 
-from .connection import HIGH_WATER
+from ..close_codes import CloseCode
+from .fast_path import HIGH_WATER
 from .http_protocol import refusal
-from .logs import address_of, connection_fields
-from .protocol import CloseCode
+from .logging import address_of, connection_fields, refusals
 from .write_deadline import WriteDeadline
 
 MIN_FRAGMENTS = 1024
@@ -29,9 +28,6 @@ TURNS_AT_END = 16
 """Turns for what came before the connection was lost."""
 
 NO_HANDSHAKE = "not a WebSocket handshake"
-
-# All refusals are logged under one name.
-logger = logging.getLogger(f"{__package__}.admission")
 
 
 class LimitedWebSocketProtocol(WebSocketsSansIOProtocol):
@@ -272,7 +268,7 @@ class LimitedWebSocketProtocol(WebSocketsSansIOProtocol):
         """Log the end of a connection as a warning."""
         scope = getattr(self, "scope", None)
         client = connection_fields(scope) if scope else {"client": address_of(self.client)}
-        logger.warning(message, extra={**client, **fields})
+        refusals.warning(message, extra={**client, **fields})
 
 
 def frame_size(data: bytes | bytearray, start: int) -> int | None:

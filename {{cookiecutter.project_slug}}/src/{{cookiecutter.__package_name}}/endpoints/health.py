@@ -1,6 +1,8 @@
 """Health routes, for load balancers and orchestrators."""
 
-from fastapi import APIRouter, HTTPException, Request
+from fastapi import APIRouter, HTTPException
+
+from ..realtime import EngineDep
 
 router = APIRouter(tags=["health"])
 
@@ -12,9 +14,8 @@ async def livez() -> dict[str, str]:
 
 
 @router.get("/readyz")
-async def readyz(request: Request) -> dict[str, str]:
-    """Say whether new clients are welcome: 503 before the start, and once the end has begun."""
-    state = request.app.state
-    if not state.is_running or state.drain.has_begun:
+async def readyz(engine: EngineDep) -> dict[str, str]:
+    """Say whether new clients are accepted: 503 before the start, and once a stop has begun."""
+    if not engine.is_ready:
         raise HTTPException(503, "not ready")
     return {"status": "ready"}

@@ -1,0 +1,58 @@
+"""The application: its parts, and how they are wired."""
+
+from fastapi import FastAPI
+
+{% if cookiecutter.include_broadcast %}
+from .endpoints.broadcast import router as broadcast
+{% endif %}
+{% if cookiecutter.include_echo %}
+from .endpoints.echo import router as echo
+{% endif %}
+from .endpoints.health import router as health
+{% if cookiecutter.include_json %}
+from .endpoints.json_messages import router as json_messages
+{% endif %}
+{% if cookiecutter.auth == "jwt" %}
+from .policy import is_revoked
+{% endif %}
+from .realtime import Engine
+{% if cookiecutter.include_broadcast %}
+from .realtime.rooms import Rooms
+{% endif %}
+{% if cookiecutter.auth == "jwt" %}
+from .realtime.tokens import TokenAuthenticator
+{% endif %}
+from .settings import Settings
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the application with these settings."""
+    title = {{ cookiecutter.__title_python }}
+    app = FastAPI(title=title)
+
+{% if cookiecutter.include_broadcast or cookiecutter.auth == "jwt" %}
+    engine = Engine(
+        settings,
+{% if cookiecutter.auth == "jwt" %}
+        authenticator=TokenAuthenticator(settings, is_revoked),
+{% endif %}
+{% if cookiecutter.include_broadcast %}
+        services=[Rooms(settings)],
+{% endif %}
+    )
+    engine.install(app)
+{% else %}
+    Engine(settings).install(app)
+{% endif %}
+
+    app.include_router(health)
+{% if cookiecutter.include_echo %}
+    app.include_router(echo)
+{% endif %}
+{% if cookiecutter.include_json %}
+    app.include_router(json_messages)
+{% endif %}
+{% if cookiecutter.include_broadcast %}
+    app.include_router(broadcast)
+{% endif %}
+    return app

@@ -1,0 +1,47 @@
+"""Close codes: which ones the engine sends, and which ones an application may send."""
+
+from enum import IntEnum
+
+SENDABLE = frozenset({*range(1000, 1004), *range(1007, 1015)})
+"""Registered close codes that an endpoint may send (RFC 6455 §7.4.1 and the IANA registry)."""
+
+MAX_REASON_BYTES = 123
+"""Longest close reason that fits into a control frame (RFC 6455 §5.5)."""
+
+
+class CloseCode(IntEnum):
+    """Close codes that the engine sends (RFC 6455 §7.4.1 and the IANA registry)."""
+
+    NORMAL = 1000
+    GOING_AWAY = 1001
+    UNSUPPORTED_DATA = 1003
+    ABNORMAL = 1006  # never sent: the connection was lost
+    INVALID_DATA = 1007
+    POLICY_VIOLATION = 1008
+    MESSAGE_TOO_BIG = 1009
+    INTERNAL_ERROR = 1011
+    SERVICE_RESTART = 1012
+    TRY_AGAIN_LATER = 1013
+    UNAUTHORIZED = 4401  # the token expired or was revoked
+
+
+CAUSED_BY_CLIENT = frozenset(
+    {
+        CloseCode.UNSUPPORTED_DATA,
+        CloseCode.POLICY_VIOLATION,
+        CloseCode.MESSAGE_TOO_BIG,
+        CloseCode.TRY_AGAIN_LATER,
+    }
+)
+"""Close codes caused by the client; logged as warnings."""
+
+
+def check_close(code: int, reason: str) -> tuple[int, str]:
+    """Return a close code that may be sent, and its reason cut to what fits into the frame.
+
+    Raises `ValueError` for a code that RFC 6455 §7.4 doesn't let an application send; its own
+    codes are 4000 to 4999, and 3000 to 3999 are for registered libraries.
+    """
+    if code not in SENDABLE and not 3000 <= code < 5000:
+        raise ValueError(f"close code {code} can't be sent; an application's own are 4000 to 4999")
+    return code, reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore")

@@ -1,0 +1,172 @@
+"""The engine: the state that all connections of an application share, and its lifetime."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Generator, Iterable
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
+from typing import Annotated, Any, Protocol, TypeVar
+
+from fastapi import Depends, FastAPI
+from fastapi.requests import HTTPConnection
+from starlette.middleware import Middleware
+
+from .close_codes import CloseCode
+from .connection import Connection
+from .errors import add_error_handlers
+from .handshake.connection_limiter import ConnectionLimiter
+from .handshake.identity import Authenticator
+from .server.fast_path import FindTransport
+from .server.logging import CheckClient, set_up_logging
+from .server.open_files import connections_that_fit
+from .server.shutdown import Drain
+from .server.stop_signals import StopSignals
+from .settings import RealtimeSettings
+
+S = TypeVar("S", bound="Service")
+
+
+class Service(Protocol):
+    """An optional part of the engine, with a lifetime of its own."""
+
+    def lifespan(self) -> AbstractAsyncContextManager[None]:
+        """Run between the start and the stop of the application."""
+        ...
+
+    async def flush(self) -> None:
+        """Wait until what was sent so far is on its way to the clients."""
+        ...
+
+
+class Engine:
+    """What all connections of an application share; `install` puts it on the application."""
+
+    def __init__(
+        self,
+        settings: RealtimeSettings,
+        *,
+        authenticator: Authenticator | None = None,
+        services: Iterable[Service] = (),
+    ) -> None:
+        """Without an `authenticator`, anybody may connect."""
+        self.settings = settings
+        self.authenticator = authenticator
+        self.subprotocols = authenticator.subprotocols if authenticator else ()
+        self.connections: set[Connection] = set()
+        self.limiter = ConnectionLimiter(settings.max_connections, settings.max_connections_per_ip)
+        self.drain = Drain(self.connections, settings.drain_seconds, self.flush)
+        self._services = tuple(services)
+        self._is_running = False
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether new clients are accepted: after the start, until a stop has begun."""
+        return self._is_running and not self.drain.has_begun
+
+    def install(self, app: FastAPI) -> None:
+        """Add lifespan, middleware, logging and error handlers to an application."""
+        app.state.engine = self
+        set_up_logging(self.settings.log_format)
+        add_error_handlers(app)
+        # Innermost, so that a middleware that wraps `send` is never bypassed.
+        app.user_middleware.append(Middleware(FindTransport))
+        app.add_middleware(CheckClient)
+        own_lifespan = app.router.lifespan_context
+
+        @asynccontextmanager
+        async def lifespan(app: FastAPI) -> AsyncGenerator[Any]:
+            async with self._running(), own_lifespan(app) as state:
+                yield state
+
+        app.router.lifespan_context = lifespan
+
+    def service(self, kind: type[S]) -> S:
+        """Return the service of this type; raises `LookupError` where there is none."""
+        for service in self._services:
+            if isinstance(service, kind):
+                return service
+        raise LookupError(f"the engine has no {kind.__name__}")
+
+    async def flush(self) -> None:
+        """Wait until what was sent so far is on its way to the clients."""
+        for service in self._services:
+            await service.flush()
+
+    async def authenticate(self, connection: Connection) -> None:
+        """Find out who a client is, and close its connection when that expires.
+
+        Raises a 401. The connection knows its subject before revocation is checked, so
+        a revocation meanwhile finds it.
+        """
+        if self.authenticator is None:
+            return
+        connection.identity = self.authenticator.identify(connection.websocket)
+        connection.close_at(connection.identity.expires)
+        await self.authenticator.check_revoked(connection.identity)
+
+    @contextmanager
+    def track(self, connection: Connection) -> Generator[None]:
+        """Count a connection while it lasts; raises 503 or 429 if there are too many."""
+        self.limiter.acquire(connection.host)
+        self.connections.add(connection)
+        try:
+            yield
+        finally:
+            connection.log_end()
+            self.connections.discard(connection)
+            self.limiter.release(connection.host)
+
+    @asynccontextmanager
+    async def _running(self) -> AsyncGenerator[None]:
+        settings = self.settings
+        limit = connections_that_fit(settings.max_connections)
+        self.limiter = ConnectionLimiter(limit, settings.max_connections_per_ip)
+        idle = asyncio.create_task(close_idle(self.connections, settings.idle_timeout))
+        async with AsyncExitStack() as stack:
+            for service in self._services:
+                await stack.enter_async_context(service.lifespan())
+            self._is_running = True
+            signals = StopSignals(self.drain.run)
+            signals.install()
+            try:
+                yield
+            finally:
+                signals.restore()
+                self._is_running = False
+                idle.cancel()
+
+
+async def close_idle(connections: set[Connection], seconds: float) -> None:
+    """Close with 1001 every connection that carried no message, in or out, for `seconds`.
+
+    One task for all of them: a timer each would cost 2 KiB a connection.
+    """
+    while True:
+        await asyncio.sleep(min(seconds / 10, 60))
+        now = time.monotonic()
+        for connection in connections:
+            if connection.idle_seconds(now) > seconds:
+                connection.close_soon(CloseCode.GOING_AWAY, "idle; see APP_IDLE_TIMEOUT")
+
+
+def engine_of(connection: HTTPConnection) -> Engine:
+    """Return the engine of the application that a request or a handshake came to."""
+    engine: Engine = connection.app.state.engine
+    return engine
+
+
+async def current_engine(connection: HTTPConnection) -> Engine:
+    """Return the same as a dependency; a plain function would run in a thread."""
+    return engine_of(connection)
+
+
+async def current_settings(connection: HTTPConnection) -> RealtimeSettings:
+    """Return the settings that the application was made with, as a dependency."""
+    return engine_of(connection).settings
+
+
+EngineDep = Annotated[Engine, Depends(current_engine)]

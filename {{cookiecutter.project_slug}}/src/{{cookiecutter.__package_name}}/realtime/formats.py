@@ -1,0 +1,86 @@
+"""JSON messages: decoding, encoding, and error frames."""
+
+from enum import StrEnum
+from typing import Any, Protocol, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json, to_json
+
+MAX_PATH = 200
+"""Characters of a path in an error; its keys may be the client's own."""
+
+T = TypeVar("T")
+
+
+class ErrorCode(StrEnum):
+    """Why a message was refused on a connection that stays open."""
+
+    TEXT_EXPECTED = "text_expected"
+    INVALID_JSON = "invalid_json"
+    INVALID_SHAPE = "invalid_shape"
+    RATE_LIMITED = "rate_limited"
+
+
+DETAILS = {
+    ErrorCode.TEXT_EXPECTED: "Send JSON as text, not as binary.",
+    ErrorCode.INVALID_JSON: "This is not JSON.",
+    ErrorCode.INVALID_SHAPE: "This is JSON of another shape than expected.",
+    ErrorCode.RATE_LIMITED: "Too many messages; this one was ignored. See APP_MESSAGES_PER_SECOND.",
+}
+
+
+class InvalidMessage(Exception):
+    """A message that can't be decoded, and where it first has the wrong shape, like `data.price`."""
+
+    def __init__(self, code: ErrorCode, path: str = "") -> None:
+        self.code = code
+        self.path = path
+
+
+class Format(Protocol):
+    """How errors are written for a client."""
+
+    def error(self, code: ErrorCode, path: str = "") -> str:
+        """Return an error as a text message; `path` is where a message has the wrong shape."""
+        ...
+
+
+class JsonFormat:
+    """Errors as `{"error": {"code": ..., "detail": ..., "path": ...}}`."""
+
+    def error(self, code: ErrorCode, path: str = "") -> str:
+        error: dict[str, Any] = {"code": code, "detail": DETAILS[code]}
+        return dump_json({"error": error | {"path": path} if path else error})
+
+
+JSON = JsonFormat()
+
+
+def decode_json(message: str | bytes, schema: TypeAdapter[T]) -> T:
+    """Return the value of a JSON message, or raise `InvalidMessage`, which holds none of it."""
+    if isinstance(message, bytes):
+        raise InvalidMessage(ErrorCode.TEXT_EXPECTED)
+    try:
+        if "NaN" in message or "Infinity" in message:
+            from_json(message, allow_inf_nan=False)  # validation alone accepts these
+        return schema.validate_json(message)
+    except ValidationError as error:
+        raise _describe(error) from None
+    except ValueError:
+        raise InvalidMessage(ErrorCode.INVALID_JSON) from None
+
+
+def dump_json(value: object) -> str:
+    """Return `value`, which may hold pydantic models, as strict JSON (RFC 8259).
+
+    A number too large for a double has no JSON form; as in JavaScript, it becomes `null`.
+    """
+    return to_json(value, inf_nan_mode="null").decode()
+
+
+def _describe(error: ValidationError) -> InvalidMessage:
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    if first["type"] == "json_invalid":
+        return InvalidMessage(ErrorCode.INVALID_JSON)
+    path = ".".join(map(str, first["loc"]))
+    return InvalidMessage(ErrorCode.INVALID_SHAPE, path[:MAX_PATH])

@@ -1,0 +1,77 @@
+"""Admission: the dependency through which every WebSocket endpoint gets its connection."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import Depends, HTTPException, WebSocket, WebSocketDisconnect
+
+from ..close_codes import CloseCode
+from ..connection import Connection
+from ..engine import Engine, engine_of
+from ..errors import close_code_for
+from .origin import check_origin
+
+
+class Admission:
+    """A dependency that checks a client before the handshake and yields its `Connection`.
+
+    Rejected handshakes get an HTTP response: 503 while the server stops or is full, 403 for a
+    page of another origin, 429 for too many from one address, 401 without a valid token where
+    tokens are required.
+
+    The handshake is answered when the endpoint first uses the connection, with the first of
+    `subprotocols` that the client offers; then all other dependencies and parameters have been
+    checked. The connection is closed when the endpoint returns, with 1000, or by the exception
+    that it raises: see `errors.close_code_for`; any other exception is a bug, and gives 1011.
+    """
+
+    def __init__(self, *subprotocols: str) -> None:
+        self._subprotocols = subprotocols
+
+    async def __call__(self, websocket: WebSocket) -> AsyncIterator[Connection]:
+        engine = engine_of(websocket)
+        if engine.drain.has_begun:
+            raise HTTPException(503, "restarting")
+        check_origin(websocket, engine.settings.allowed_origins, engine.settings.require_origin)
+        connection = Connection(websocket, engine.settings, self._choose(websocket, engine))
+        with engine.track(connection):
+            try:
+                await engine.authenticate(connection)
+                yield connection
+                await connection.close()
+            except asyncio.CancelledError:
+                connection.abort()  # the server has waited long enough for this one
+                raise
+            except Exception as error:
+                await close_after(connection, error)
+            finally:
+                await connection.wait_flushed()
+
+    def _choose(self, websocket: WebSocket, engine: Engine) -> str | None:
+        known = (*self._subprotocols, *engine.subprotocols)
+        offered = websocket.scope["subprotocols"]
+        return next((name for name in known if name in offered), None)
+
+
+Admitted = Annotated[Connection, Depends(Admission())]
+
+
+async def close_after(connection: Connection, error: Exception) -> None:
+    """Close a connection whose endpoint raised.
+
+    Raises the exception again where the handshake can still be refused, or where it is a bug.
+    """
+    if isinstance(error, WebSocketDisconnect) and not connection.is_accepted:
+        return  # the client left before the handshake was answered
+    if not connection.is_accepted:
+        raise error
+    try:
+        close = close_code_for(error)
+    except ValueError:  # a code or a reason that can't be sent
+        await connection.close(CloseCode.INTERNAL_ERROR, "internal error")
+        raise
+    if close is None:
+        await connection.close(CloseCode.INTERNAL_ERROR, "internal error")
+        raise error
+    await connection.close(*close)

@@ -1,0 +1,29 @@
+"""A limit on the messages of one client."""
+
+
+class RateLimiter:
+    """A token bucket: `burst` messages at once, and `rate` a second in the long run.
+
+    Refused messages count, too: a client that sends as many of those as a burst is flooding.
+    """
+
+    __slots__ = ("_allowance", "_burst", "_rate", "_updated_at")
+
+    def __init__(self, rate: float, burst: int, now: float) -> None:
+        """`now` is a monotonic time in seconds, as for `allow`."""
+        self._rate = rate
+        self._burst = burst
+        self._allowance: float = burst
+        self._updated_at = now
+
+    def allow(self, now: float) -> bool:
+        """Count a message, and return whether it is within the limit."""
+        earned = (now - self._updated_at) * self._rate
+        self._allowance = min(self._burst, self._allowance + earned) - 1
+        self._updated_at = now
+        return self._allowance >= 0
+
+    @property
+    def is_flooded(self) -> bool:
+        """Whether a burst of messages has been refused."""
+        return self._allowance < -self._burst

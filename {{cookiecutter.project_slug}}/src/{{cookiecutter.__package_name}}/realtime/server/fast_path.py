@@ -1,0 +1,87 @@
+"""Fast path: write frames to uvicorn's transport, bypassing ASGI."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable
+from contextlib import suppress
+from typing import Any
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+PROTOCOLS: tuple[type[Any], ...] = (WebSocketsSansIOProtocol,)
+"""Protocols that write a handshake or a frame whole before `send` returns, so that ours may follow."""
+with suppress(ImportError):
+    from uvicorn.protocols.websockets.wsproto_impl import WSProtocol
+
+    PROTOCOLS = (WebSocketsSansIOProtocol, WSProtocol)
+
+HIGH_WATER = 64 * 1024
+"""Bytes that may wait in the transport before a sender waits, too; asyncio's own measure."""
+
+HIDDEN = (
+    "a middleware wraps `send` (%s): frames go through ASGI one by one instead of straight to "
+    "uvicorn's transport, and broadcasts to large rooms are several times slower"
+)
+
+logger = logging.getLogger(__name__)
+
+
+class FindTransport:
+    """Middleware that puts a WebSocket's transport into `scope["transport"]`.
+
+    It is found under uvicorn, behind any middleware that passes `send` on as it is. Under other
+    servers, and behind a middleware that wraps `send`, there is none, and frames go through ASGI.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self.has_warned = False
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        if scope["type"] == "websocket":
+            protocol = getattr(send, "__self__", None)
+            if isinstance(protocol, PROTOCOLS):
+                scope["transport"] = protocol.transport
+            elif not self.has_warned and is_run_by_uvicorn():
+                self.has_warned = True
+                logger.warning(HIDDEN, getattr(send, "__qualname__", type(send).__qualname__))
+        return self.app(scope, receive, send)
+
+
+def is_run_by_uvicorn() -> bool:
+    """Return whether the current task is one that a protocol of uvicorn has made."""
+    task = asyncio.current_task()
+    code = getattr(task and task.get_coro(), "cr_code", None)
+    running = {
+        base.run_asgi.__code__ for each in PROTOCOLS for base in (each, *each.__subclasses__())
+    }
+    return code in running
+
+
+def find_transport(scope: Scope) -> asyncio.Transport | None:
+    """Return what the middleware has found."""
+    return scope.get("transport")
+
+
+def server_frame(message: str | bytes) -> bytes:
+    """Return a message as one unmasked frame (RFC 6455 §5.2).
+
+    It is not compressed, which is right also where compression was agreed on (RFC 7692 §6).
+    """
+    if isinstance(message, str):
+        first, payload = 0x81, message.encode()
+    else:
+        first, payload = 0x82, message
+    size = len(payload)
+    if size < 126:
+        return bytes((first, size)) + payload
+    if size < 65_536:
+        return bytes((first, 126)) + size.to_bytes(2, "big") + payload
+    return bytes((first, 127)) + size.to_bytes(8, "big") + payload
+
+
+def frame_message(frame: bytes) -> str | bytes:
+    """Return the message that a frame made by `server_frame` was made from."""
+    payload = frame[{126: 4, 127: 10}.get(frame[1], 2) :]
+    return payload.decode() if frame[0] == 0x81 else payload

@@ -1,0 +1,72 @@
+"""Signals to stop, which uvicorn gets only when open connections have been drained."""
+
+import asyncio
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from types import FrameType
+from typing import TypeGuard
+
+import uvicorn
+
+SignalHandler = Callable[[int, FrameType | None], object]
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+REPEAT_SECONDS = 1.0
+"""Signals that come this soon after the first one are repeats of it."""
+
+
+class StopSignals:
+    """Runs `drain` at the first signal to stop, and then passes the signal on to uvicorn.
+
+    `uv run`, systemd and uvicorn's parent process send a signal more than once, so those
+    within `REPEAT_SECONDS` of the first count as the first, and SIGTERM never counts twice. A
+    later Ctrl-C ends the drain, and one after that goes to the server, which then exits at
+    once. This works under uvicorn; other servers close connections in their own way.
+    """
+
+    def __init__(
+        self, drain: Callable[[], Awaitable[None]], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`clock` tells the time of signals, in seconds."""
+        self._drain = drain
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._task: asyncio.Task[None] | None = None
+        self._first_at = 0.0
+        handlers = {int(each): signal.getsignal(each) for each in SIGNALS}
+        self._servers = {each: handler for each, handler in handlers.items() if is_uvicorn(handler)}
+
+    def install(self) -> None:
+        """Receive the signals that uvicorn handles."""
+        for each in self._servers:
+            signal.signal(each, self._receive)
+
+    def restore(self) -> None:
+        """Give the signals back, unless a stop has begun; repeats of it may still come."""
+        if self._task is None:
+            for each, handler in self._servers.items():
+                signal.signal(each, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self._loop.call_soon_threadsafe(self._handle, number, self._clock())
+
+    def _handle(self, number: int, at: float) -> None:
+        if self._task is None:
+            self._first_at = at
+            self._task = self._loop.create_task(self._drain_and_stop(number))
+            return
+        is_repeat = number != signal.SIGINT or at - self._first_at <= REPEAT_SECONDS
+        if not is_repeat and not self._task.cancel():  # it is done
+            self._servers[number](number, None)
+
+    async def _drain_and_stop(self, number: int) -> None:
+        try:
+            await self._drain()
+        finally:
+            self._servers[number](number, None)
+
+
+def is_uvicorn(handler: object) -> TypeGuard[SignalHandler]:
+    """Return whether a signal handler is uvicorn's."""
+    return isinstance(getattr(handler, "__self__", None), uvicorn.Server)
