@@ -1,13 +1,12 @@
-"""What load balancers and orchestrators ask for."""
+"""The health routes."""
 
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 
 def test_a_running_application_is_alive_and_ready(client: TestClient) -> None:
-    assert client.get("/livez").status_code == 200
-    assert client.get("/readyz").status_code == 200
-    assert client.get("/nowhere").status_code == 404
+    assert client.get("/livez").json() == {"status": "alive"}
+    assert client.get("/readyz").json() == {"status": "ready"}
 
 
 def test_it_is_not_ready_before_the_start_nor_after_the_stop(app: FastAPI) -> None:

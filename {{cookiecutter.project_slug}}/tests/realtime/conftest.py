@@ -16,7 +16,7 @@ from .serving import Serve, WrapSend, echo_app, no_errors_logged, running
 
 
 @pytest.fixture(autouse=True)
-def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in [name for name in os.environ if name.startswith("APP_")]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)  # where no .env is

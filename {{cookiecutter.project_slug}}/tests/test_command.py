@@ -1,0 +1,87 @@
+"""The command `{{ cookiecutter.project_slug }}`."""
+
+import runpy
+import sys
+
+import pytest
+{% if cookiecutter.auth == "jwt" %}
+from fastapi import FastAPI
+{% endif %}
+from fastapi.testclient import TestClient
+
+from {{ cookiecutter.__package_name }} import __main__ as command
+{% if cookiecutter.auth == "jwt" %}
+
+from .conftest import KEY
+{% endif %}
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[str]:
+    """Run the command with a server that ends at once; return what was served."""
+    served: list[str] = []
+    monkeypatch.setattr(command, "serve", lambda application, settings: served.append(application))
+    monkeypatch.setattr(sys, "argv", ["{{ cookiecutter.project_slug }}", *arguments])
+    command.main()
+    return served
+
+
+def test_it_serves_the_application(monkeypatch: pytest.MonkeyPatch) -> None:
+{% if cookiecutter.auth == "jwt" %}
+    monkeypatch.setenv("APP_AUTH_KEY", KEY)
+{% endif %}
+    assert run(monkeypatch) == ["{{ cookiecutter.__package_name }}.main:app"]
+    module = runpy.run_module("{{ cookiecutter.__package_name }}.main")
+    with TestClient(module["app"]) as client:
+        assert client.get("/readyz").status_code == 200
+
+
+def test_invalid_settings_stop_it_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("APP_PORT", "http")
+    with pytest.raises(SystemExit, match="These settings do not work:\n.*APP_PORT='http'"):
+        run(monkeypatch)
+{% if cookiecutter.include_broadcast %}
+
+
+def test_several_workers_are_warned_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+{% if cookiecutter.auth == "jwt" %}
+    monkeypatch.setenv("APP_AUTH_KEY", KEY)
+{% endif %}
+    monkeypatch.setenv("APP_WORKERS", "2")
+    run(monkeypatch)
+    assert "APP_WORKERS > 1 splits them" in caplog.text
+{% endif %}
+{% if cookiecutter.auth == "jwt" %}
+
+
+def test_it_prints_keys_and_tokens(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], app: FastAPI
+) -> None:
+    assert run(monkeypatch, "key") == []
+    assert capsys.readouterr().out.startswith("APP_AUTH_KEY=")
+    monkeypatch.setenv("APP_AUTH_KEY", KEY)
+    run(monkeypatch, "token", "zoe", "--minutes", "5")
+    token = capsys.readouterr().out.strip()
+    assert token.count(".") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["zoe", "--key", "nowhere.pem"], "nowhere.pem"),
+        (["zoe\n"], "printable characters"),
+        (["zoe", "--minutes", "inf"], "no token was made"),
+    ],
+)
+def test_a_token_that_cannot_be_made_is_explained(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    complaint: str,
+) -> None:
+    monkeypatch.setenv("APP_AUTH_KEY", KEY)
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "token", *arguments)
+    assert complaint in capsys.readouterr().err
+{% endif %}
