@@ -1,7 +1,7 @@
-"""The other end of a benchmark: many WebSocket clients in one process, as thin as they can be.
+"""The clients of a benchmark: many WebSocket connections in one process, as cheap as possible.
 
 Clients count bytes and don't parse frames, so that one core of Python can keep up with a native
-server. What a message weighs on the wire is measured before it is counted.
+server. The size of a message on the wire is measured first.
 """
 
 import asyncio
@@ -23,12 +23,12 @@ HANDSHAKE = (
 )
 DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n"
 QUIET = 0.25  # seconds without a byte after which nothing more is expected
-PATIENCE = 5.0  # seconds to wait for what should arrive
+PATIENCE = 5.0  # seconds to wait for expected bytes
 
 
 @dataclass(frozen=True)
 class Target:
-    """A server, and how one talks to it."""
+    """A server, and how clients talk to it."""
 
     port: int
     path: str = "/ws_broadcast"
@@ -142,7 +142,7 @@ async def open_client(target: Target, tally: Tally, more: str = "") -> Client:
 async def clients(
     target: Target, count: int, more: str = ""
 ) -> AsyncIterator[tuple[list[Client], Tally]]:
-    """Open clients, a few at a time, and close them rudely at the end."""
+    """Open clients, a few at a time, and abort their connections at the end."""
     tally = Tally()
     opened: list[Client] = []
     try:
@@ -154,7 +154,7 @@ async def clients(
     finally:
         for client in opened:
             client.transport.abort()
-        await asyncio.sleep(QUIET)  # for the server to see it: what comes next is measured
+        await asyncio.sleep(QUIET)  # so that the server closes them before the next measurement
 
 
 async def ask(target: Target, path: str) -> bytes:
@@ -169,7 +169,7 @@ async def ask(target: Target, path: str) -> bytes:
 async def fan_out(
     target: Target, members: int, burst: int, seconds: float, server_cpu: Callable[[], float]
 ) -> dict[str, float]:
-    """Let one publisher say `burst` messages back to back, wait for all copies, and repeat."""
+    """Let one publisher send `burst` messages back to back, wait for all copies, and repeat."""
     async with clients(target, members) as (_, tally), clients(target, 1) as ((publisher,), _):
         messages = target.message(51) * burst
         start = await tally.settle()
@@ -192,49 +192,75 @@ async def fan_out(
         }
 
 
+class Latencies:
+    """Times from sending a message until the last of some members has it, in seconds."""
+
+    def __init__(self, members: list[Client], weight: int, total: int) -> None:
+        self._members, self._weight, self._total = len(members), weight, total
+        self._sent: list[float] = []
+        self._arrived = [0] * total
+        self.complete: list[float] = []
+        for client in members:
+            client.base, client.seen, client.on_bytes = client.got, 0, self._on_bytes
+
+    @property
+    def copies(self) -> int:
+        """Return how many copies have arrived in all."""
+        return sum(self._arrived)
+
+    def sending(self) -> None:
+        """Note that the next message is sent now."""
+        self._sent.append(time.perf_counter())
+
+    def _on_bytes(self, client: Client) -> None:
+        complete = min((client.got - client.base) // self._weight, self._total)
+        for number in range(client.seen, complete):
+            self._arrived[number] += 1
+            if self._arrived[number] == self._members:
+                self.complete.append(time.perf_counter() - self._sent[number])
+        client.seen = max(client.seen, complete)
+
+    def quantile_ms(self, percent: int) -> float:
+        """Return a quantile in milliseconds; not a number if no message reached all members."""
+        there = sorted(self.complete)
+        return 1000 * there[len(there) * percent // 100] if there else float("nan")
+
+
+async def send_paced(
+    publishers: list[Client], message: bytes, rate: float, latencies: Latencies, total: int
+) -> None:
+    """Send messages at a fixed rate, the publishers in turn."""
+    began = time.perf_counter()
+    for number in range(total):
+        while (ahead := began + number / rate - time.perf_counter()) > 0:
+            await asyncio.sleep(ahead)
+        latencies.sending()
+        publishers[number % len(publishers)].transport.write(message)
+        if number % 20 == 19:
+            await asyncio.sleep(0)
+
+
 async def paced(
     target: Target, members: int, publishers: int, rate: float, seconds: float
 ) -> dict[str, float]:
-    """Let many publishers speak at a fixed rate; time each message until its last copy is there."""
+    """Let many publishers send at a fixed rate; time each message until its last copy is there."""
     async with clients(target, members) as (them, tally), clients(target, publishers) as (us, _):
+        message, total = target.message(51), int(rate * seconds)
         start = await tally.settle()
-        us[0].transport.write(target.message(51))
+        us[0].transport.write(message)
         weight = (await tally.settle() - start) // members
         if not weight:
             raise ConnectionError("nothing was delivered")
-        total = int(rate * seconds)
-        sent: list[float] = []
-        arrived = [0] * total
-        latency: list[float] = []
-
-        def on_bytes(client: Client) -> None:
-            complete = min((client.got - client.base) // weight, total)
-            for number in range(client.seen, complete):
-                arrived[number] += 1
-                if arrived[number] == members:
-                    latency.append(time.perf_counter() - sent[number])
-            client.seen = max(client.seen, complete)
-
-        for client in them:
-            client.base, client.seen, client.on_bytes = client.got, 0, on_bytes
+        latencies = Latencies(them, weight, total)
         began, cpu = time.perf_counter(), time.process_time()
-        message = target.message(51)
-        for number in range(total):
-            while (ahead := began + number / rate - time.perf_counter()) > 0:
-                await asyncio.sleep(ahead)
-            sent.append(time.perf_counter())
-            us[number % publishers].transport.write(message)
-            if number % 20 == 19:
-                await asyncio.sleep(0)
+        await send_paced(us, message, rate, latencies, total)
         await tally.settle()
         took = time.perf_counter() - began - QUIET
-        latency.sort()
-        there = len(latency)
         return {
-            "deliveries_per_second": sum(arrived) / took,
-            "delivered": sum(arrived) / (total * members),
-            "p50_ms": 1000 * latency[there // 2] if there else float("nan"),
-            "p99_ms": 1000 * latency[there * 99 // 100] if there else float("nan"),
+            "deliveries_per_second": latencies.copies / took,
+            "delivered": latencies.copies / (total * members),
+            "p50_ms": latencies.quantile_ms(50),
+            "p99_ms": latencies.quantile_ms(99),
             "client_share": (time.process_time() - cpu) / took,
         }
 

@@ -7,10 +7,12 @@
     uv run benchmarks/run.py                # everything, three rounds, about half an hour
     uv run benchmarks/run.py --quick        # one short round, to see that it works
     uv run benchmarks/run.py --only bun,this-project
+    uv run benchmarks/run.py --tables       # measure nothing; rewrite tables and plot
 
-Each server gets one core to itself and the client another. Rounds are interleaved, and what is
-reported is the median. Writes `results.json` and `fan-out.svg` beside this file, and prints the
-tables for the README. A peer that can't be installed is skipped by name.
+The server runs on one core, the clients on another. Rounds are interleaved; the tables show
+medians. Writes `results.json`, `fan-out.svg` and the tables of both README files. With `--quick`
+or `--only`, all of it goes to a new folder instead. A peer that cannot be installed is skipped and
+named.
 """
 
 import argparse
@@ -19,173 +21,64 @@ import os
 import platform
 import shutil
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import client
-import matplotlib as mpl
 import psutil
+import report
 from client import Target
 from cookiecutter.main import cookiecutter
-
-mpl.use("svg")
-from matplotlib import pyplot as plt
+from peers import BASE, LIMIT, OURS, PEERS, SERVERS, Peer
+from report import Figures, Results
 
 HERE = Path(__file__).parent
-SERVERS = HERE / "servers"
-OURS, BASE, LIMIT = "this-project", "tutorial on uvicorn", "bun"
 
-Figures = dict[str, float]
-Results = dict[str, dict[str, list[Figures]]]
+Cores = tuple[int | None, int | None]
 
 
-@dataclass
-class Peer:
-    """A server to measure, and what it takes to run it and to talk to it."""
-
-    name: str
-    command: Callable[[Path, int], list[str | Path]]
-    packages: tuple[str, ...] = ()
-    modules: tuple[str, ...] = ()  # of npm
-    talk: dict[str, Any] = field(default_factory=dict)
-    replies: bool = False  # has /ws and /ws_json, too
-    turns_of: str = ""  # the application whose event loop is watched, in a run of its own
-
-    def target(self, port: int) -> Target:
-        """Return how one talks to it."""
-        return Target(port, **self.talk)
-
-
-def python(where: Path, *arguments: str | Path) -> list[str | Path]:
-    """Run something of the peers' own environment."""
-    return [where / "peers/bin" / arguments[0], *arguments[1:]]
-
-
-def uvicorn(module: str) -> Callable[[Path, int], list[str | Path]]:
-    """Serve one of the modules beside this file as the tutorial does."""
-    return lambda where, port: python(
-        where, "uvicorn", "--app-dir", SERVERS, f"{module}:app", "--port", str(port)
-    )
-
-
-FASTAPI = ("fastapi", "uvicorn[standard]")
-PEERS = [
-    Peer(
-        OURS,
-        lambda where, port: [where / "my-websocket-app/.venv/bin/my-websocket-app"],
-        replies=True,
-        turns_of="my_websocket_app.main:app",
-    ),
-    Peer(BASE, uvicorn("tutorial"), FASTAPI, replies=True, turns_of="tutorial:app"),
-    Peer(
-        "tutorial on granian",
-        lambda where, port: python(
-            where,
-            "granian",
-            "--interface",
-            "asgi",
-            "--working-dir",
-            SERVERS,
-            "tutorial:app",
-            "--port",
-            str(port),
-        ),
-        (*FASTAPI, "granian"),
-        replies=True,
-    ),
-    Peer("litestar channels", uvicorn("litestar_channels"), (*FASTAPI, "litestar")),
-    Peer(
-        "python-socketio",
-        uvicorn("socketio_room"),
-        (*FASTAPI, "python-socketio"),
-        talk={
-            "path": "/socket.io/?EIO=4&transport=websocket",
-            "hello": client.frame(b"40"),
-            "before": b'42["message","',
-            "after": b'"]',
-        },
-    ),
-    Peer(
-        "chanx",
-        uvicorn("chanx_group"),
-        (*FASTAPI, "chanx[fast_channels]"),
-        talk={"before": b'{"action":"chat","payload":"', "after": b'"}'},
-    ),
-    Peer(
-        "websockets.broadcast",
-        lambda where, port: python(where, "python", SERVERS / "websockets_broadcast.py", str(port)),
-        ("websockets", "uvloop"),
-    ),
-    Peer(
-        "picows",
-        lambda where, port: python(where, "python", SERVERS / "picows_loop.py", str(port)),
-        ("picows", "uvloop"),
-    ),
-    Peer(
-        "node ws",
-        lambda where, port: ["node", SERVERS / "node_ws.js", str(port)],
-        modules=("ws",),
-    ),
-    Peer(
-        LIMIT,
-        lambda where, port: [
-            where / "node_modules/.bin/bun",
-            SERVERS / "bun_topic.js",
-            str(port),
-        ],
-        modules=("bun",),
-        replies=True,
-    ),
-]
-
-
-def say(text: str) -> None:
+def progress(text: str) -> None:
     """Show progress."""
     print(text, file=sys.stderr, flush=True)
 
 
-def install(peers: list[Peer], where: Path) -> list[Peer]:
-    """Prepare what each peer needs, and return those that can run."""
+def install_commands(peer: Peer, modules: list[str], where: Path) -> Iterator[list[str | Path]]:
+    """Yield the commands that install what a peer needs."""
     uv = shutil.which("uv") or "uv"
+    if peer.name == OURS:
+        yield [uv, "sync", "--quiet", "--no-dev", "--project", where / "my-websocket-app"]
+    if peer.packages:
+        yield [uv, "pip", "install", "--quiet", "--python", where / "peers", *peer.packages]
+    if peer.modules:
+        yield ["npm", "install", "--silent", "--no-save", "--prefix", where, *modules]
+
+
+def install(peers: list[Peer], where: Path) -> list[Peer]:
+    """Render the project, install all peers, and return those that can run."""
+    cookiecutter(str(HERE.parent), no_input=True, output_dir=str(where), default_config=True)
+    subprocess.run([shutil.which("uv") or "uv", "venv", "--quiet", where / "peers"], check=True)
+    modules = [module for peer in peers for module in peer.modules]
     able = []
-    subprocess.run([uv, "venv", "--quiet", where / "peers"], check=True)
     for peer in peers:
-        commands: list[list[str | Path]] = []
-        if peer.name == OURS:
-            cookiecutter(
-                str(HERE.parent), no_input=True, output_dir=str(where), default_config=True
-            )
-            commands.append(
-                [uv, "sync", "--quiet", "--no-dev", "--project", where / "my-websocket-app"]
-            )
-        if peer.packages:
-            pip = [uv, "pip", "install", "--quiet", "--python", where / "peers"]
-            commands.append([*pip, *peer.packages])
-        if peer.modules:
-            modules = [module for each in peers for module in each.modules]
-            commands.append(
-                ["npm", "install", "--silent", "--no-save", "--prefix", where, *modules]
-            )
         try:
-            for command in commands:
+            for command in install_commands(peer, modules, where):
                 subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         except (OSError, subprocess.CalledProcessError) as failure:
-            say(f"skipped {peer.name}: {failure}")
+            progress(f"skipped {peer.name}: {failure}")
         else:
             able.append(peer)
     return able
 
 
 class Server:
-    """A running peer, and what it has used so far."""
+    """CPU time and memory of a running peer."""
 
     def __init__(self, pid: int) -> None:
         self._root = psutil.Process(pid)
@@ -201,52 +94,69 @@ class Server:
         """Return resident bytes."""
         return sum(process.memory_info().rss for process in self._processes())
 
+    def kill(self) -> None:
+        """End all processes."""
+        with suppress(psutil.NoSuchProcess):
+            for process in self._processes():
+                process.kill()
+
 
 def watched(peer: Peer) -> Peer:
-    """Return the same application in a server that tells the longest turn of its event loop."""
+    """Return the same application in a server that reports the longest turn of its event loop."""
     project = "my-websocket-app/.venv" if peer.name == OURS else "peers"
-    return Peer(
-        peer.name,
-        lambda where, port: [
+    return replace(
+        peer,
+        command=lambda where, port: [
             *(where / project / "bin/uvicorn", "--app-dir", SERVERS),
             *("turns:app", "--port", str(port)),
         ],
-        turns_of=peer.turns_of,
     )
+
+
+def free_port() -> int:
+    """Return a port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_until_it_listens(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Try to connect for at most ten seconds."""
+    for _ in range(200):
+        with suppress(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port)).close()
+            return
+        if process.poll() is not None:
+            break
+        time.sleep(0.05)
+    lines = log.read_text("utf-8", "replace").splitlines()
+    raise ConnectionError("\n".join(["it does not listen; the end of its log:", *lines[-10:]]))
 
 
 @contextmanager
 def running(peer: Peer, where: Path, core: int | None) -> Iterator[tuple[Target, Server]]:
     """Start a peer on a core of its own, and wait until it listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with (where / "log").open("ab") as log:
+    port, log = free_port(), where / "log"
+    environment = {
+        "APP_PORT": str(port),
+        "TURNS_OF": peer.turns_of,
+        "NODE_PATH": str(where / "node_modules"),
+    }
+    with log.open("wb") as output:
         process = subprocess.Popen(
             peer.command(where, port),
             cwd=where,
-            env=os.environ
-            | {"APP_PORT": str(port), "APP_JOINS_PER_SECOND_PER_IP": "inf"}
-            | {"TURNS_OF": peer.turns_of}
-            | {"NODE_PATH": str(where / "node_modules")},
-            stdout=log,
-            stderr=log,
+            env=os.environ | environment | peer.environment,
+            stdout=output,
+            stderr=output,
             preexec_fn=lambda: client.start(core),
         )
+    server = Server(process.pid)
     try:
-        for _ in range(200):
-            with suppress(ConnectionRefusedError):
-                socket.create_connection(("127.0.0.1", port)).close()
-                break
-            if process.poll() is not None:
-                raise ConnectionError(f"it ended with {process.returncode}; see {where / 'log'}")
-            time.sleep(0.05)
-        yield peer.target(port), Server(process.pid)
+        wait_until_it_listens(port, process, log)
+        yield peer.target(port), server
     finally:
-        with suppress(psutil.NoSuchProcess):
-            for each in psutil.Process(process.pid).children(recursive=True):
-                each.kill()
-        process.kill()
+        server.kill()
         process.wait()
 
 
@@ -259,20 +169,20 @@ async def memory(target: Target, server: Server, count: int, more: str) -> Figur
 
 
 async def turns(target: Target, members: int, seconds: float) -> Figures:
-    """Let a publisher say things to a room, and ask for the longest turn that this caused."""
+    """Publish to a room every now and then, and ask for the longest turn of the event loop."""
     async with (
         client.clients(target, members) as (_, tally),
-        client.clients(target, 1) as ((us,), _),
+        client.clients(target, 1) as ((publisher,), _),
     ):
         await client.ask(target, "/turns")
         for _ in range(int(seconds)):
-            us.transport.write(target.message(51) * 4)
+            publisher.transport.write(target.message(51) * 4)
             await tally.settle()
         return {"longest_turn_ms": float(await client.ask(target, "/turns"))}
 
 
 async def growth(target: Target, server: Server, seconds: float) -> Figures:
-    """Let a member stall, and measure what the others get and what the server holds."""
+    """Let a member stall; measure what the others get and how the server's memory grows."""
     before = server.memory()
     figures = await client.stalled(target, 50, seconds)
     return figures | {"growth_mib": (server.memory() - before) / 2**20}
@@ -281,7 +191,7 @@ async def growth(target: Target, server: Server, seconds: float) -> Figures:
 def scenarios(
     peer: Peer, target: Target, server: Server, seconds: float
 ) -> Iterator[tuple[str, Coroutine[Any, Any, Figures]]]:
-    """Return everything that is measured of a peer, the rude part last."""
+    """Yield everything that is measured of a peer; the stalled member last."""
     for burst in (1, 4, 16):
         yield f"fan-out 500, K={burst}", client.fan_out(target, 500, burst, seconds, server.cpu)
     yield "100 publishers, 100/s", client.paced(target, 500, 100, 100, 3 * seconds)
@@ -299,9 +209,7 @@ def scenarios(
     yield "stalled member", growth(target, server, max(5, seconds))  # to fill all buffers
 
 
-def measure(
-    peer: Peer, where: Path, seconds: float, cores: tuple[int | None, int | None]
-) -> dict[str, Figures]:
+def measure(peer: Peer, where: Path, seconds: float, core: int | None) -> dict[str, Figures]:
     """Start a peer and measure everything; memory in processes of their own."""
     found: dict[str, Figures] = {}
 
@@ -309,149 +217,52 @@ def measure(
         try:
             found[name] = figures = client.run(scenario)
         except (OSError, ConnectionError) as failure:
-            say(f"    {name}: {failure}")
+            progress(f"    {name}: {failure}")
             return
-        say(f"    {name}: " + ", ".join(f"{key} {value:,.4g}" for key, value in figures.items()))
+        values = ", ".join(f"{key} {value:,.4g}" for key, value in figures.items())
+        progress(f"    {name}: {values}")
 
     for name, more in (("memory, browser", client.DEFLATE), ("memory, plain", "")):
-        with running(peer, where, cores[0]) as (target, server):
+        with running(peer, where, core) as (target, server):
             take(name, memory(target, server, 1000, more))
     if peer.turns_of:
-        with running(watched(peer), where, cores[0]) as (target, _):
+        with running(watched(peer), where, core) as (target, _):
             take("longest turn", turns(target, 10_000, max(3, seconds)))
-    with running(peer, where, cores[0]) as (target, server):
+    with running(peer, where, core) as (target, server):
         for name, scenario in scenarios(peer, target, server, seconds):
             take(name, scenario)
     return found
 
 
-def median(results: Results, peer: str, scenario: str, figure: str) -> float | None:
-    """Return the median over all rounds, `None` if it was not measured."""
-    values = [each[figure] for each in results.get(peer, {}).get(scenario, []) if figure in each]
-    return statistics.median(values) if values else None
+def two_cores() -> Cores:
+    """Return a core for the server and one for the clients, where there are two to choose."""
+    if not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2:
+        return None, None
+    first, second, *_ = sorted(os.sched_getaffinity(0))
+    return first, second
 
 
-def table(
-    results: Results, title: str, columns: list[tuple[str, str, str]], unit: Callable[[float], str]
-) -> str:
-    """Return a Markdown table of some figures, with ratios to the tutorial's code."""
-    rows = [f"| {title} | " + " | ".join(label for label, _, _ in columns) + " |"]
-    rows.append("|---" * (len(columns) + 1) + "|")
-    for peer in results:
-        cells = []
-        for _, scenario, figure in columns:
-            value, base = (median(results, name, scenario, figure) for name in (peer, BASE))
-            ratio = f" ({value / base:.2f}x)" if value is not None and base else ""
-            cells.append("" if value is None else unit(value) + ratio)
-        if any(cells):
-            name = f"**{peer}**" if peer == OURS else peer
-            rows.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(rows)
-
-
-def tables(results: Results) -> str:
-    """Return all tables."""
-    bursts = [(f"K={burst}", f"fan-out 500, K={burst}") for burst in (1, 4, 16)]
-    sizes = [(f"{members:,}", f"fan-out {members}, K=4") for members in (10, 100, 1000, 10_000)]
-    paced, rude = "100 publishers, 100/s", "stalled member"
-    thousands = "{:,.0f}k".format
-    rate = "deliveries_per_second"
-    return "\n\n".join(
-        [
-            table(
-                results,
-                "deliveries a second, 500 members",
-                [(k, s, rate) for k, s in bursts],
-                lambda v: thousands(v / 1000),
-            ),
-            table(
-                results,
-                "server CPU, µs a delivery",
-                [(k, s, "cpu_us") for k, s in bursts],
-                "{:.2f}".format,
-            ),
-            table(
-                results,
-                "the client's share of its core",
-                [(k, s, "client_share") for k, s in bursts],
-                "{:.0%}".format,
-            ),
-            table(
-                results,
-                "500 members, 100 publishers, 100 messages/s",
-                [
-                    ("p50, ms", paced, "p50_ms"),
-                    ("p99, ms", paced, "p99_ms"),
-                    ("delivered", paced, "delivered"),
-                ],
-                "{:.3g}".format,
-            ),
-            table(
-                results,
-                "one member stalls",
-                [
-                    ("delivered to the others", rude, "delivered"),
-                    ("growth, MiB", rude, "growth_mib"),
-                ],
-                "{:.3g}".format,
-            ),
-            table(
-                results,
-                "100 clients",
-                [
-                    ("echo/s", "echo", "messages_per_second"),
-                    ("JSON/s", "json", "messages_per_second"),
-                    ("connections/s", "connections", "connections_per_second"),
-                ],
-                "{:,.0f}".format,
-            ),
-            table(
-                results,
-                "KiB a connection",
-                [
-                    ("offers compression", "memory, browser", "kib_per_connection"),
-                    ("doesn't", "memory, plain", "kib_per_connection"),
-                ],
-                "{:.1f}".format,
-            ),
-            table(
-                results,
-                "4 messages to 10,000 members",
-                [("the longest turn of the event loop, ms", "longest turn", "longest_turn_ms")],
-                "{:.3g}".format,
-            ),
-            table(
-                results,
-                "deliveries a second by members, K=4",
-                [(k, s, rate) for k, s in sizes],
-                lambda v: thousands(v / 1000),
-            ),
-        ]
-    )
-
-
-def plot(results: Results, path: Path) -> None:
-    """Draw deliveries a second for each peer and burst."""
-    mpl.rcParams["svg.hashsalt"] = "fan-out"
-    names = list(results)[::-1]
-    figure, axes = plt.subplots(figsize=(9, 0.62 * len(names) + 1.2))
-    for index, (burst, shade) in enumerate(((16, "#0b5563"), (4, "#2a9d8f"), (1, "#a8d5ba"))):
-        values = [
-            (median(results, name, f"fan-out 500, K={burst}", "deliveries_per_second") or 0) / 1000
-            for name in names
-        ]
-        places = [place + (1 - index) * -0.27 for place in range(len(names))]
-        bars = axes.barh(places, values, height=0.25, color=shade, label=f"K = {burst}")
-        axes.bar_label(bars, fmt="{:,.0f}", padding=3, fontsize=8)
-    axes.set_yticks(range(len(names)), names)
-    axes.set_xlabel("thousand deliveries a second: 500 members, K messages back to back, one core")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="center right", reverse=True)
-    figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
+def measure_all(peers: list[Peer], where: Path, rounds: int, seconds: float) -> Results:
+    """Measure all peers in turn, and again in each round."""
+    server_core, client_core = two_cores()
+    able = install(peers, where)
+    client.start(client_core)
+    results: Results = {}
+    for number in range(rounds):
+        for peer in able:
+            progress(f"round {number + 1} of {rounds}: {peer.name}")
+            try:
+                found = measure(peer, where, seconds, server_core)
+            except (OSError, ConnectionError) as failure:
+                progress(f"    skipped: {failure}")
+                continue
+            for scenario, figures in found.items():
+                results.setdefault(peer.name, {}).setdefault(scenario, []).append(figures)
+    return results
 
 
 def machine() -> dict[str, str]:
-    """Say where the figures were made."""
+    """Describe the machine."""
     model = platform.processor() or "unknown"
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
@@ -466,8 +277,8 @@ def machine() -> dict[str, str]:
     }
 
 
-def main() -> None:
-    """Measure, print and write."""
+def parse_options() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -475,32 +286,37 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
     parser.add_argument("--quick", action="store_true", help="one round of half a second each")
     parser.add_argument("--only", help="names of peers, separated by commas")
-    parser.add_argument("--output", type=Path, default=HERE, help="folder for the results")
+    parser.add_argument("--output", type=Path, help="folder for the results")
+    parser.add_argument("--tables", action="store_true", help="use the results that are there")
     options = parser.parse_args()
-    rounds, seconds = (1, 0.5) if options.quick else (options.rounds, options.seconds)
-    wanted = [peer for peer in PEERS if not options.only or peer.name in options.only.split(",")]
-    many = hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) > 1
-    first, second, *_ = sorted(os.sched_getaffinity(0)) if many else (None, None)
-    results: Results = {}
-    with tempfile.TemporaryDirectory() as folder:
-        able = install(wanted, Path(folder))
-        client.start(second)
-        for number in range(rounds):
-            for peer in able:
-                say(f"round {number + 1} of {rounds}: {peer.name}")
-                try:
-                    found = measure(peer, Path(folder), seconds, (first, second))
-                except (OSError, ConnectionError) as failure:
-                    say(f"    skipped: {failure}")
-                    continue
-                for scenario, figures in found.items():
-                    results.setdefault(peer.name, {}).setdefault(scenario, []).append(figures)
-    text = tables(results)
-    options.output.mkdir(parents=True, exist_ok=True)
-    document = {"machine": machine(), "rounds": rounds, "seconds": seconds, "results": results}
-    (options.output / "results.json").write_text(json.dumps(document, indent=1) + "\n", "utf-8")
-    plot(results, options.output / "fan-out.svg")
-    print(text)
+    if options.quick:
+        options.rounds, options.seconds = 1, 0.5
+    if options.output is None:
+        partial = not options.tables and (options.quick or options.only)
+        options.output = Path(tempfile.mkdtemp(prefix="benchmark-")) if partial else HERE
+    options.peers = [
+        peer for peer in PEERS if not options.only or peer.name in options.only.split(",")
+    ]
+    return options
+
+
+def main() -> None:
+    """Measure, then write results, plot and tables."""
+    options = parse_options()
+    if not options.tables:
+        with tempfile.TemporaryDirectory() as folder:
+            results = measure_all(options.peers, Path(folder), options.rounds, options.seconds)
+        document = {
+            "machine": machine(),
+            "rounds": options.rounds,
+            "seconds": options.seconds,
+            "results": results,
+        }
+        options.output.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(document, indent=1) + "\n"
+        (options.output / "results.json").write_text(text, "utf-8")
+    report.write(options.output)
+    progress(f"written: {options.output}")
 
 
 if __name__ == "__main__":

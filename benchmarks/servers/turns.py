@@ -1,4 +1,4 @@
-"""Another application, and a route that tells the longest turn that its event loop took, in ms.
+"""Another application, and a route that returns the longest turn of its event loop in ms.
 
 TURNS_OF=package.main:app uvicorn turns:app
 """
@@ -16,7 +16,7 @@ tasks: list[asyncio.Task[None]] = []
 
 
 async def watch() -> None:
-    """Come round with every turn of the event loop, and keep the longest."""
+    """Run in every turn of the event loop, and keep the longest."""
     global longest
     before = time.perf_counter()
     while True:
