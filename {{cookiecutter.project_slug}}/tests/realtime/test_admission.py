@@ -3,15 +3,11 @@
 import pytest
 from fastapi import FastAPI, HTTPException
 from fastapi.testclient import TestClient
+from {{ cookiecutter.__package_name }}.admission import Admitted
+from {{ cookiecutter.__package_name }}.limits import JoinLimiter, Places
 from starlette.testclient import WebSocketDenialResponse
 from websockets.exceptions import InvalidStatus
 
-from {{ cookiecutter.__package_name }}.admission import Admitted
-{% if cookiecutter.include_broadcast %}
-from {{ cookiecutter.__package_name }}.limits import JoinLimiter, Places
-{% else %}
-from {{ cookiecutter.__package_name }}.limits import Places
-{% endif %}
 from {{ cookiecutter.__package_name }}.main import create_app
 from {{ cookiecutter.__package_name }}.settings import Settings
 
@@ -235,7 +231,6 @@ def test_neighbours_are_not_one_address() -> None:
     for host in ("192.0.2.1", "192.0.2.2", "2001:db8:1:2::1", "2001:db8:1:3::1"):
         places.take(host)
     assert len(places) == 4
-{% if cookiecutter.include_broadcast %}
 
 
 def test_an_address_joins_so_many_rooms_a_second_and_ten_times_that_at_once() -> None:
@@ -276,4 +271,3 @@ def test_too_many_joins_of_an_address_are_refused_before_the_handshake() -> None
             pass
     assert refusal.value.status_code == 429
     assert len(app.state.hub) == 0
-{% endif %}

@@ -6,29 +6,21 @@ import re
 import signal
 import subprocess
 import sys
-{% if cookiecutter.auth == "jwt" %}
 import time
-{% endif %}
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
-{% if cookiecutter.auth == "jwt" %}
 import jwt
-{% endif %}
 import pytest
 import uvicorn
-{% if cookiecutter.auth == "jwt" %}
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-{% endif %}
 
 from {{ cookiecutter.__package_name }} import __main__ as command
 from {{ cookiecutter.__package_name }}.__main__ import interrupt, main
 
 from .conftest import OWN_PROTOCOLS
-{% if cookiecutter.auth == "jwt" %}
 from .test_tokens import key_pair
-{% endif %}
 
 SOURCE = Path(__file__).parents[1] / "src"
 NOISY = """
@@ -103,7 +95,7 @@ def test_it_sets_the_server_up_for_websockets(monkeypatch: pytest.MonkeyPatch) -
     logging_set_up: list[object] = []
     monkeypatch.setattr(command, "dictConfig", logging_set_up.append)
     monkeypatch.setenv("APP_TRUSTED_PROXIES", "10.0.0.0/8, 2001:db8::1")
-    monkeypatch.setattr(sys, "argv", ["{{ cookiecutter.project_slug }}"])
+    monkeypatch.setattr(sys, "argv", ["my-websocket-app"])
     monkeypatch.setenv("APP_MAX_MESSAGE_BYTES", "1000")
     monkeypatch.setenv("APP_WORKERS", "2")
     monkeypatch.setenv("APP_DRAIN_SECONDS", "3")
@@ -129,7 +121,7 @@ def test_any_proxy_can_be_trusted(monkeypatch: pytest.MonkeyPatch, proxies: str)
     monkeypatch.setattr(uvicorn, "run", lambda app, **given: options.update(given))
     monkeypatch.setattr(signal, "signal", lambda number, handler: None)
     monkeypatch.setattr(command, "dictConfig", lambda config: None)
-    monkeypatch.setattr(sys, "argv", ["{{ cookiecutter.project_slug }}"])
+    monkeypatch.setattr(sys, "argv", ["my-websocket-app"])
     monkeypatch.setenv("APP_TRUSTED_PROXIES", proxies)
     main()
     assert options["forwarded_allow_ips"] == "*"
@@ -162,17 +154,14 @@ def test_every_line_is_json_if_asked_for(tmp_path: Path, workers: str) -> None:
     documents = [json.loads(line) for line in [*lines, *rest.splitlines()]]
     loggers = {document["logger"] for document in documents}
     assert {"asyncio", "py.warnings", "uvicorn.error"} <= loggers
-{% if cookiecutter.include_broadcast %}
     split = [each for each in documents if "rooms live in one process" in each["message"]]
     assert len(split) == int(workers) - 1
-{% endif %}
-{% if cookiecutter.auth == "jwt" %}
 
 
 def output(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """Return what a subcommand prints."""
     with pytest.MonkeyPatch.context() as environment:
-        command_line = ["{{ cookiecutter.project_slug }}", *arguments]
+        command_line = ["my-websocket-app", *arguments]
         environment.setattr(sys, "argv", command_line)
         main()
     return capsys.readouterr().out.strip()
@@ -218,4 +207,3 @@ def test_where_the_server_has_a_public_key_tokens_are_made_with_the_private_one(
         with pytest.raises(SystemExit):
             output(capsys, "token", "zoe", *wrong)
         assert "no token was made" in capsys.readouterr().err
-{% endif %}

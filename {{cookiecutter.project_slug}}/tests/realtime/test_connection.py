@@ -13,6 +13,9 @@ from types import SimpleNamespace
 import pytest
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 from fastapi.testclient import TestClient
+from {{ cookiecutter.__package_name }}.admission import Admitted
+from {{ cookiecutter.__package_name }}.connection import Connection
+from {{ cookiecutter.__package_name }}.protocol import CloseCode
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.testclient import WebSocketTestSession
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -20,10 +23,7 @@ from starlette.websockets import WebSocketState
 from websockets.exceptions import ConnectionClosed
 
 from {{ cookiecutter.__package_name }} import connection as connection_module
-from {{ cookiecutter.__package_name }}.admission import Admitted
-from {{ cookiecutter.__package_name }}.connection import Connection
 from {{ cookiecutter.__package_name }}.main import create_app
-from {{ cookiecutter.__package_name }}.protocol import CloseCode
 from {{ cookiecutter.__package_name }}.settings import Settings, SettingsDep
 
 from .conftest import (

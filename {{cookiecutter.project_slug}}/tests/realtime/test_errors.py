@@ -17,14 +17,14 @@ from fastapi import (
 )
 from fastapi.exceptions import WebSocketException
 from fastapi.testclient import TestClient
-from starlette.testclient import WebSocketDenialResponse
-from starlette.types import Message
-from websockets.exceptions import InvalidStatus
-
 from {{ cookiecutter.__package_name }}.admission import Admitted, close_after
 from {{ cookiecutter.__package_name }}.connection import Connection
 from {{ cookiecutter.__package_name }}.errors import close_code_for
 from {{ cookiecutter.__package_name }}.protocol import CloseCode
+from starlette.testclient import WebSocketDenialResponse
+from starlette.types import Message
+from websockets.exceptions import InvalidStatus
+
 from {{ cookiecutter.__package_name }}.settings import Settings
 
 from .conftest import (

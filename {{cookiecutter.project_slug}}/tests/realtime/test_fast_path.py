@@ -2,7 +2,6 @@
 
 import pytest
 from fastapi import FastAPI
-
 from {{ cookiecutter.__package_name }}.admission import Admitted
 
 from .conftest import Serve, WrapSend, connect, echo_app, running

@@ -8,10 +8,10 @@ import pytest
 from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydantic import JsonValue, TypeAdapter
-
 from {{ cookiecutter.__package_name }}.admission import Admitted
 from {{ cookiecutter.__package_name }}.origin import normal_origin
+from pydantic import JsonValue, TypeAdapter
+
 from {{ cookiecutter.__package_name }}.settings import Settings, load_settings
 
 from .conftest import (

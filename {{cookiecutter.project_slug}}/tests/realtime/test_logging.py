@@ -168,9 +168,7 @@ def test_the_last_line_about_a_connection_says_what_it_was(
     assert first["connection"] == last["connection"]
     assert last["client"] == "192.0.2.1"
     assert last["path"] == "/all"
-{% if cookiecutter.auth == "jwt" %}
     assert last["subject"] == "zoe"
-{% endif %}
     assert (last["code"], last["messages_in"], last["messages_out"]) == (1000, 3, 3)
     assert 0 < last["seconds"] < 60
 

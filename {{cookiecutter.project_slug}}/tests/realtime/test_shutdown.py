@@ -12,11 +12,10 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from starlette.testclient import WebSocketDenialResponse
-
 from {{ cookiecutter.__package_name }}.admission import Admitted
 from {{ cookiecutter.__package_name }}.connection import Connection
 from {{ cookiecutter.__package_name }}.drain import Drain
+from starlette.testclient import WebSocketDenialResponse
 
 from .conftest import Serve, connect, echo_app, introduce, listen_to_the_end, raw_client
 
