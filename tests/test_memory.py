@@ -83,7 +83,11 @@ def test_members_that_send_at_once_and_read_slowly_cost_a_few_times_what_they_se
     bake: Bake, members: int, messages: int
 ) -> None:
     project = bake().project_path
-    settings = {"APP_PORT": "0", "APP_JOINS_PER_SECOND_PER_IP": "inf"}
+    settings = {
+        "APP_PORT": "0",
+        "APP_JOINS_PER_SECOND_PER_IP": "inf",
+        "APP_MAX_CONNECTIONS_PER_IP": "2000",
+    }
     command = ("uv", "run", "--no-dev", "my-websocket-app")
     with running(project, *command, **settings) as (where, server):
         threading.Thread(target=read_all, args=[server.stdout]).start()

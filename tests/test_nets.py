@@ -9,9 +9,10 @@ import pytest
 from .conftest import Bake
 
 BROKEN_ENDPOINT = """
-from my_websocket_app.admission import Admitted
+from my_websocket_app.realtime import Admitted
 
-from .conftest import Serve, connect, echo_app, listen_to_the_end
+from .realtime.conftest import serve as serve
+from .realtime.serving import Serve, connect, echo_app, receive_all
 
 
 def test_served(serve: Serve) -> None:
@@ -23,7 +24,7 @@ def test_served(serve: Serve) -> None:
         raise LookupError
 
     with connect(f"{serve(app)}/broken") as client:
-        listen_to_the_end(client)
+        receive_all(client)
 """
 OPEN_ROUTE = """
 from fastapi import WebSocket

@@ -13,28 +13,50 @@ from cookiecutter.main import cookiecutter
 from .conftest import ALL_ON, COMBINATIONS, PROJECTS, TEMPLATE, Answers, Bake, project_params
 
 ALWAYS = """
-    .env.example .gitignore README.md SECURITY.md pyproject.toml
-    src/PACKAGE/__init__.py src/PACKAGE/__main__.py src/PACKAGE/admission.py
-    src/PACKAGE/connection.py src/PACKAGE/drain.py src/PACKAGE/errors.py src/PACKAGE/health.py
-    src/PACKAGE/http_protocol.py src/PACKAGE/limits.py src/PACKAGE/logs.py src/PACKAGE/main.py
-    src/PACKAGE/open_files.py src/PACKAGE/origin.py src/PACKAGE/protocol.py
-    src/PACKAGE/settings.py src/PACKAGE/transport.py src/PACKAGE/websocket_protocol.py
-    src/PACKAGE/write_deadline.py src/PACKAGE/endpoints/__init__.py
-    tests/__init__.py tests/conftest.py tests/soak.py tests/test_admission.py
-    tests/test_command.py tests/test_connection.py tests/test_drain.py tests/test_errors.py
-    tests/test_health.py tests/test_hostile.py tests/test_logs.py tests/test_open_files.py
-    tests/test_routes.py tests/test_server.py tests/test_settings.py tests/test_soak.py
-    tests/test_transport.py
+    .env.example .gitignore README.md SECURITY.md pyproject.toml examples/talk.py
+    src/PACKAGE/__init__.py src/PACKAGE/__main__.py src/PACKAGE/application.py
+    src/PACKAGE/main.py src/PACKAGE/settings.py
+    src/PACKAGE/endpoints/__init__.py src/PACKAGE/endpoints/health.py
+    ENGINE/__init__.py ENGINE/close_codes.py ENGINE/connection.py ENGINE/engine.py
+    ENGINE/errors.py ENGINE/fair_turn.py ENGINE/formats.py ENGINE/rate_limiter.py
+    ENGINE/settings.py
+    ENGINE/handshake/__init__.py ENGINE/handshake/admission.py
+    ENGINE/handshake/connection_limiter.py ENGINE/handshake/identity.py
+    ENGINE/handshake/origin.py
+    ENGINE/server/__init__.py ENGINE/server/command.py ENGINE/server/fast_path.py
+    ENGINE/server/http_protocol.py ENGINE/server/logging.py ENGINE/server/open_files.py
+    ENGINE/server/shutdown.py ENGINE/server/stop_signals.py ENGINE/server/websocket_protocol.py
+    ENGINE/server/write_deadline.py
+    tests/__init__.py tests/conftest.py tests/test_command.py tests/test_health.py
+    tests/test_routes.py tests/test_settings.py
+    tests/realtime/__init__.py tests/realtime/conftest.py tests/realtime/routes.py
+    tests/realtime/serving.py tests/realtime/soak.py tests/realtime/test_admission.py
+    tests/realtime/test_command.py tests/realtime/test_connection.py
+    tests/realtime/test_errors.py tests/realtime/test_fast_path.py tests/realtime/test_hostile.py
+    tests/realtime/test_logging.py tests/realtime/test_open_files.py tests/realtime/test_routes.py
+    tests/realtime/test_server.py tests/realtime/test_settings.py tests/realtime/test_shutdown.py
+    tests/realtime/test_soak.py
 """
 ONLY_WITH = {
     "include_echo": "src/PACKAGE/endpoints/echo.py tests/test_echo.py",
     "include_json": "src/PACKAGE/endpoints/json_messages.py tests/test_json_messages.py",
     "include_broadcast": """
-        src/PACKAGE/broker.py src/PACKAGE/delivery.py src/PACKAGE/endpoints/broadcast.py
-        src/PACKAGE/events.py src/PACKAGE/hub.py tests/test_broadcast.py tests/test_broker.py
-        tests/test_hub.py
+        src/PACKAGE/endpoints/broadcast.py tests/test_broadcast.py
+        ENGINE/rooms/__init__.py ENGINE/rooms/batch.py ENGINE/rooms/broker.py
+        ENGINE/rooms/events.py ENGINE/rooms/formats.py ENGINE/rooms/history.py
+        ENGINE/rooms/hub.py ENGINE/rooms/join_limiter.py ENGINE/rooms/memory.py
+        ENGINE/rooms/names.py ENGINE/rooms/rooms.py ENGINE/rooms/settings.py
+        ENGINE/rooms/subscriber.py
+        tests/realtime/room_app.py tests/realtime/test_hub.py
+        tests/realtime/test_join_limiter.py tests/realtime/test_memory.py
+        tests/realtime/test_rooms.py
     """,
-    "auth": "src/PACKAGE/keys.py src/PACKAGE/tokens.py tests/test_tokens.py",
+    "auth": """
+        src/PACKAGE/policy.py tests/test_policy.py
+        ENGINE/tokens/__init__.py ENGINE/tokens/keys.py ENGINE/tokens/settings.py
+        ENGINE/tokens/tokens.py
+        tests/realtime/test_tokens.py
+    """,
 }
 ROUTES = {"include_echo": "/ws", "include_json": "/ws_json", "include_broadcast": "/ws_broadcast"}
 
@@ -57,7 +79,8 @@ def package(project: Path) -> str:
 @project_params()
 def test_the_files_are_exactly_those_that_were_asked_for(project: Path, answers: Answers) -> None:
     chosen = [paths for key, paths in ONLY_WITH.items() if answers[key] not in (False, "none")]
-    expected = " ".join([ALWAYS, *chosen]).replace("PACKAGE", package(project)).split()
+    listed = " ".join([ALWAYS, *chosen]).replace("ENGINE", "src/PACKAGE/realtime")
+    expected = listed.replace("PACKAGE", package(project)).split()
     assert list(files(project)) == sorted(expected)
     assert [path for path in project.rglob("*") if path.is_dir() and not any(path.iterdir())] == []
 
@@ -93,7 +116,7 @@ def test_free_text_arrives_as_it_was_typed(project: Path, answers: Answers) -> N
     if "description" in answers:
         assert metadata["description"] == typed
         assert metadata["authors"] == [{"name": typed}]
-    main = files(project)[f"src/{package(project)}/main.py"]
+    main = files(project)[f"src/{package(project)}/application.py"]
     (title,) = re.findall(r"title = (.*)", main)
     assert ast.literal_eval(title) == typed
     assert "<script>" not in files(project)["README.md"]

@@ -259,12 +259,10 @@ class Connection:
         return transport
 
     async def _send_when_there_is_room(self, message: str | bytes) -> None:
+        kind = "text" if isinstance(message, str) else "bytes"
         try:
             async with asyncio.timeout(STALL_TIMEOUT):
-                if isinstance(message, str):
-                    await self.websocket.send_text(message)
-                else:
-                    await self.websocket.send_bytes(message)
+                await self.websocket.send({"type": "websocket.send", kind: message})
         except TimeoutError:
             self._drop_stalled()
             raise WebSocketDisconnect(CloseCode.GOING_AWAY) from None
@@ -325,28 +323,30 @@ class Connection:
         self.is_open = False
         if self._expiry is not None:
             self._expiry.cancel()
+        deadline = time.monotonic() + STALL_TIMEOUT
         try:
-            for _ in range(100):
-                if self.transport is None or not self.transport.get_write_buffer_size():
-                    return
+            while self._has_unsent() and time.monotonic() < deadline:
                 await asyncio.sleep(STALL_TIMEOUT / 100)
-        except asyncio.CancelledError:
-            self._drop_stalled()
-            raise
-        self._drop_stalled()
+        finally:
+            if self._has_unsent():
+                self._drop_stalled()
 
     async def _close(self, code: int, reason: str) -> None:
         try:
-            with suppress(WebSocketDisconnect):
-                async with asyncio.timeout(STALL_TIMEOUT):
-                    await self.websocket.close(code, reason)
+            async with asyncio.timeout(STALL_TIMEOUT):
+                await self.websocket.close(code, reason)
+        except WebSocketDisconnect:
+            pass  # the client was faster
         except TimeoutError:
             self._drop_stalled()
         except RuntimeError:
             # uvicorn has closed on its own, and may wait for ever for what nobody reads.
-            if self.transport is not None and self.transport.get_write_buffer_size():
+            if self._has_unsent():
                 self.abort()
         self._stop_reading()
+
+    def _has_unsent(self) -> bool:
+        return self.transport is not None and self.transport.get_write_buffer_size() > 0
 
     def _is_lost(self) -> bool:
         """Return whether client or server have ended this; only reading tells with which code."""
@@ -359,9 +359,12 @@ class Connection:
         """Skip what else was received before the end, for its code."""
         with suppress(RuntimeError, TimeoutError):  # it has been read, or there is none
             async with asyncio.timeout(STALL_TIMEOUT):
-                while (event := await self.websocket.receive())["type"] != "websocket.disconnect":
-                    pass
-                self._note_end(event)
+                self._note_end(await self._skip_to_end())
+
+    async def _skip_to_end(self) -> Message:
+        while (event := await self.websocket.receive())["type"] != "websocket.disconnect":
+            pass
+        return event
 
     def _note_start(self) -> None:
         self._accepted = self.is_open = True

@@ -148,9 +148,8 @@ async def close_idle(connections: set[Connection], seconds: float) -> None:
     while True:
         await asyncio.sleep(min(seconds / 10, 60))
         now = time.monotonic()
-        for connection in connections:
-            if connection.idle_seconds(now) > seconds:
-                connection.close_soon(CloseCode.GOING_AWAY, "idle; see APP_IDLE_TIMEOUT")
+        for connection in [each for each in connections if each.idle_seconds(now) > seconds]:
+            connection.close_soon(CloseCode.GOING_AWAY, "idle; see APP_IDLE_TIMEOUT")
 
 
 def engine_of(connection: HTTPConnection) -> Engine:

@@ -36,9 +36,10 @@ class Drain:
         """Close every connection within `seconds`; from now on, new ones are refused with 503."""
         self.has_begun = True
         try:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._seconds):
-                    await self._flush_and_close()
+            async with asyncio.timeout(self._seconds):
+                await self._flush_and_close()
+        except TimeoutError:
+            pass
         finally:
             for connection in list(self._connections):
                 connection.abort()
