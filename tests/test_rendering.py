@@ -49,7 +49,8 @@ ONLY_WITH = {
         ENGINE/rooms/names.py ENGINE/rooms/room.py ENGINE/rooms/rooms.py ENGINE/rooms/settings.py
         ENGINE/rooms/subscriber.py
         tests/realtime/room_app.py tests/realtime/test_hub.py
-        tests/realtime/test_join_limiter.py tests/realtime/test_memory.py
+        tests/realtime/test_history.py tests/realtime/test_join_limiter.py
+        tests/realtime/test_memory.py tests/realtime/test_room_formats.py
         tests/realtime/test_rooms.py
     """,
     "auth": """

@@ -68,15 +68,17 @@ def find_transport(scope: Scope) -> asyncio.Transport | None:
     return scope.get("transport")
 
 
-def server_frame(message: str | bytes) -> bytes:
+def server_frame(message: str | bytes, *, is_text: bool = False) -> bytes:
     """Return a message as one unmasked frame (RFC 6455 §5.2).
+
+    `bytes` are a binary message, or with `is_text` a text that has been encoded already.
 
     It is not compressed, which is right also where compression was agreed on (RFC 7692 §6).
     """
     if isinstance(message, str):
         first, payload = 0x81, message.encode()
     else:
-        first, payload = 0x82, message
+        first, payload = 0x81 if is_text else 0x82, message
     size = len(payload)
     if size < 126:
         return bytes((first, size)) + payload
