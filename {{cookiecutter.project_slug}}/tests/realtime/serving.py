@@ -18,9 +18,17 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 from websockets.sync.client import connect as websockets_connect
 
-from {{ cookiecutter.__package_name }}.realtime import Admitted, Engine, RealtimeSettings
-from {{ cookiecutter.__package_name }}.realtime.server.http_protocol import LimitedHttpProtocol
-from {{ cookiecutter.__package_name }}.realtime.server.websocket_protocol import LimitedWebSocketProtocol
+from {{ cookiecutter.__package_name }}.realtime import (
+    Admitted,
+    Engine,
+    RealtimeSettings,
+)
+from {{ cookiecutter.__package_name }}.realtime.server.http_protocol import (
+    LimitedHttpProtocol,
+)
+from {{ cookiecutter.__package_name }}.realtime.server.websocket_protocol import (
+    LimitedWebSocketProtocol,
+)
 
 PACKAGE = Engine.__module__.partition(".")[0]
 OWN_PROTOCOLS: dict[str, Any] = {"http": LimitedHttpProtocol, "ws": LimitedWebSocketProtocol}

@@ -4,7 +4,10 @@ import pytest
 from fastapi import FastAPI, HTTPException
 from fastapi.testclient import TestClient
 from {{ cookiecutter.__package_name }}.admission import Admitted
-from {{ cookiecutter.__package_name }}.limits import JoinLimiter, Places
+from {{ cookiecutter.__package_name }}.limits import (
+    JoinLimiter,
+    Places,
+)
 from starlette.testclient import WebSocketDenialResponse
 from websockets.exceptions import InvalidStatus
 

@@ -17,7 +17,10 @@ import uvicorn
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from {{ cookiecutter.__package_name }} import __main__ as command
-from {{ cookiecutter.__package_name }}.__main__ import interrupt, main
+from {{ cookiecutter.__package_name }}.__main__ import (
+    interrupt,
+    main,
+)
 
 from .conftest import OWN_PROTOCOLS
 from .test_tokens import key_pair

@@ -24,7 +24,10 @@ from websockets.exceptions import ConnectionClosed
 
 from {{ cookiecutter.__package_name }} import connection as connection_module
 from {{ cookiecutter.__package_name }}.main import create_app
-from {{ cookiecutter.__package_name }}.settings import Settings, SettingsDep
+from {{ cookiecutter.__package_name }}.settings import (
+    Settings,
+    SettingsDep,
+)
 
 from .conftest import (
     Serve,

@@ -17,7 +17,10 @@ from fastapi import (
 )
 from fastapi.exceptions import WebSocketException
 from fastapi.testclient import TestClient
-from {{ cookiecutter.__package_name }}.admission import Admitted, close_after
+from {{ cookiecutter.__package_name }}.admission import (
+    Admitted,
+    close_after,
+)
 from {{ cookiecutter.__package_name }}.connection import Connection
 from {{ cookiecutter.__package_name }}.errors import close_code_for
 from {{ cookiecutter.__package_name }}.protocol import CloseCode

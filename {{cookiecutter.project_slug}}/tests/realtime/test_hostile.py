@@ -12,7 +12,10 @@ from {{ cookiecutter.__package_name }}.admission import Admitted
 from {{ cookiecutter.__package_name }}.origin import normal_origin
 from pydantic import JsonValue, TypeAdapter
 
-from {{ cookiecutter.__package_name }}.settings import Settings, load_settings
+from {{ cookiecutter.__package_name }}.settings import (
+    Settings,
+    load_settings,
+)
 
 from .conftest import (
     OWN_PROTOCOLS,

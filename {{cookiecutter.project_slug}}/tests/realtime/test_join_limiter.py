@@ -4,7 +4,9 @@ import pytest
 from fastapi import HTTPException
 
 from {{ cookiecutter.__package_name }}.realtime.rooms import join_limiter
-from {{ cookiecutter.__package_name }}.realtime.rooms.join_limiter import JoinLimiter
+from {{ cookiecutter.__package_name }}.realtime.rooms.join_limiter import (
+    JoinLimiter,
+)
 
 
 def test_an_address_joins_so_many_rooms_a_second_and_ten_times_that_at_once() -> None:

@@ -12,7 +12,10 @@ from fastapi import FastAPI, HTTPException, Request, Response, WebSocket
 from fastapi.responses import StreamingResponse
 from {{ cookiecutter.__package_name }}.admission import Admitted
 
-from {{ cookiecutter.__package_name }} import http_protocol, websocket_protocol
+from {{ cookiecutter.__package_name }} import (
+    http_protocol,
+    websocket_protocol,
+)
 
 from .conftest import (
     OWN_PROTOCOLS,

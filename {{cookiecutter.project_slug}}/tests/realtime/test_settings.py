@@ -4,7 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from {{ cookiecutter.__package_name }}.realtime import RealtimeSettings, SettingsError, load_settings
+from {{ cookiecutter.__package_name }}.realtime import (
+    RealtimeSettings,
+    SettingsError,
+    load_settings,
+)
 
 
 class Settings(RealtimeSettings):
