@@ -5,7 +5,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from math import inf
 from typing import Any
@@ -18,7 +18,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 from websockets.sync.client import connect as websockets_connect
 
-from {{ cookiecutter.__package_name }}.realtime import Admitted, Engine, RealtimeSettings
+from {{ cookiecutter.__package_name }}.realtime import Admitted, RealtimeSettings
+from {{ cookiecutter.__package_name }}.realtime.engine import Engine
 from {{ cookiecutter.__package_name }}.realtime.server.http_protocol import LimitedHttpProtocol
 from {{ cookiecutter.__package_name }}.realtime.server.websocket_protocol import LimitedWebSocketProtocol
 
@@ -64,6 +65,15 @@ class StoppableServer(uvicorn.Server):
             if not self.server_state.connections and not self.server_state.tasks:
                 break
             await asyncio.sleep(0.005)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Leave out uvicorn's pauses where no client is left."""
+        if self.server_state.connections or self.server_state.tasks:
+            await super().shutdown(sockets)
+            return
+        for each in (*self.servers, *(sockets or ())):
+            each.close()
+        await self.lifespan.shutdown()
 
     def stop(self) -> None:
         """End the main loop, from another thread."""

@@ -23,20 +23,13 @@ from websockets.asyncio.client import connect as websockets_connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.typing import Subprotocol
 
-from .conftest import OWN_PROTOCOLS, echo_app, introduce, running
+from .serving import OWN_PROTOCOLS, echo_app, running
 
-{% if cookiecutter.include_broadcast %}
-PATHS = ("/all", "/ws_broadcast", "/ws_broadcast/tea")
-{% else %}
 PATHS = ("/all",)
-{% endif %}
 LIMITS = {
     "max_connections": 40,
     "max_message_bytes": 20_000,
     "message_burst": 200,
-{% if cookiecutter.include_broadcast %}
-    "history_length": 1,
-{% endif %}
 }
 SIZES = (1, 1, 100, 100, 10_000, 10_000, 30_000)
 RUBBISH = (b"\xff\xff\xff\xff", b"\x81\x85none", b"\x83\x80\x00\x00\x00\x00")
@@ -104,9 +97,6 @@ def counts(app: FastAPI) -> dict[str, int]:
     return {
         "connections": len(app.state.connections),
         "places": len(app.state.places),
-{% if cookiecutter.include_broadcast %}
-        "rooms": len(app.state.hub),
-{% endif %}
     }
 
 

@@ -6,29 +6,17 @@ import re
 import signal
 import subprocess
 import sys
-{% if cookiecutter.auth == "jwt" %}
-import time
-{% endif %}
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
-{% if cookiecutter.auth == "jwt" %}
-import jwt
-{% endif %}
 import pytest
 import uvicorn
-{% if cookiecutter.auth == "jwt" %}
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-{% endif %}
 
 from {{ cookiecutter.__package_name }} import __main__ as command
 from {{ cookiecutter.__package_name }}.__main__ import interrupt, main
 
-from .conftest import OWN_PROTOCOLS
-{% if cookiecutter.auth == "jwt" %}
-from .test_tokens import key_pair
-{% endif %}
+from .serving import OWN_PROTOCOLS
 
 SOURCE = Path(__file__).parents[1] / "src"
 NOISY = """
@@ -162,60 +150,3 @@ def test_every_line_is_json_if_asked_for(tmp_path: Path, workers: str) -> None:
     documents = [json.loads(line) for line in [*lines, *rest.splitlines()]]
     loggers = {document["logger"] for document in documents}
     assert {"asyncio", "py.warnings", "uvicorn.error"} <= loggers
-{% if cookiecutter.include_broadcast %}
-    split = [each for each in documents if "rooms live in one process" in each["message"]]
-    assert len(split) == int(workers) - 1
-{% endif %}
-{% if cookiecutter.auth == "jwt" %}
-
-
-def output(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Return what a subcommand prints."""
-    with pytest.MonkeyPatch.context() as environment:
-        command_line = ["{{ cookiecutter.project_slug }}", *arguments]
-        environment.setattr(sys, "argv", command_line)
-        main()
-    return capsys.readouterr().out.strip()
-
-
-def test_without_a_key_it_does_not_start() -> None:
-    with start(APP_AUTH_KEY="") as server:
-        _, complaint = server.communicate(timeout=30)
-    assert server.returncode == 1
-    assert "APP_AUTH_KEY: it is missing" in complaint
-    assert "Traceback" not in complaint
-
-
-def test_it_prints_keys_and_tokens_that_work(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.delenv("APP_AUTH_KEY")
-    name, _, key = output(capsys, "key").partition("=")
-    monkeypatch.setenv(name, key)
-    claims = jwt.decode(output(capsys, "token", "zoe"), key, algorithms=["HS256"])
-    assert claims["sub"] == "zoe"
-    assert 3000 < claims["exp"] - time.time() <= 3600
-    monkeypatch.setenv("APP_AUTH_AUDIENCE", "chat")
-    token = output(capsys, "token", "zoe", "--minutes", "1")
-    claims = jwt.decode(token, key, algorithms=["HS256"], audience="chat")
-    assert claims["exp"] - time.time() <= 60
-    for wrong in ([""], ["zoe", "--minutes", "inf"], ["zoe", "--minutes", "nan"]):
-        with pytest.raises(SystemExit):
-            output(capsys, "token", *wrong)
-        assert "no token was made" in capsys.readouterr().err
-
-
-def test_where_the_server_has_a_public_key_tokens_are_made_with_the_private_one(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    private, public = key_pair(Ed25519PrivateKey.generate())
-    (tmp_path / "private.pem").write_text(private, "utf-8")
-    monkeypatch.setenv("APP_AUTH_KEY", public)
-    monkeypatch.setenv("APP_AUTH_ALGORITHMS", "EdDSA")
-    token = output(capsys, "token", "zoe", "--key", str(tmp_path / "private.pem"))
-    assert jwt.decode(token, public, algorithms=["EdDSA"])["sub"] == "zoe"
-    for wrong in ([], ["--key", "nowhere.pem"]):
-        with pytest.raises(SystemExit):
-            output(capsys, "token", "zoe", *wrong)
-        assert "no token was made" in capsys.readouterr().err
-{% endif %}

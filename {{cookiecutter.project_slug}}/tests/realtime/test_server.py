@@ -6,15 +6,15 @@ import struct
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
 
+import {{ cookiecutter.__package_name }}.write_deadline as write_deadline
 import pytest
 from fastapi import FastAPI, HTTPException, Request, Response, WebSocket
 from fastapi.responses import StreamingResponse
 
-import {{ cookiecutter.__package_name }}.write_deadline as write_deadline
 from {{ cookiecutter.__package_name }} import http_protocol, websocket_protocol
-from {{ cookiecutter.__package_name }}.admission import Admitted
+from {{ cookiecutter.__package_name }}.realtime import Admitted
 
-from .conftest import (
+from .serving import (
     OWN_PROTOCOLS,
     dial,
     echo_app,

@@ -12,13 +12,13 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from {{ cookiecutter.__package_name }}.drain import Drain
 from starlette.testclient import WebSocketDenialResponse
 
-from {{ cookiecutter.__package_name }}.admission import Admitted
-from {{ cookiecutter.__package_name }}.connection import Connection
-from {{ cookiecutter.__package_name }}.drain import Drain
+from {{ cookiecutter.__package_name }}.realtime import Admitted
+from {{ cookiecutter.__package_name }}.realtime.connection import Connection
 
-from .conftest import Serve, connect, echo_app, introduce, listen_to_the_end, raw_client
+from .serving import Serve, connect, echo_app, raw_client, receive_all
 
 
 def app_that_drains(seconds: int) -> FastAPI:
@@ -48,12 +48,12 @@ def test_everybody_is_told_1012(serve_both_ways: Serve) -> None:
     with ExitStack() as stack:
         clients = [stack.enter_context(connect(f"{url}/all")) for _ in range(20)]
         clients.append(stack.enter_context(connect(f"{url}/drain")))
-        assert [listen_to_the_end(client)[1] for client in clients] == 21 * [1012]
+        assert [receive_all(client)[1] for client in clients] == 21 * [1012]
 
 
 def test_new_clients_are_refused_and_so_says_readyz() -> None:
     app = app_that_drains(seconds=10)
-    client = TestClient(app, headers=introduce("")[1])
+    client = TestClient(app)
     with client, client.websocket_connect("/drain") as websocket:
         assert websocket.receive_text() == "it has begun"
         assert client.get("/readyz").status_code == 503
@@ -67,7 +67,7 @@ def test_who_does_not_read_is_dropped_in_time(serve_both_ways: Serve) -> None:
     app = app_that_drains(seconds=2)
     url = serve_both_ways(app)
     with raw_client(url, "/flood"), connect(f"{url}/drain") as client:
-        assert listen_to_the_end(client) == (["it has begun"], 1012)
+        assert receive_all(client) == (["it has begun"], 1012)
         assert app.state.drained.wait(10)
 
 
