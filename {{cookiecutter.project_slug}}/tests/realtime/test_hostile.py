@@ -39,6 +39,9 @@ hostile = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
+CHARACTERS = st.characters(min_codepoint=1, max_codepoint=0xD7FF)
+"""What an environment variable may hold; all of Unicode takes a second to prepare."""
+
 CLOSE_CODES = {1000, 1001, 1002, 1003, 1007, 1008, 1009}
 
 
@@ -118,7 +121,7 @@ def close_code(received: bytes) -> int | None:
 
 
 @hostile
-@given(st.text() | st.from_regex(r"https?://[A-Za-z0-9.@:/\[\]-]*", fullmatch=True))
+@given(st.text(CHARACTERS) | st.text("aAzZ09.@:/[]-").map("http://".__add__))
 def test_random_text_is_no_origin_or_has_one_normal_form(text: str) -> None:
     origin = normal_origin(text)
     if origin is not None:
@@ -131,7 +134,7 @@ def test_random_text_is_no_origin_or_has_one_normal_form(text: str) -> None:
 @hostile
 @given(
     name=st.sampled_from(sorted(RealtimeSettings.model_fields)),
-    value=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])),
+    value=st.text(CHARACTERS),
 )
 def test_random_setting_works_or_is_refused_by_name(name: str, value: str) -> None:
     with pytest.MonkeyPatch.context() as environment:
