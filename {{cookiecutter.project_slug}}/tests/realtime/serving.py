@@ -18,13 +18,16 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 from websockets.sync.client import connect as websockets_connect
 
+import {{ cookiecutter.__package_name }}.realtime.server.http_protocol as http_protocol
+import {{ cookiecutter.__package_name }}.realtime.server.websocket_protocol as websocket_protocol
 from {{ cookiecutter.__package_name }}.realtime import Admitted, RealtimeSettings
 from {{ cookiecutter.__package_name }}.realtime.engine import Engine
-from {{ cookiecutter.__package_name }}.realtime.server.http_protocol import LimitedHttpProtocol
-from {{ cookiecutter.__package_name }}.realtime.server.websocket_protocol import LimitedWebSocketProtocol
 
 PACKAGE = Engine.__module__.partition(".")[0]
-OWN_PROTOCOLS: dict[str, Any] = {"http": LimitedHttpProtocol, "ws": LimitedWebSocketProtocol}
+OWN_PROTOCOLS: dict[str, Any] = {
+    "http": http_protocol.LimitedHttpProtocol,
+    "ws": websocket_protocol.LimitedWebSocketProtocol,
+}
 """The options of uvicorn that the command adds its limits with."""
 NO_RATE_LIMIT: dict[str, Any] = {"messages_per_second": inf, "message_burst": 1_000_000}
 

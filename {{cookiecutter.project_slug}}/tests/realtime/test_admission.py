@@ -7,7 +7,7 @@ from starlette.testclient import WebSocketDenialResponse
 from websockets.exceptions import InvalidStatus
 
 from {{ cookiecutter.__package_name }}.realtime import Admitted, RealtimeSettings
-from {{ cookiecutter.__package_name }}.realtime.handshake.connection_limiter import ConnectionLimiter
+from {{ cookiecutter.__package_name }}.realtime.handshake import connection_limiter
 
 from .serving import NO_RATE_LIMIT, Serve, connect, dial, engine_app, handshake, warning
 
@@ -223,7 +223,7 @@ def test_connection_no_longer_counts_after_its_endpoint_failed() -> None:
     ],
 )
 def test_these_count_as_one_address(one: str, other: str) -> None:
-    limiter = ConnectionLimiter(limit=10, limit_per_network=1)
+    limiter = connection_limiter.ConnectionLimiter(limit=10, limit_per_network=1)
     limiter.acquire(one)
     with pytest.raises(HTTPException) as refusal:
         limiter.acquire(other)
@@ -233,7 +233,7 @@ def test_these_count_as_one_address(one: str, other: str) -> None:
 
 
 def test_neighbours_are_different_addresses() -> None:
-    limiter = ConnectionLimiter(limit=10, limit_per_network=1)
+    limiter = connection_limiter.ConnectionLimiter(limit=10, limit_per_network=1)
     for host in ("192.0.2.1", "192.0.2.2", "2001:db8:1:2::1", "2001:db8:1:3::1"):
         limiter.acquire(host)
     assert len(limiter) == 4

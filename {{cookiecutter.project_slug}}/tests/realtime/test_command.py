@@ -110,24 +110,35 @@ def test_server_drains_and_exits_at_ctrl_c_and_ignores_repeats(tmp_path: Path) -
     assert "Traceback" not in rest
 
 
+def log_until_stopped(
+    server: subprocess.Popen[str], workers: int, number: signal.Signals
+) -> list[str]:
+    """Stop a server by a signal once each worker has made noise; return its log."""
+    lines = []
+    for line in lines_of(server):
+        lines.append(line)
+        if sum("noisy task" in each for each in lines) == workers:
+            break
+    server.send_signal(number)
+    _, rest = server.communicate(timeout=30)
+    return lines + rest.splitlines()
+
+
 @not_on_windows
-@pytest.mark.parametrize(("workers", "number"), [(1, signal.SIGINT), (2, signal.SIGTERM)])
-def test_every_line_is_json_if_asked_for(
-    tmp_path: Path, workers: int, number: signal.Signals
-) -> None:
+def test_every_line_is_json_if_asked_for(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(NOISY, "utf-8")
-    with start(tmp_path, APP_WORKERS=str(workers), APP_LOG_FORMAT="json") as server:
-        lines: list[str] = []
-        for line in lines_of(server):
-            lines.append(line)
-            if sum("noisy task" in each for each in lines) == workers:
-                break
-        server.send_signal(number)
-        _, rest = server.communicate(timeout=30)
-    assert server.returncode == 0
-    documents = [json.loads(line) for line in [*lines, *rest.splitlines()]]
-    loggers = {document["logger"] for document in documents}
-    assert {"asyncio", "py.warnings", "uvicorn.error"} <= loggers
+    with (
+        start(tmp_path, APP_LOG_FORMAT="json") as single,
+        start(tmp_path, APP_LOG_FORMAT="json", APP_WORKERS="2") as double,
+    ):
+        logs = [
+            log_until_stopped(single, 1, signal.SIGINT),
+            log_until_stopped(double, 2, signal.SIGTERM),
+        ]
+    assert (single.returncode, double.returncode) == (0, 0)
+    for log in logs:
+        loggers = {json.loads(line)["logger"] for line in log}
+        assert {"asyncio", "py.warnings", "uvicorn.error"} <= loggers
 
 
 @pytest.fixture

@@ -19,9 +19,9 @@ from starlette.testclient import WebSocketTestSession
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketState
 
+import {{ cookiecutter.__package_name }}.realtime.connection as connection_module
+import {{ cookiecutter.__package_name }}.realtime.fair_turn as fair_turn
 from {{ cookiecutter.__package_name }}.realtime import Admitted, CloseCode
-from {{ cookiecutter.__package_name }}.realtime import connection as connection_module
-from {{ cookiecutter.__package_name }}.realtime import fair_turn as fair_turn_module
 from {{ cookiecutter.__package_name }}.realtime.connection import Connection
 from {{ cookiecutter.__package_name }}.realtime.engine import EngineDep
 from {{ cookiecutter.__package_name }}.realtime.settings import RealtimeSettings
@@ -304,7 +304,7 @@ async def test_many_messages_of_one_client_do_not_delay_others() -> None:
 async def test_slow_messages_of_one_client_do_not_delay_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(fair_turn_module, "MESSAGES_PER_TURN", 1_000_000)
+    monkeypatch.setattr(fair_turn, "MESSAGES_PER_TURN", 1_000_000)
     now = 1000.0
     clock = SimpleNamespace(monotonic=lambda: now, time=time.time)
     monkeypatch.setattr(connection_module, "time", clock)

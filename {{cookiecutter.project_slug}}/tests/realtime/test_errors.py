@@ -24,7 +24,7 @@ from websockets.exceptions import InvalidStatus
 from {{ cookiecutter.__package_name }}.realtime import Admitted, CloseCode
 from {{ cookiecutter.__package_name }}.realtime.connection import Connection
 from {{ cookiecutter.__package_name }}.realtime.errors import close_code_for
-from {{ cookiecutter.__package_name }}.realtime.handshake.admission import close_after
+from {{ cookiecutter.__package_name }}.realtime.handshake import admission
 from {{ cookiecutter.__package_name }}.realtime.settings import RealtimeSettings
 
 from .serving import (
@@ -299,7 +299,7 @@ async def test_client_that_leaves_before_the_handshake_is_a_disconnect() -> None
     connection = Connection(WebSocket(scope, receive_connect, send), RealtimeSettings())
     with pytest.raises(WebSocketDisconnect) as disconnect:
         await connection.send("hello")
-    await close_after(connection, disconnect.value)
+    await admission.close_after(connection, disconnect.value)
 
 
 def test_http_routes_answer_exceptions_as_usual(app: FastAPI) -> None:

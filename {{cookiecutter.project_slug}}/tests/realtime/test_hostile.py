@@ -16,9 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import JsonValue, TypeAdapter
 
-from {{ cookiecutter.__package_name }}.realtime import Admitted, SettingsError
-from {{ cookiecutter.__package_name }}.realtime.handshake.origin import normal_origin
-from {{ cookiecutter.__package_name }}.realtime.settings import RealtimeSettings, load_settings
+import {{ cookiecutter.__package_name }}.realtime.handshake.origin as origins
+from {{ cookiecutter.__package_name }} import realtime
 
 from .serving import (
     OWN_PROTOCOLS,
@@ -51,7 +50,7 @@ def served() -> Iterator[tuple[FastAPI, str]]:
     app = echo_app(max_message_bytes=1000, message_burst=50, messages_per_second=100)
 
     @app.websocket("/json")
-    async def parsed(connection: Admitted) -> None:
+    async def parsed(connection: realtime.Admitted) -> None:
         async for _ in connection.parsed(TypeAdapter(JsonValue)):
             await connection.send("ok")
 
@@ -123,25 +122,25 @@ def close_code(received: bytes) -> int | None:
 @hostile
 @given(st.text(CHARACTERS) | st.text("aAzZ09.@:/[]-").map("http://".__add__))
 def test_random_text_is_no_origin_or_has_one_normal_form(text: str) -> None:
-    origin = normal_origin(text)
+    origin = origins.normal_origin(text)
     if origin is not None:
-        assert normal_origin(origin) == origin
-        assert normal_origin(text.upper()) == origin
+        assert origins.normal_origin(origin) == origin
+        assert origins.normal_origin(text.upper()) == origin
         assert "@" not in origin
         assert origin.count("://") == 1
 
 
 @hostile
 @given(
-    name=st.sampled_from(sorted(RealtimeSettings.model_fields)),
+    name=st.sampled_from(sorted(realtime.RealtimeSettings.model_fields)),
     value=st.text(CHARACTERS),
 )
 def test_random_setting_works_or_is_refused_by_name(name: str, value: str) -> None:
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv(f"APP_{name.upper()}", value)
         try:
-            load_settings(RealtimeSettings)
-        except SettingsError as error:
+            realtime.load_settings(realtime.RealtimeSettings)
+        except realtime.SettingsError as error:
             message = str(error)
         else:
             return

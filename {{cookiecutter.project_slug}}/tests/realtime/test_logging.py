@@ -11,8 +11,8 @@ from urllib.request import ProxyHandler, Request, build_opener
 import pytest
 from uvicorn.config import LOGGING_CONFIG
 
+import {{ cookiecutter.__package_name }}.realtime.server.logging as server_logging
 from {{ cookiecutter.__package_name }}.realtime import RealtimeSettings
-from {{ cookiecutter.__package_name }}.realtime.server import logging as server_logging
 
 from .serving import (
     PACKAGE,

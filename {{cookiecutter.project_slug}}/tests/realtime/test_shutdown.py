@@ -14,11 +14,11 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from starlette.testclient import WebSocketDenialResponse
 
+import {{ cookiecutter.__package_name }}.realtime.server.shutdown as shutdown
+import {{ cookiecutter.__package_name }}.realtime.server.stop_signals as stop_signals
 from {{ cookiecutter.__package_name }}.realtime import Admitted
 from {{ cookiecutter.__package_name }}.realtime.connection import Connection
-from {{ cookiecutter.__package_name }}.realtime.server import shutdown
 from {{ cookiecutter.__package_name }}.realtime.server.shutdown import Drain
-from {{ cookiecutter.__package_name }}.realtime.server.stop_signals import StopSignals
 
 from .serving import Serve, connect, echo_app, raw_client, receive_all
 
@@ -79,7 +79,7 @@ def test_new_clients_are_refused_and_the_engine_is_not_ready() -> None:
 
 
 def test_client_that_does_not_read_is_dropped_in_time(serve_both_ways: Serve) -> None:
-    app = app_that_drains(seconds=0.3)
+    app = app_that_drains(seconds=0.2)
     url = serve_both_ways(app)
     with raw_client(url, "/flood"), connect(f"{url}/drain") as client:
         assert receive_all(client) == (["it has begun"], 1012)
@@ -119,7 +119,7 @@ class Clock:
 @contextmanager
 def receiving(drain: Drain, clock: Callable[[], float]) -> Generator[None]:
     """Receive signals to stop, as a running engine does."""
-    signals = StopSignals(drain.run, clock)
+    signals = stop_signals.StopSignals(drain.run, clock)
     signals.install()
     try:
         yield
