@@ -72,6 +72,14 @@ def app(ended: threading.Event) -> FastAPI:
     """An application with low limits, and an endpoint for each thing that endpoints do."""
     app = echo_app(max_message_bytes=24, max_invalid_messages=2)
     app.add_middleware(ReportEnd, ended=ended)
+    add_reading_endpoints(app)
+    add_sending_endpoints(app)
+    add_closing_endpoints(app)
+    return app
+
+
+def add_reading_endpoints(app: FastAPI) -> None:
+    """Add endpoints that read texts and JSON."""
 
     @app.websocket("/texts")
     async def texts(connection: Admitted) -> None:
@@ -82,6 +90,10 @@ def app(ended: threading.Event) -> FastAPI:
     async def points(connection: Admitted) -> None:
         async for point in connection.parsed(TypeAdapter(Point)):
             await connection.send(f"{point.x},{point.y}")
+
+
+def add_sending_endpoints(app: FastAPI) -> None:
+    """Add endpoints that send, some more than a client may read."""
 
     @app.websocket("/flood")
     async def flood(connection: Admitted) -> None:
@@ -104,6 +116,10 @@ def app(ended: threading.Event) -> FastAPI:
     async def about(connection: Admitted, engine: EngineDep) -> None:
         await connection.send(f"{connection.address}, {engine.settings.max_message_bytes} bytes")
 
+
+def add_closing_endpoints(app: FastAPI) -> None:
+    """Add endpoints that end in different ways."""
+
     @app.websocket("/brief")
     async def brief(connection: Admitted) -> None:
         await connection.send("bye")
@@ -125,8 +141,6 @@ def app(ended: threading.Event) -> FastAPI:
     async def broken(connection: Admitted) -> None:
         await connection.send("hello")
         raise LookupError("a bug in an endpoint")
-
-    return app
 
 
 def close_code(websocket: WebSocketTestSession) -> int:

@@ -79,22 +79,6 @@ def app() -> FastAPI:
         await connection.send("hello")
         raise failure(kind)
 
-    @app.websocket("/session")
-    async def with_session(connection: Admitted, session: Annotated[str, Depends(session)]) -> None:
-        await connection.send(session)
-
-    @app.websocket("/number/{n}")
-    async def number(
-        connection: Admitted, n: Annotated[int, Path()], m: Annotated[int, Query()] = 0
-    ) -> None:
-        await connection.send(str(n + m))
-
-    @app.websocket("/late")
-    async def late(
-        connection: Admitted, word: Annotated[str, Depends(first_word)], n: Annotated[int, Query()]
-    ) -> None:
-        raise AssertionError
-
     @app.websocket("/unused")
     async def unused(connection: Admitted) -> None:
         pass
@@ -111,7 +95,28 @@ def app() -> FastAPI:
             kind = "http"
         raise failure(kind)
 
+    add_endpoints_with_parameters(app)
     return app
+
+
+def add_endpoints_with_parameters(app: FastAPI) -> None:
+    """Add endpoints whose parameters or dependencies may fail."""
+
+    @app.websocket("/session")
+    async def with_session(connection: Admitted, session: Annotated[str, Depends(session)]) -> None:
+        await connection.send(session)
+
+    @app.websocket("/number/{n}")
+    async def number(
+        connection: Admitted, n: Annotated[int, Path()], m: Annotated[int, Query()] = 0
+    ) -> None:
+        await connection.send(str(n + m))
+
+    @app.websocket("/late")
+    async def late(
+        connection: Admitted, word: Annotated[str, Depends(first_word)], n: Annotated[int, Query()]
+    ) -> None:
+        raise AssertionError
 
 
 def refusal(client: TestClient, url: str, **options: Any) -> WebSocketDenialResponse:

@@ -1,7 +1,10 @@
 """Where frames go straight to the server's transport, and how strict clients see them."""
 
 import logging
+import sys
 from collections.abc import Awaitable, Callable
+from runpy import run_path
+from types import ModuleType
 
 import pytest
 from fastapi import FastAPI, Request, Response
@@ -10,9 +13,23 @@ from fastapi.middleware.gzip import GZipMiddleware
 from fastapi.testclient import TestClient
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+import {{ cookiecutter.__package_name }}.realtime.server.fast_path as fast_path
 from {{ cookiecutter.__package_name }}.realtime import Admitted
 
-from .serving import OWN_PROTOCOLS, Serve, WrapSend, connect, echo_app, own_records, running
+from .serving import (
+    OWN_PROTOCOLS,
+    Serve,
+    WrapSend,
+    connect,
+    echo_app,
+    own_records,
+    receive_all,
+    running,
+)
+
+
+class WSProtocol:
+    """A protocol of uvicorn that is there if wsproto is installed."""
 
 
 class PassThrough:
@@ -93,6 +110,30 @@ def test_other_servers_are_not_warned_of(app: FastAPI, caplog: pytest.LogCapture
     with TestClient(app) as client, client.websocket_connect("/way") as websocket:
         assert websocket.receive_text() == "ASGI"
     assert warnings(caplog) == []
+
+
+def test_encoded_frames_are_sent_both_ways(app: FastAPI, serve_both_ways: Serve) -> None:
+    messages: list[str | bytes] = ["é" * size for size in (0, 63, 40_000)]
+    messages += [b"\xff" * size for size in (0, 126, 70_000)]
+
+    @app.websocket("/frames")
+    async def frames(connection: Admitted) -> None:
+        for message in messages:
+            await connection.send_frame(fast_path.server_frame(message))
+
+    with connect(f"{serve_both_ways(app)}/frames") as websocket:
+        assert receive_all(websocket) == (messages, 1000)
+
+
+def test_wsproto_is_supported_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "uvicorn.protocols.websockets.wsproto_impl"
+    monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setattr(sys.modules[name], "WSProtocol", WSProtocol, raising=False)
+    protocols = run_path(str(fast_path.__file__))["PROTOCOLS"]
+    assert WSProtocol in protocols
+    monkeypatch.setitem(sys.modules, name, None)
+    protocols = run_path(str(fast_path.__file__))["PROTOCOLS"]
+    assert len(protocols) == 1
 
 
 @pytest.mark.parametrize("compression", ["deflate", None])
