@@ -33,10 +33,12 @@ ALWAYS = """
     tests/realtime/__init__.py tests/realtime/conftest.py tests/realtime/routes.py
     tests/realtime/serving.py tests/realtime/soak.py tests/realtime/test_admission.py
     tests/realtime/test_command.py tests/realtime/test_connection.py
-    tests/realtime/test_errors.py tests/realtime/test_fast_path.py tests/realtime/test_hostile.py
-    tests/realtime/test_logging.py tests/realtime/test_open_files.py tests/realtime/test_routes.py
-    tests/realtime/test_server.py tests/realtime/test_settings.py tests/realtime/test_shutdown.py
-    tests/realtime/test_soak.py
+    tests/realtime/test_engine.py tests/realtime/test_errors.py tests/realtime/test_fair_turn.py
+    tests/realtime/test_fast_path.py tests/realtime/test_formats.py
+    tests/realtime/test_hostile.py tests/realtime/test_idle.py tests/realtime/test_logging.py
+    tests/realtime/test_open_files.py tests/realtime/test_rate_limiter.py
+    tests/realtime/test_routes.py tests/realtime/test_server.py tests/realtime/test_settings.py
+    tests/realtime/test_shutdown.py tests/realtime/test_soak.py tests/realtime/test_uvicorn.py
 """
 ONLY_WITH = {
     "include_echo": "src/PACKAGE/endpoints/echo.py tests/test_echo.py",
