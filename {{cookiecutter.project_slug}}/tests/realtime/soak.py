@@ -25,7 +25,7 @@ from websockets.asyncio.client import connect as websockets_connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.typing import Subprotocol
 
-from .serving import OWN_PROTOCOLS, PACKAGE, add_echo, echo_app, running
+from .serving import OWN_PROTOCOLS, add_echo, echo_app, running
 
 LIMITS = {
     "max_connections": 40,
@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=5)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     options = parser.parse_args()
-    logging.getLogger(PACKAGE).setLevel(logging.ERROR)
+    logging.basicConfig(level=logging.ERROR)
     print(f"seed {options.seed}")
     sizes = soak(60 * options.minutes, options.seed)
     growth = sizes[-1] - sizes[len(sizes) // 5]
