@@ -47,7 +47,8 @@ ONLY_WITH = {
         src/PACKAGE/endpoints/broadcast.py tests/test_broadcast.py
         ENGINE/rooms/__init__.py ENGINE/rooms/batch.py ENGINE/rooms/broker.py
         ENGINE/rooms/events.py ENGINE/rooms/formats.py ENGINE/rooms/history.py
-        ENGINE/rooms/hub.py ENGINE/rooms/join_limiter.py ENGINE/rooms/memory.py
+        ENGINE/rooms/hub.py ENGINE/rooms/join_limiter.py ENGINE/rooms/member.py
+        ENGINE/rooms/memory.py
         ENGINE/rooms/names.py ENGINE/rooms/room.py ENGINE/rooms/rooms.py ENGINE/rooms/settings.py
         ENGINE/rooms/subscriber.py
         tests/realtime/room_app.py tests/realtime/test_hub.py

@@ -168,8 +168,8 @@ class Connection(lifecycle.Lifecycle):
             self._drop_stalled()
             raise WebSocketDisconnect(CloseCode.GOING_AWAY) from None
         except RuntimeError:
-            # By a RuntimeError, uvicorn tells a sender that it has closed on its own, for a
-            # frame too big or a missed pong, of which only the reader has been told so far.
+            # uvicorn has closed on its own, for a frame too big or a missed pong, and so far
+            # only its reader knows.
             self.abort()
             raise WebSocketDisconnect(CloseCode.GOING_AWAY) from None
 

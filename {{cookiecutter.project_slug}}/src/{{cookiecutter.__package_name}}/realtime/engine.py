@@ -2,12 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Generator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
     asynccontextmanager,
-    contextmanager,
 )
 from typing import Annotated, Any, Protocol, TypeVar
 
@@ -52,7 +51,7 @@ class Engine:
         authenticator: Authenticator | None = None,
         services: Iterable[Service] = (),
     ) -> None:
-        """Without an `authenticator`, anybody may connect."""
+        """Without an `authenticator`, any client may connect."""
         self.settings = settings
         self.authenticator = authenticator
         self.subprotocols = authenticator.subprotocols if authenticator else ()
@@ -108,13 +107,15 @@ class Engine:
         connection.close_at(connection.identity.expires)
         await self.authenticator.check_revoked(connection.identity)
 
-    @contextmanager
-    def track(self, connection: Connection) -> Generator[None]:
-        """Count a connection while it lasts; raises 503 or 429 if there are too many."""
+    def add(self, connection: Connection) -> None:
+        """Count a connection; raises 503 or 429 if there are too many."""
         self.limiter.acquire(connection.host)
         self.connections.add(connection)
+
+    async def remove(self, connection: Connection) -> None:
+        """Wait until a connection is flushed, log its end, and count it no more."""
         try:
-            yield
+            await connection.wait_flushed()
         finally:
             connection.log_end()
             self.connections.discard(connection)

@@ -22,7 +22,7 @@ logger = logging.getLogger(f"{__name__.rpartition('.')[0]}.connection")
 
 
 class Lifecycle:
-    """Opens and closes a WebSocket, once each, whoever asks for it."""
+    """Opens and closes a WebSocket, once each."""
 
     __slots__ = (
         "_accepted",
@@ -177,7 +177,7 @@ class Lifecycle:
         except TimeoutError:
             self._drop_stalled()
         except RuntimeError:
-            # uvicorn has closed on its own, and may wait for ever for what nobody reads.
+            # uvicorn has closed on its own, and would wait for what is never read.
             if self._has_unsent():
                 self.abort()
         self._stop_reading()

@@ -35,18 +35,18 @@ class Admission:
             raise HTTPException(503, "restarting")
         check_origin(websocket, engine.settings.allowed_origins, engine.settings.require_origin)
         connection = Connection(websocket, engine.settings, self._choose(websocket, engine))
-        with engine.track(connection):
-            try:
-                await engine.authenticate(connection)
-                yield connection
-                await connection.close()
-            except asyncio.CancelledError:
-                connection.abort()  # the server has waited long enough for this one
-                raise
-            except Exception as error:
-                await close_after(connection, error)
-            finally:
-                await connection.wait_flushed()
+        engine.add(connection)
+        try:
+            await engine.authenticate(connection)
+            yield connection
+            await connection.close()
+        except asyncio.CancelledError:
+            connection.abort()  # the server has waited long enough for this one
+            raise
+        except Exception as error:
+            await close_after(connection, error)
+        finally:
+            await engine.remove(connection)
 
     def _choose(self, websocket: WebSocket, engine: Engine) -> str | None:
         known = (*self._subprotocols, *engine.subprotocols)

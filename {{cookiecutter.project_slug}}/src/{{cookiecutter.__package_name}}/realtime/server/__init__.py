@@ -5,8 +5,8 @@
 - `fast_path.py` finds the protocol that `send` belongs to, or whose `run_asgi` the current task
   runs, and writes to its `transport`.
 - `stop_signals.py` finds uvicorn's `Server` among the handlers of signals.
-- `logging.py` starts from `LOGGING_CONFIG`, extends `DefaultFormatter`, and filters log records
-  by their message.
+- `logging.py` starts from `LOGGING_CONFIG`, extends `DefaultFormatter`, and filters log records,
+  some of which `websockets` writes, by their message.
 
 `tests/realtime/test_uvicorn.py` names what a new release of uvicorn has changed of these.
 """

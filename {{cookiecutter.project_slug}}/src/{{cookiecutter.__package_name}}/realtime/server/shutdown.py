@@ -49,7 +49,7 @@ class Drain:
             await asyncio.wait_for(self._flush(), self._seconds / 4)
         await self._close_in_batches()
         while self._connections:
-            self._close(self._connections)  # of those, who came in the meantime
+            self._close(self._connections)  # also those that came meanwhile
             await asyncio.sleep(0.01)
 
     async def _close_in_batches(self) -> None:

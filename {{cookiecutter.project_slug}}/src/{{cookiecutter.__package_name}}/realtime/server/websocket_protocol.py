@@ -66,7 +66,7 @@ class LimitedWebSocketProtocol(SlicedWebSocketProtocol):
             self.after_refusal(self.response.status_code)
 
     def after_refusal(self, status: int) -> None:
-        """Log what the application never hears of."""
+        """Log a refusal that the application does not see."""
         self.log("refused", status=status, reason=NO_HANDSHAKE)
         self.start_write_deadline()
 
