@@ -19,24 +19,27 @@ ALWAYS = """
     src/PACKAGE/main.py src/PACKAGE/settings.py
     src/PACKAGE/endpoints/__init__.py src/PACKAGE/endpoints/health.py
     ENGINE/__init__.py ENGINE/close_codes.py ENGINE/connection.py ENGINE/engine.py
-    ENGINE/errors.py ENGINE/fair_turn.py ENGINE/formats.py ENGINE/rate_limiter.py
+    ENGINE/errors.py ENGINE/fair_turn.py ENGINE/formats.py ENGINE/lifecycle.py
+    ENGINE/load_settings.py ENGINE/rate_limiter.py
     ENGINE/settings.py
     ENGINE/handshake/__init__.py ENGINE/handshake/admission.py
     ENGINE/handshake/connection_limiter.py ENGINE/handshake/identity.py
     ENGINE/handshake/origin.py
     ENGINE/server/__init__.py ENGINE/server/command.py ENGINE/server/fast_path.py
     ENGINE/server/http_protocol.py ENGINE/server/logging.py ENGINE/server/open_files.py
-    ENGINE/server/shutdown.py ENGINE/server/stop_signals.py ENGINE/server/websocket_protocol.py
+    ENGINE/server/shutdown.py ENGINE/server/sliced_protocol.py ENGINE/server/stop_signals.py ENGINE/server/websocket_protocol.py
     ENGINE/server/write_deadline.py
     tests/__init__.py tests/conftest.py tests/test_command.py tests/test_health.py
     tests/test_routes.py tests/test_settings.py
     tests/realtime/__init__.py tests/realtime/conftest.py tests/realtime/routes.py
     tests/realtime/serving.py tests/realtime/soak.py tests/realtime/test_admission.py
     tests/realtime/test_command.py tests/realtime/test_connection.py
-    tests/realtime/test_errors.py tests/realtime/test_fast_path.py tests/realtime/test_hostile.py
-    tests/realtime/test_logging.py tests/realtime/test_open_files.py tests/realtime/test_routes.py
-    tests/realtime/test_server.py tests/realtime/test_settings.py tests/realtime/test_shutdown.py
-    tests/realtime/test_soak.py
+    tests/realtime/test_engine.py tests/realtime/test_errors.py tests/realtime/test_fair_turn.py
+    tests/realtime/test_fast_path.py tests/realtime/test_formats.py
+    tests/realtime/test_hostile.py tests/realtime/test_idle.py tests/realtime/test_logging.py
+    tests/realtime/test_open_files.py tests/realtime/test_rate_limiter.py
+    tests/realtime/test_routes.py tests/realtime/test_server.py tests/realtime/test_settings.py
+    tests/realtime/test_shutdown.py tests/realtime/test_soak.py tests/realtime/test_uvicorn.py
 """
 ONLY_WITH = {
     "include_echo": "src/PACKAGE/endpoints/echo.py tests/test_echo.py",
@@ -46,10 +49,11 @@ ONLY_WITH = {
         ENGINE/rooms/__init__.py ENGINE/rooms/batch.py ENGINE/rooms/broker.py
         ENGINE/rooms/events.py ENGINE/rooms/formats.py ENGINE/rooms/history.py
         ENGINE/rooms/hub.py ENGINE/rooms/join_limiter.py ENGINE/rooms/memory.py
-        ENGINE/rooms/names.py ENGINE/rooms/rooms.py ENGINE/rooms/settings.py
+        ENGINE/rooms/names.py ENGINE/rooms/room.py ENGINE/rooms/rooms.py ENGINE/rooms/settings.py
         ENGINE/rooms/subscriber.py
         tests/realtime/room_app.py tests/realtime/test_hub.py
-        tests/realtime/test_join_limiter.py tests/realtime/test_memory.py
+        tests/realtime/test_history.py tests/realtime/test_join_limiter.py
+        tests/realtime/test_memory.py tests/realtime/test_room_formats.py
         tests/realtime/test_rooms.py
     """,
     "auth": """

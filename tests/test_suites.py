@@ -1,26 +1,31 @@
-"""Level 1: every project passes its own tests, lint, format and type check as rendered."""
+"""Level 1: every project passes its tests, lint, format and type check as rendered."""
 
 from pathlib import Path
 
-from .conftest import (
-    ALL_OFF,
-    ALL_ON,
-    COVERING,
-    PROJECTS,
-    Answers,
-    project_params,
-    run_module,
-)
+from .conftest import ALL_OFF, ALL_ON, PROJECTS, Answers, project_params, run_module
 
-# The package's name is in many lines, which must not become too long.
+ENGINES: list[Answers] = [
+    ALL_ON,
+    {**ALL_ON, "auth": "none"},
+    {**ALL_OFF, "include_echo": True, "auth": "jwt"},
+    ALL_OFF,
+]
+"""A project for each set of files that the engine can have."""
+
+# The package's name is in many lines, whose format must not depend on its length.
 LONG_NAMES: list[Answers] = [
     {**ALL_ON, "project_slug": "x" * 50, "auth": auth} for auth in ("none", "jwt")
 ]
 
 
-@project_params([ALL_ON, ALL_OFF, *COVERING])
-def test_it_passes_its_own_tests_which_run_every_line(project: Path, answers: Answers) -> None:
+@project_params(ENGINES)
+def test_it_passes_all_tests_which_run_every_line(project: Path, answers: Answers) -> None:
     run_module("pytest", "-n", "2", "-p", "no:cacheprovider", "--cov", cwd=project)
+
+
+@project_params([answers for answers in PROJECTS if answers not in ENGINES])
+def test_it_passes_its_owners_tests(project: Path, answers: Answers) -> None:
+    run_module("pytest", "--ignore", "tests/realtime", "-p", "no:cacheprovider", cwd=project)
 
 
 @project_params([*PROJECTS, *LONG_NAMES])

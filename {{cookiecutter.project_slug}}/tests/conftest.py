@@ -8,7 +8,10 @@ from fastapi.testclient import TestClient
 
 from {{ cookiecutter.__package_name }}.application import create_app
 {% if cookiecutter.auth == "jwt" %}
-from {{ cookiecutter.__package_name }}.realtime.tokens import make_token, new_secret
+from {{ cookiecutter.__package_name }}.realtime.tokens import (
+    make_token,
+    new_secret,
+)
 {% endif %}
 from {{ cookiecutter.__package_name }}.settings import Settings
 

@@ -20,7 +20,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[str]:
     """Run the command with a server that ends at once; return what was served."""
     served: list[str] = []
     monkeypatch.setattr(command, "serve", lambda application, settings: served.append(application))
-    monkeypatch.setattr(sys, "argv", ["{{ cookiecutter.project_slug }}", *arguments])
+    monkeypatch.setattr(sys, "argv", ["command", *arguments])
     command.main()
     return served
 

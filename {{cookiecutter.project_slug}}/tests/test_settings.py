@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from {{ cookiecutter.__package_name }}.realtime import SettingsError, load_settings
+from {{ cookiecutter.__package_name }}.realtime import (
+    SettingsError,
+    load_settings,
+)
 from {{ cookiecutter.__package_name }}.settings import Settings
 
 from .conftest import settings

@@ -18,9 +18,17 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 from websockets.sync.client import connect as websockets_connect
 
-from {{ cookiecutter.__package_name }}.realtime import Admitted, Engine, RealtimeSettings
-from {{ cookiecutter.__package_name }}.realtime.server.http_protocol import LimitedHttpProtocol
-from {{ cookiecutter.__package_name }}.realtime.server.websocket_protocol import LimitedWebSocketProtocol
+from {{ cookiecutter.__package_name }}.realtime import (
+    Admitted,
+    Engine,
+    RealtimeSettings,
+)
+from {{ cookiecutter.__package_name }}.realtime.server.http_protocol import (
+    LimitedHttpProtocol,
+)
+from {{ cookiecutter.__package_name }}.realtime.server.websocket_protocol import (
+    LimitedWebSocketProtocol,
+)
 
 PACKAGE = Engine.__module__.partition(".")[0]
 OWN_PROTOCOLS: dict[str, Any] = {"http": LimitedHttpProtocol, "ws": LimitedWebSocketProtocol}
@@ -39,7 +47,11 @@ def engine_app(settings: RealtimeSettings | None = None, **options: Any) -> Fast
 
 def echo_app(**settings: object) -> FastAPI:
     """An application with these settings that sends back what it gets, at `/all`."""
-    app = engine_app(RealtimeSettings.model_validate(NO_RATE_LIMIT | settings))
+    return add_echo(engine_app(RealtimeSettings.model_validate(NO_RATE_LIMIT | settings)))
+
+
+def add_echo(app: FastAPI) -> FastAPI:
+    """Add an endpoint that sends back what it gets, at `/all`."""
 
     @app.websocket("/all")
     async def everything(connection: Admitted) -> None:
@@ -64,6 +76,15 @@ class StoppableServer(uvicorn.Server):
             if not self.server_state.connections and not self.server_state.tasks:
                 break
             await asyncio.sleep(0.005)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Leave out uvicorn's pauses where no client is left."""
+        if self.server_state.connections or self.server_state.tasks:
+            await super().shutdown(sockets)
+            return
+        for each in (*self.servers, *(sockets or ())):
+            each.close()
+        await self.lifespan.shutdown()
 
     def stop(self) -> None:
         """End the main loop, from another thread."""

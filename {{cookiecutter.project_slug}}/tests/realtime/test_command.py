@@ -1,4 +1,4 @@
-"""The command, run as its user runs it."""
+"""`serve`, which runs an application on uvicorn, in a process of its own."""
 
 import json
 import os
@@ -6,23 +6,45 @@ import re
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
-import jwt
 import pytest
 import uvicorn
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from {{ cookiecutter.__package_name }} import __main__ as command
-from {{ cookiecutter.__package_name }}.__main__ import interrupt, main
+from {{ cookiecutter.__package_name }}.realtime.server import command
+from {{ cookiecutter.__package_name }}.realtime.settings import RealtimeSettings
 
-from .conftest import OWN_PROTOCOLS
-from .test_tokens import key_pair
+from .serving import OWN_PROTOCOLS, PACKAGE, connect, receive_all
 
-SOURCE = Path(__file__).parents[1] / "src"
+SOURCE = Path(__file__).parents[2] / "src"
+PROGRAM = f"""
+from fastapi import FastAPI
+
+from {PACKAGE}.realtime import Admitted, Engine, RealtimeSettings, load_settings, serve
+
+settings = load_settings(RealtimeSettings)
+engine = Engine(settings)
+app = FastAPI()
+engine.install(app)
+
+
+@app.get("/ready")
+async def ready() -> bool:
+    return engine.is_ready
+
+
+@app.websocket("/all")
+async def everything(connection: Admitted) -> None:
+    async for message in connection:
+        await connection.send(message)
+
+
+if __name__ == "__main__":
+    serve("program:app", settings)
+"""
 NOISY = """
 import logging
 import sys
@@ -42,68 +64,105 @@ threading.Thread(target=make_noise, daemon=True).start()
 """
 """A library that warns and logs in every process that serves, as `sitecustomize.py`."""
 
+not_on_windows = pytest.mark.skipif(
+    sys.platform == "win32", reason="Windows sends no signal to one process"
+)
 
-def start(**settings: str) -> subprocess.Popen[str]:
-    """Run the command in a process of its own."""
+
+def start(folder: Path, **settings: str) -> subprocess.Popen[str]:
+    """Serve an application in a process of its own, on a free port."""
+    (folder / "program.py").write_text(PROGRAM, "utf-8")
+    path = f"{folder}{os.pathsep}{SOURCE}"
     return subprocess.Popen(
-        [sys.executable, "-m", "{{ cookiecutter.__package_name }}"],
-        env=os.environ | {"PYTHONPATH": str(SOURCE)} | settings,
+        [sys.executable, "program.py"],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": path, "APP_PORT": "0"} | settings,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no SIGINT to one process")
-def test_it_serves_until_it_is_interrupted() -> None:
-    with start(APP_PORT="0") as server:
-        assert server.stderr is not None
-        lines = iter(server.stderr.readline, "")
-        url = next(found[0] for line in lines if (found := re.search(r"http://[\d.:]+", line)))
-        with urlopen(f"{url}/readyz", timeout=10) as answer:
-            assert answer.status == 200
-        server.send_signal(signal.SIGINT)
-        assert server.wait(10) == 0
+def lines_of(server: subprocess.Popen[str]) -> Iterator[str]:
+    """Yield what a server logs."""
+    assert server.stderr is not None
+    return iter(server.stderr.readline, "")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no SIGINT to one process")
-def test_a_repeated_interrupt_leaves_no_traceback() -> None:
-    with start(APP_PORT="0") as server:
-        assert server.stderr is not None
-        lines = iter(server.stderr.readline, "")
-        assert any("running on" in line for line in lines)
-        server.send_signal(signal.SIGINT)
+@not_on_windows
+def test_server_drains_and_exits_at_ctrl_c_and_ignores_repeats(tmp_path: Path) -> None:
+    with start(tmp_path) as server:
+        lines = lines_of(server)
+        address = next(
+            found[1] for line in lines if (found := re.search(r"http://([\d.:]+)", line))
+        )
+        with urlopen(f"http://{address}/ready", timeout=10) as answer:
+            assert answer.read() == b"true"
+        with connect(f"ws://{address}/all") as client:
+            client.send("hello")
+            assert client.recv(timeout=10) == "hello"
+            server.send_signal(signal.SIGINT)
+            assert receive_all(client) == ([], 1012)
         assert any("Shutting down" in line for line in lines)
         server.send_signal(signal.SIGINT)
         _, rest = server.communicate(timeout=30)
+    assert server.returncode == 0
     assert "Application shutdown complete" in rest
     assert "Traceback" not in rest
 
 
-def test_settings_that_do_not_work_stop_it_with_a_sentence() -> None:
-    with start(APP_PORT="http") as server:
-        _, complaint = server.communicate(timeout=30)
-    assert server.returncode == 1
-    assert "APP_PORT='http'" in complaint
-    assert "Traceback" not in complaint
+def log_until_stopped(
+    server: subprocess.Popen[str], workers: int, number: signal.Signals
+) -> list[str]:
+    """Stop a server by a signal once each worker has made noise; return its log."""
+    lines = []
+    for line in lines_of(server):
+        lines.append(line)
+        if sum("noisy task" in each for each in lines) == workers:
+            break
+    server.send_signal(number)
+    _, rest = server.communicate(timeout=30)
+    return lines + rest.splitlines()
 
 
-def test_it_sets_the_server_up_for_websockets(monkeypatch: pytest.MonkeyPatch) -> None:
-    options: dict[str, Any] = {}
+@not_on_windows
+def test_every_line_is_json_if_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(NOISY, "utf-8")
+    with (
+        start(tmp_path, APP_LOG_FORMAT="json") as single,
+        start(tmp_path, APP_LOG_FORMAT="json", APP_WORKERS="2") as double,
+    ):
+        logs = [
+            log_until_stopped(single, 1, signal.SIGINT),
+            log_until_stopped(double, 2, signal.SIGTERM),
+        ]
+    assert (single.returncode, double.returncode) == (0, 0)
+    for log in logs:
+        loggers = {json.loads(line)["logger"] for line in log}
+        assert {"asyncio", "py.warnings", "uvicorn.error"} <= loggers
+
+
+@pytest.fixture
+def options(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What `serve` gives to uvicorn, which does not run, and what it sets up besides."""
+    options: dict[str, Any] = {"handlers": [], "logging": []}
     monkeypatch.setattr(uvicorn, "run", lambda app, **given: options.update(given, app=app))
-    handlers: list[object] = []
-    monkeypatch.setattr(signal, "signal", lambda number, handler: handlers.append(handler))
-    logging_set_up: list[object] = []
-    monkeypatch.setattr(command, "dictConfig", logging_set_up.append)
-    monkeypatch.setenv("APP_TRUSTED_PROXIES", "10.0.0.0/8, 2001:db8::1")
-    monkeypatch.setattr(sys, "argv", ["my-websocket-app"])
-    monkeypatch.setenv("APP_MAX_MESSAGE_BYTES", "1000")
-    monkeypatch.setenv("APP_WORKERS", "2")
-    monkeypatch.setenv("APP_DRAIN_SECONDS", "3")
-    main()
-    assert logging_set_up == [options.pop("log_config")]
-    assert handlers == [interrupt, signal.SIG_IGN]
+    monkeypatch.setattr(signal, "signal", lambda _, handler: options["handlers"].append(handler))
+    monkeypatch.setattr(command, "dictConfig", options["logging"].append)
+    return options
+
+
+def test_uvicorn_is_set_up_for_websockets(options: dict[str, Any]) -> None:
+    settings = {
+        "trusted_proxies": "10.0.0.0/8, 2001:db8::1",
+        "max_message_bytes": 1000,
+        "workers": 2,
+        "drain_seconds": 3,
+    }
+    command.serve("package.main:app", RealtimeSettings.model_validate(settings))
+    assert options.pop("logging") == [options.pop("log_config")]
+    assert options.pop("handlers") == [command.interrupt, signal.SIG_IGN]
     assert options == {
-        "app": "{{ cookiecutter.__package_name }}.main:app",
+        "app": "package.main:app",
         "host": "127.0.0.1",
         "port": 8000,
         "workers": 2,
@@ -116,94 +175,16 @@ def test_it_sets_the_server_up_for_websockets(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("proxies", ["*", "10.0.0.1,*"])
-def test_any_proxy_can_be_trusted(monkeypatch: pytest.MonkeyPatch, proxies: str) -> None:
-    options: dict[str, Any] = {}
-    monkeypatch.setattr(uvicorn, "run", lambda app, **given: options.update(given))
-    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
-    monkeypatch.setattr(command, "dictConfig", lambda config: None)
-    monkeypatch.setattr(sys, "argv", ["my-websocket-app"])
-    monkeypatch.setenv("APP_TRUSTED_PROXIES", proxies)
-    main()
+def test_any_proxy_can_be_trusted(options: dict[str, Any], proxies: str) -> None:
+    command.serve("app", RealtimeSettings.model_validate({"trusted_proxies": proxies}))
     assert options["forwarded_allow_ips"] == "*"
 
 
 def test_ctrl_c_works_before_the_server_starts() -> None:
     with pytest.raises(KeyboardInterrupt):
-        interrupt(signal.SIGINT, None)
+        command.interrupt(signal.SIGINT, None)
 
 
 @pytest.mark.anyio
 async def test_ctrl_c_is_ignored_while_the_server_ends() -> None:
-    interrupt(signal.SIGINT, None)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no SIGTERM to one process")
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_every_line_is_json_if_asked_for(tmp_path: Path, workers: str) -> None:
-    (tmp_path / "sitecustomize.py").write_text(NOISY, "utf-8")
-    path = f"{tmp_path}{os.pathsep}{SOURCE}"
-    settings = {"APP_PORT": "0", "APP_WORKERS": workers, "APP_LOG_FORMAT": "json"}
-    with start(PYTHONPATH=path, **settings) as server:
-        assert server.stderr is not None
-        lines = []
-        while sum("noisy task" in line for line in lines) < int(workers):
-            lines.append(server.stderr.readline())
-            assert lines[-1], lines
-        server.send_signal(signal.SIGTERM)
-        _, rest = server.communicate(timeout=30)
-    documents = [json.loads(line) for line in [*lines, *rest.splitlines()]]
-    loggers = {document["logger"] for document in documents}
-    assert {"asyncio", "py.warnings", "uvicorn.error"} <= loggers
-    split = [each for each in documents if "rooms live in one process" in each["message"]]
-    assert len(split) == int(workers) - 1
-
-
-def output(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Return what a subcommand prints."""
-    with pytest.MonkeyPatch.context() as environment:
-        command_line = ["my-websocket-app", *arguments]
-        environment.setattr(sys, "argv", command_line)
-        main()
-    return capsys.readouterr().out.strip()
-
-
-def test_without_a_key_it_does_not_start() -> None:
-    with start(APP_AUTH_KEY="") as server:
-        _, complaint = server.communicate(timeout=30)
-    assert server.returncode == 1
-    assert "APP_AUTH_KEY: it is missing" in complaint
-    assert "Traceback" not in complaint
-
-
-def test_it_prints_keys_and_tokens_that_work(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.delenv("APP_AUTH_KEY")
-    name, _, key = output(capsys, "key").partition("=")
-    monkeypatch.setenv(name, key)
-    claims = jwt.decode(output(capsys, "token", "zoe"), key, algorithms=["HS256"])
-    assert claims["sub"] == "zoe"
-    assert 3000 < claims["exp"] - time.time() <= 3600
-    monkeypatch.setenv("APP_AUTH_AUDIENCE", "chat")
-    token = output(capsys, "token", "zoe", "--minutes", "1")
-    claims = jwt.decode(token, key, algorithms=["HS256"], audience="chat")
-    assert claims["exp"] - time.time() <= 60
-    for wrong in ([""], ["zoe", "--minutes", "inf"], ["zoe", "--minutes", "nan"]):
-        with pytest.raises(SystemExit):
-            output(capsys, "token", *wrong)
-        assert "no token was made" in capsys.readouterr().err
-
-
-def test_where_the_server_has_a_public_key_tokens_are_made_with_the_private_one(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    private, public = key_pair(Ed25519PrivateKey.generate())
-    (tmp_path / "private.pem").write_text(private, "utf-8")
-    monkeypatch.setenv("APP_AUTH_KEY", public)
-    monkeypatch.setenv("APP_AUTH_ALGORITHMS", "EdDSA")
-    token = output(capsys, "token", "zoe", "--key", str(tmp_path / "private.pem"))
-    assert jwt.decode(token, public, algorithms=["EdDSA"])["sub"] == "zoe"
-    for wrong in ([], ["--key", "nowhere.pem"]):
-        with pytest.raises(SystemExit):
-            output(capsys, "token", "zoe", *wrong)
-        assert "no token was made" in capsys.readouterr().err
+    command.interrupt(signal.SIGINT, None)

@@ -1,7 +1,8 @@
-"""What holds for every endpoint, whatever it does; tried on small ones made here."""
+"""Connections: limits, closing, and clients that leave or stop reading."""
 
 import asyncio
 import json
+import logging
 import socket
 import struct
 import threading
@@ -13,26 +14,25 @@ from types import SimpleNamespace
 import pytest
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 from fastapi.testclient import TestClient
-from {{ cookiecutter.__package_name }}.admission import Admitted
-from {{ cookiecutter.__package_name }}.connection import Connection
-from {{ cookiecutter.__package_name }}.protocol import CloseCode
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter
 from starlette.testclient import WebSocketTestSession
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketState
-from websockets.exceptions import ConnectionClosed
 
-from {{ cookiecutter.__package_name }} import connection as connection_module
-from {{ cookiecutter.__package_name }}.main import create_app
-from {{ cookiecutter.__package_name }}.settings import Settings, SettingsDep
+import {{ cookiecutter.__package_name }}.realtime.connection as connection_module
+import {{ cookiecutter.__package_name }}.realtime.fair_turn as fair_turn
+from {{ cookiecutter.__package_name }}.realtime import Admitted, CloseCode, lifecycle
+from {{ cookiecutter.__package_name }}.realtime.connection import Connection
+from {{ cookiecutter.__package_name }}.realtime.engine import EngineDep
+from {{ cookiecutter.__package_name }}.realtime.settings import RealtimeSettings
 
-from .conftest import (
+from .serving import (
+    NO_RATE_LIMIT,
     Serve,
     connect,
     echo_app,
-    introduce,
-    listen_to_the_end,
     raw_client,
+    receive_all,
     running,
     text_frame,
     write_until_refused,
@@ -46,8 +46,8 @@ class Point(BaseModel):
     y: int
 
 
-class Watch:
-    """Middleware that tells when a connection is over."""
+class ReportEnd:
+    """Middleware that sets an event when a connection has ended."""
 
     def __init__(self, app: ASGIApp, ended: threading.Event) -> None:
         self.app = app
@@ -63,15 +63,23 @@ class Watch:
 
 @pytest.fixture
 def ended() -> threading.Event:
-    """Set when a connection is over, and its endpoint with it."""
+    """Set when a connection has ended, and its endpoint with it."""
     return threading.Event()
 
 
 @pytest.fixture
 def app(ended: threading.Event) -> FastAPI:
-    """An application with low limits, and an endpoint for each thing endpoints do."""
+    """An application with low limits, and an endpoint for each thing that endpoints do."""
     app = echo_app(max_message_bytes=24, max_invalid_messages=2)
-    app.add_middleware(Watch, ended=ended)
+    app.add_middleware(ReportEnd, ended=ended)
+    add_reading_endpoints(app)
+    add_sending_endpoints(app)
+    add_closing_endpoints(app)
+    return app
+
+
+def add_reading_endpoints(app: FastAPI) -> None:
+    """Add endpoints that read texts and JSON."""
 
     @app.websocket("/texts")
     async def texts(connection: Admitted) -> None:
@@ -82,6 +90,10 @@ def app(ended: threading.Event) -> FastAPI:
     async def points(connection: Admitted) -> None:
         async for point in connection.parsed(TypeAdapter(Point)):
             await connection.send(f"{point.x},{point.y}")
+
+
+def add_sending_endpoints(app: FastAPI) -> None:
+    """Add endpoints that send, some more than a client may read."""
 
     @app.websocket("/flood")
     async def flood(connection: Admitted) -> None:
@@ -101,8 +113,12 @@ def app(ended: threading.Event) -> FastAPI:
         await connection.send(b"x" * 10_000_000)
 
     @app.websocket("/about")
-    async def about(connection: Admitted, settings: SettingsDep) -> None:
-        await connection.send(f"{connection.address}, {settings.max_message_bytes} bytes")
+    async def about(connection: Admitted, engine: EngineDep) -> None:
+        await connection.send(f"{connection.address}, {engine.settings.max_message_bytes} bytes")
+
+
+def add_closing_endpoints(app: FastAPI) -> None:
+    """Add endpoints that end in different ways."""
 
     @app.websocket("/brief")
     async def brief(connection: Admitted) -> None:
@@ -126,8 +142,6 @@ def app(ended: threading.Event) -> FastAPI:
         await connection.send("hello")
         raise LookupError("a bug in an endpoint")
 
-    return app
-
 
 def close_code(websocket: WebSocketTestSession) -> int:
     """Wait for the close frame."""
@@ -137,7 +151,7 @@ def close_code(websocket: WebSocketTestSession) -> int:
 
 
 @pytest.mark.parametrize("longest", ["x" * 24, "é" * 12])
-def test_a_message_of_the_greatest_size_is_taken(client: TestClient, longest: str) -> None:
+def test_message_of_the_maximum_size_is_received(client: TestClient, longest: str) -> None:
     with client.websocket_connect("/all") as websocket:
         websocket.send_text(longest)
         assert websocket.receive_text() == longest
@@ -146,7 +160,7 @@ def test_a_message_of_the_greatest_size_is_taken(client: TestClient, longest: st
 
 
 @pytest.mark.parametrize("too_long", ["x" * 25, "é" * 13, b"\xff" * 25])
-def test_a_longer_one_closes_with_1009(client: TestClient, too_long: str | bytes) -> None:
+def test_larger_message_closes_with_1009(client: TestClient, too_long: str | bytes) -> None:
     with client.websocket_connect("/all") as websocket:
         if isinstance(too_long, str):
             websocket.send_text(too_long)
@@ -155,25 +169,12 @@ def test_a_longer_one_closes_with_1009(client: TestClient, too_long: str | bytes
         assert close_code(websocket) == 1009
 
 
-def test_binary_where_text_is_expected_closes_with_1003(client: TestClient) -> None:
+def test_binary_message_closes_with_1003_where_text_is_expected(client: TestClient) -> None:
     with client.websocket_connect("/texts") as websocket:
         websocket.send_text("text")
         assert websocket.receive_text() == "text"
         websocket.send_bytes(b"binary")
         assert close_code(websocket) == 1003
-
-
-def test_a_client_that_says_nothing_is_closed_with_1001(serve: Serve) -> None:
-    app = create_app(Settings(idle_timeout=0.1))
-
-    @app.websocket("/silence")
-    async def silence(connection: Admitted) -> None:
-        assert [message async for message in connection] == []
-
-    with connect(f"{serve(app)}/silence") as websocket:
-        with pytest.raises(ConnectionClosed):
-            websocket.recv(timeout=10)
-        assert websocket.close_code == 1001
 
 
 @pytest.mark.parametrize(
@@ -188,7 +189,7 @@ def test_a_client_that_says_nothing_is_closed_with_1001(serve: Serve) -> None:
         (b'{"x":1,"y":2}', "text_expected"),
     ],
 )
-def test_an_invalid_message_gets_an_error_and_the_connection_lives_on(
+def test_invalid_message_gets_an_error_and_the_connection_stays_open(
     client: TestClient, message: str | bytes, code: str
 ) -> None:
     with client.websocket_connect("/points") as websocket:
@@ -208,7 +209,7 @@ def test_an_invalid_message_gets_an_error_and_the_connection_lives_on(
     ("message", "path"),
     [('{"x":1}', "y"), ('{"x":"secret","y":1}', "x"), ('{"x":1,"y":[1,2]}', "y")],
 )
-def test_a_wrong_shape_is_answered_with_where_it_is_and_without_its_value(
+def test_error_for_a_wrong_shape_has_its_path_and_not_its_value(
     client: TestClient, message: str, path: str
 ) -> None:
     with client.websocket_connect("/points") as websocket:
@@ -217,16 +218,6 @@ def test_a_wrong_shape_is_answered_with_where_it_is_and_without_its_value(
         assert json.loads(answer)["error"]["code"] == "invalid_shape"
         assert json.loads(answer)["error"]["path"] == path
         assert "secret" not in answer
-
-
-def test_a_path_is_no_longer_than_it_need_be() -> None:
-    schema = TypeAdapter(dict[str, dict[str, int]])
-    with pytest.raises(ValidationError) as wrong:
-        schema.validate_python({"data": {"x" * 1000: "no"}})
-    code, path = connection_module.describe(wrong.value)
-    assert code == "invalid_shape"
-    assert path.startswith("data.xxx")
-    assert len(path) == 200
 
 
 def test_too_many_invalid_messages_in_a_row_close_with_1008(client: TestClient) -> None:
@@ -246,16 +237,16 @@ def test_too_many_invalid_messages_in_a_row_close_with_1008(client: TestClient) 
 
 
 @contextmanager
-def echoing(rate: float, burst: int) -> Generator[WebSocketTestSession]:
+def connected(rate: float, burst: int) -> Generator[WebSocketTestSession]:
     """Connect to an endpoint that sends back what it gets, at this rate."""
     app = echo_app(messages_per_second=rate, message_burst=burst)
-    client = TestClient(app, headers=introduce("")[1])
+    client = TestClient(app)
     with client, client.websocket_connect("/all") as websocket:
         yield websocket
 
 
-def test_more_messages_than_allowed_get_an_error_and_then_1008() -> None:
-    with echoing(rate=0.0001, burst=3) as websocket:
+def test_messages_over_the_rate_get_an_error_and_then_1008() -> None:
+    with connected(rate=0.0001, burst=3) as websocket:
         for _ in range(7):
             websocket.send_text("x")
         assert [websocket.receive_text() for _ in range(3)] == ["x", "x", "x"]
@@ -264,11 +255,11 @@ def test_more_messages_than_allowed_get_an_error_and_then_1008() -> None:
         assert close_code(websocket) == 1008
 
 
-def test_who_waits_may_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_client_that_waits_may_send_again(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     clock = SimpleNamespace(monotonic=lambda: now, time=time.time)
     monkeypatch.setattr(connection_module, "time", clock)
-    with echoing(rate=10, burst=2) as websocket:
+    with connected(rate=10, burst=2) as websocket:
         for seconds, answer in ((0.0, "x"), (0.0, "x"), (0.0, "error"), (0.3, "x"), (9, "x")):
             now += seconds
             websocket.send_text("x")
@@ -280,7 +271,7 @@ async def connection_of(receive: Receive, send: Send) -> Connection:
     scope = {"type": "websocket", "client": None, "path": "/", "headers": []}
     websocket = WebSocket(scope, receive, send)
     websocket.client_state = WebSocketState.CONNECTED
-    connection = Connection(websocket, Settings())
+    connection = Connection(websocket, RealtimeSettings(**NO_RATE_LIMIT))
     await connection.accept()
     return connection
 
@@ -291,13 +282,13 @@ async def always() -> Message:
 
 
 async def closed(message: Message) -> None:
-    """Do as uvicorn does when it has closed on its own."""
+    """Fail as uvicorn's `send` does when uvicorn has closed on its own."""
     if message["type"] != "websocket.accept":
         raise RuntimeError("websocket.send after websocket.close")
 
 
 class Unread(asyncio.Transport):
-    """A transport with something that its peer has not read."""
+    """A transport with data that its client has not read."""
 
     aborted = False
 
@@ -312,19 +303,22 @@ class Unread(asyncio.Transport):
 
 
 @pytest.mark.anyio
-async def test_many_messages_of_one_client_do_not_hold_up_the_others() -> None:
+async def test_many_messages_of_one_client_do_not_delay_others() -> None:
     others = asyncio.create_task(asyncio.sleep(0))
+    messages = 0
     async for _ in await connection_of(always, closed):
+        messages += 1
         if others.done():
             break
+        assert messages < 1000
     assert others.done()
 
 
 @pytest.mark.anyio
-async def test_messages_that_take_long_do_not_hold_up_the_others_either(
+async def test_slow_messages_of_one_client_do_not_delay_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(connection_module, "MESSAGES_PER_TURN", 1_000_000)
+    monkeypatch.setattr(fair_turn, "MESSAGES_PER_TURN", 1_000_000)
     now = 1000.0
     clock = SimpleNamespace(monotonic=lambda: now, time=time.time)
     monkeypatch.setattr(connection_module, "time", clock)
@@ -340,7 +334,7 @@ async def test_messages_that_take_long_do_not_hold_up_the_others_either(
 
 
 @pytest.mark.anyio
-async def test_a_server_that_has_closed_by_itself_ends_the_connection() -> None:
+async def test_connection_ends_when_the_server_has_closed_on_its_own() -> None:
     connection = await connection_of(always, closed)
     await connection.close()
     transport = Unread()
@@ -354,31 +348,31 @@ async def test_a_server_that_has_closed_by_itself_ends_the_connection() -> None:
     assert not connection.is_open
 
 
-def test_what_a_client_leaves_unread_does_not_keep_it_here(
+def test_client_that_closes_with_data_unread_is_dropped(
     app: FastAPI,
     serve: Serve,
     ended: threading.Event,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(connection_module, "STALL_TIMEOUT", 0.1)
+    monkeypatch.setattr(lifecycle, "STALL_TIMEOUT", 0.1)
     with raw_client(serve(app), "/burst") as raw:
         raw.sendall(bytes([0x88, 0x80, 0, 0, 0, 0]))  # a close frame, and no reading
         assert ended.wait(10)
         write_until_refused(raw, b"x")
 
 
-def test_an_endpoint_knows_the_settings_and_where_its_peer_is(client: TestClient) -> None:
+def test_endpoint_knows_settings_and_address(client: TestClient) -> None:
     with client.websocket_connect("/about") as websocket:
         assert websocket.receive_text() == "testclient:50000, 24 bytes"
 
 
-def test_an_endpoint_that_returns_closes_with_1000(app: FastAPI, serve: Serve) -> None:
+def test_endpoint_that_returns_closes_with_1000(app: FastAPI, serve: Serve) -> None:
     with connect(f"{serve(app)}/brief") as websocket:
         assert list(websocket) == ["bye"]
         assert websocket.close_code == 1000
 
 
-def test_closing_from_elsewhere_ends_an_endpoint_that_waits(client: TestClient) -> None:
+def test_close_from_another_task_ends_an_endpoint_that_reads(client: TestClient) -> None:
     with client.websocket_connect("/closed_from_elsewhere") as websocket:
         assert close_code(websocket) == 1013
 
@@ -389,16 +383,16 @@ def test_nothing_is_sent_after_a_close_frame(app: FastAPI, serve_both_ways: Serv
         assert websocket.close_code == 1000
 
 
-def test_an_endpoint_that_fails_closes_with_1011_and_is_logged(
+def test_endpoint_that_fails_closes_with_1011_and_is_logged(
     app: FastAPI, caplog: pytest.LogCaptureFixture
 ) -> None:
     with running(app) as url, connect(f"{url}/broken") as websocket:
-        assert listen_to_the_end(websocket) == (["hello"], 1011)
+        assert receive_all(websocket) == (["hello"], 1011)
     failures = [record.exc_info for record in caplog.records if record.exc_info]
     assert [type(failure[1]) for failure in failures] == [LookupError]
 
 
-def vanish(raw: socket.socket) -> None:
+def reset(raw: socket.socket) -> None:
     """Reset the connection, as a crashed client or a cut cable does."""
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     raw.close()
@@ -415,8 +409,8 @@ def stop_in_a_frame(raw: socket.socket) -> None:
     raw.close()
 
 
-@pytest.mark.parametrize("leave", [vanish, hang_up, stop_in_a_frame])
-def test_a_rude_goodbye_ends_the_endpoint(
+@pytest.mark.parametrize("leave", [reset, hang_up, stop_in_a_frame])
+def test_endpoint_ends_when_its_client_leaves_without_a_close_frame(
     app: FastAPI,
     serve_both_ways: Serve,
     ended: threading.Event,
@@ -429,34 +423,37 @@ def test_a_rude_goodbye_ends_the_endpoint(
 
 
 @pytest.mark.parametrize("path", ["/flood", "/long"])
-def test_a_client_that_stops_reading_is_given_up(
+def test_client_that_stops_reading_is_dropped(
     app: FastAPI,
     serve_both_ways: Serve,
     ended: threading.Event,
     monkeypatch: pytest.MonkeyPatch,
     path: str,
 ) -> None:
-    monkeypatch.setattr(connection_module, "STALL_TIMEOUT", 0.1)
+    monkeypatch.setattr(lifecycle, "STALL_TIMEOUT", 0.1)
     with raw_client(serve_both_ways(app), path):
         assert ended.wait(10)
 
 
-def test_a_server_that_stops_waits_for_a_stalled_client_no_longer_than_it_should(
+def test_stopping_server_drops_a_client_that_does_not_read(
     app: FastAPI, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with ExitStack() as stack, running(app, timeout_graceful_shutdown=1) as url:
+    caplog.set_level(logging.INFO)
+    with ExitStack() as stack, running(app, timeout_graceful_shutdown=0.1) as url:
         stack.enter_context(raw_client(url, "/flood")).recv(1)
     assert [record for record in caplog.records if record.exc_info] == []
+    (cancelled,) = [each for each in caplog.records if each.message == "Cancelled an ASGI task."]
+    assert cancelled.levelname == "INFO"
 
 
 def close_code_on(raw: socket.socket) -> int:
-    """Read a close frame that nothing came before."""
+    """Read a close frame that no other frame came before, and return its code."""
     first, _, *code = raw.recv(4)
     assert first == 0x88
     return int.from_bytes(bytes(code), "big")
 
 
-def test_an_answer_after_the_server_has_closed_by_itself_is_no_error(
+def test_sending_after_the_server_has_closed_on_its_own_logs_no_error(
     app: FastAPI, serve_both_ways: Serve
 ) -> None:
     too_long = bytes([0x81, 0xFE, 0xFF, 0xFF])
@@ -465,7 +462,7 @@ def test_an_answer_after_the_server_has_closed_by_itself_is_no_error(
         assert close_code_on(raw) == 1009
 
 
-def test_text_that_is_not_utf8_closes_with_1007_and_no_traceback(
+def test_text_that_is_not_utf8_closes_with_1007_and_logs_no_traceback(
     app: FastAPI, serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
     with raw_client(serve(app), "/all") as raw:

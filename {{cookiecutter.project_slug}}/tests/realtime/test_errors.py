@@ -1,4 +1,4 @@
-"""What a client sees when an endpoint, or what it asks for, raises."""
+"""What a client sees when an endpoint or a dependency raises."""
 
 import asyncio
 import logging
@@ -17,32 +17,31 @@ from fastapi import (
 )
 from fastapi.exceptions import WebSocketException
 from fastapi.testclient import TestClient
-from {{ cookiecutter.__package_name }}.admission import Admitted, close_after
-from {{ cookiecutter.__package_name }}.connection import Connection
-from {{ cookiecutter.__package_name }}.errors import close_code_for
-from {{ cookiecutter.__package_name }}.protocol import CloseCode
 from starlette.testclient import WebSocketDenialResponse
 from starlette.types import Message
 from websockets.exceptions import InvalidStatus
 
-from {{ cookiecutter.__package_name }}.settings import Settings
+from {{ cookiecutter.__package_name }}.realtime import Admitted, CloseCode
+from {{ cookiecutter.__package_name }}.realtime.connection import Connection
+from {{ cookiecutter.__package_name }}.realtime.errors import close_code_for
+from {{ cookiecutter.__package_name }}.realtime.handshake import admission
+from {{ cookiecutter.__package_name }}.realtime.settings import RealtimeSettings
 
-from .conftest import (
+from .serving import (
     Serve,
     WrapSend,
     connect,
     echo_app,
-    introduce,
-    listen_to_the_end,
     own_records,
     raw_client,
     read_to_end,
+    receive_all,
     running,
     text_frame,
 )
 
 
-def fails(kind: str) -> Exception:
+def failure(kind: str) -> Exception:
     """Return the exception of this kind."""
     return {
         "websocket": WebSocketException(4003, "not for you"),
@@ -53,7 +52,7 @@ def fails(kind: str) -> Exception:
 
 
 async def session(session: Annotated[str | None, Cookie()] = None) -> str:
-    """Ask for a cookie, as the tutorial of FastAPI does."""
+    """Require a cookie, as the tutorial of FastAPI does."""
     if session is None:
         raise WebSocketException(1008)
     return session
@@ -73,12 +72,35 @@ def app() -> FastAPI:
 
     @app.websocket("/before/{kind}")
     async def before(connection: Admitted, kind: str) -> None:
-        raise fails(kind)
+        raise failure(kind)
 
     @app.websocket("/after/{kind}")
     async def after(connection: Admitted, kind: str) -> None:
         await connection.send("hello")
-        raise fails(kind)
+        raise failure(kind)
+
+    @app.websocket("/unused")
+    async def unused(connection: Admitted) -> None:
+        pass
+
+    @app.websocket("/own")
+    async def own(connection: Admitted) -> None:
+        await connection.close(4003, "é" * 100)
+
+    @app.websocket("/raw/{kind}")
+    async def raw(websocket: WebSocket, kind: str) -> None:
+        await websocket.accept()
+        if kind == "closed":
+            await websocket.close(4000)
+            kind = "http"
+        raise failure(kind)
+
+    add_endpoints_with_parameters(app)
+    return app
+
+
+def add_endpoints_with_parameters(app: FastAPI) -> None:
+    """Add endpoints whose parameters or dependencies may fail."""
 
     @app.websocket("/session")
     async def with_session(connection: Admitted, session: Annotated[str, Depends(session)]) -> None:
@@ -96,24 +118,6 @@ def app() -> FastAPI:
     ) -> None:
         raise AssertionError
 
-    @app.websocket("/unused")
-    async def unused(connection: Admitted) -> None:
-        pass
-
-    @app.websocket("/own")
-    async def own(connection: Admitted) -> None:
-        await connection.close(4003, "é" * 100)
-
-    @app.websocket("/raw/{kind}")
-    async def raw(websocket: WebSocket, kind: str) -> None:
-        await websocket.accept()
-        if kind == "closed":
-            await websocket.close(4000)
-            kind = "http"
-        raise fails(kind)
-
-    return app
-
 
 def refusal(client: TestClient, url: str, **options: Any) -> WebSocketDenialResponse:
     """Return the response to a handshake that is refused."""
@@ -128,7 +132,7 @@ def refusal(client: TestClient, url: str, **options: Any) -> WebSocketDenialResp
 @pytest.mark.parametrize(
     ("kind", "status", "detail"), [("websocket", 403, "not for you"), ("http", 410, "gone")]
 )
-def test_an_exception_before_the_handshake_is_a_response_and_one_line_in_the_log(
+def test_exception_before_the_handshake_is_a_response_and_one_line_in_the_log(
     client: TestClient, caplog: pytest.LogCaptureFixture, kind: str, status: int, detail: str
 ) -> None:
     response = refusal(client, f"/before/{kind}")
@@ -143,7 +147,7 @@ def test_an_exception_before_the_handshake_is_a_response_and_one_line_in_the_log
 @pytest.mark.parametrize(
     ("kind", "code", "reason"), [("websocket", 4003, "not for you"), ("http", 1008, "gone")]
 )
-def test_an_exception_after_the_handshake_closes_and_is_one_line_in_the_log(
+def test_exception_after_the_handshake_closes_and_is_one_line_in_the_log(
     app: FastAPI,
     caplog: pytest.LogCaptureFixture,
     middleware: list[type[WrapSend]],
@@ -155,7 +159,7 @@ def test_an_exception_after_the_handshake_closes_and_is_one_line_in_the_log(
     for each in middleware:
         app.add_middleware(each)
     with running(app) as url, connect(f"{url}/after/{kind}") as client:
-        assert listen_to_the_end(client) == (["hello"], code)
+        assert receive_all(client) == (["hello"], code)
         assert client.close_reason == reason
     own = own_records(caplog)
     ends = [each for each in own if each.message == "disconnected"]
@@ -163,16 +167,16 @@ def test_an_exception_after_the_handshake_closes_and_is_one_line_in_the_log(
     assert "refused" not in [each.message for each in own]
 
 
-def test_a_code_that_cannot_be_sent_is_a_bug(
+def test_exception_with_a_code_that_cannot_be_sent_closes_with_1011(
     app: FastAPI, caplog: pytest.LogCaptureFixture
 ) -> None:
     with running(app) as url, connect(f"{url}/after/code") as client:
-        assert listen_to_the_end(client) == (["hello"], 1011)
+        assert receive_all(client) == (["hello"], 1011)
     assert "close code 1005 can't be sent" in caplog.text
 
 
 @pytest.mark.parametrize("middleware", [[], [WrapSend]], ids=["direct", "portable"])
-def test_the_log_has_the_code_of_a_client_that_closed_while_it_was_answered(
+def test_close_code_of_a_client_is_logged_when_it_closes_during_an_answer(
     app: FastAPI, caplog: pytest.LogCaptureFixture, middleware: list[type[WrapSend]]
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -186,19 +190,19 @@ def test_the_log_has_the_code_of_a_client_that_closed_while_it_was_answered(
     assert (end["code"], end["reason"]) == (4001, "bye")
 
 
-def test_a_bug_before_the_handshake_is_500(app: FastAPI) -> None:
+def test_bug_before_the_handshake_is_500(app: FastAPI) -> None:
     with running(app) as url:
         with pytest.raises(InvalidStatus) as refused, connect(f"{url}/before/bug"):
             pass
         assert refused.value.response.status_code == 500
 
 
-def test_a_dependency_that_raises_is_a_refusal(app: FastAPI, serve: Serve) -> None:
+def test_dependency_that_raises_refuses_the_handshake(app: FastAPI, serve: Serve) -> None:
     url = serve(app)
     with pytest.raises(InvalidStatus) as refused, connect(f"{url}/session"):
         pass
     assert refused.value.response.status_code == 403
-    headers = {"cookie": "session=mine", **introduce("")[1]}
+    headers = {"cookie": "session=mine"}
     with TestClient(app).websocket_connect("/session", headers=headers) as websocket:
         assert websocket.receive_text() == "mine"
 
@@ -206,7 +210,7 @@ def test_a_dependency_that_raises_is_a_refusal(app: FastAPI, serve: Serve) -> No
 @pytest.mark.parametrize(
     ("url", "parameter"), [("/number/one", "path.n"), ("/number/1?m=two", "query.m")]
 )
-def test_an_invalid_parameter_is_422_in_any_order_of_parameters(
+def test_invalid_parameter_is_422_in_any_order_of_parameters(
     client: TestClient, caplog: pytest.LogCaptureFixture, url: str, parameter: str
 ) -> None:
     response = refusal(client, url)
@@ -217,42 +221,40 @@ def test_an_invalid_parameter_is_422_in_any_order_of_parameters(
         assert websocket.receive_text() == "3"
 
 
-def test_an_invalid_parameter_closes_with_1008_where_the_connection_was_used_before(
-    app: FastAPI, serve: Serve
-) -> None:
+def test_invalid_parameter_closes_with_1008_after_the_handshake(app: FastAPI, serve: Serve) -> None:
     with connect(f"{serve(app)}/late?n=one") as client:
         client.send("word")
-        assert listen_to_the_end(client) == ([], 1008)
+        assert receive_all(client) == ([], 1008)
 
 
-def test_an_endpoint_that_never_uses_its_connection_closes_with_1000(
+def test_endpoint_that_never_uses_its_connection_closes_with_1000(
     app: FastAPI, serve_both_ways: Serve
 ) -> None:
     with connect(f"{serve_both_ways(app)}/unused") as client:
-        assert listen_to_the_end(client) == ([], 1000)
+        assert receive_all(client) == ([], 1000)
 
 
-def test_an_endpoint_may_close_with_a_code_of_its_own(app: FastAPI, serve: Serve) -> None:
+def test_endpoint_may_close_with_its_own_code(app: FastAPI, serve: Serve) -> None:
     with connect(f"{serve(app)}/own") as client:
-        assert listen_to_the_end(client) == ([], 4003)
+        assert receive_all(client) == ([], 4003)
         assert client.close_reason == "é" * 61  # 122 of 123 bytes
 
 
 @pytest.mark.parametrize("code", [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000])
-def test_codes_that_must_not_be_sent_are_mistakes(code: int) -> None:
+def test_code_that_must_not_be_sent_is_a_value_error(code: int) -> None:
     with pytest.raises(ValueError, match=str(code)):
         close_code_for(WebSocketException(code))
 
 
 @pytest.mark.parametrize(("kind", "code"), [("websocket", 4003), ("http", 1008), ("closed", 4000)])
-def test_a_route_without_admission_is_closed_likewise(
+def test_exceptions_close_routes_without_admission_too(
     app: FastAPI, serve: Serve, kind: str, code: int
 ) -> None:
     with connect(f"{serve(app)}/raw/{kind}") as client:
-        assert listen_to_the_end(client) == ([], code)
+        assert receive_all(client) == ([], code)
 
 
-def test_a_connection_that_is_closed_before_its_handshake_is_answered_is_refused(
+def test_connection_closed_before_its_handshake_is_refused_with_503(
     app: FastAPI, client: TestClient
 ) -> None:
     async def close_meanwhile(connection: Admitted) -> None:
@@ -267,7 +269,7 @@ def test_a_connection_that_is_closed_before_its_handshake_is_answered_is_refused
 
 
 @pytest.mark.anyio
-async def test_a_connection_is_accepted_once_and_closed_if_that_was_asked_for_meanwhile() -> None:
+async def test_concurrent_uses_accept_once_and_a_close_meanwhile_follows() -> None:
     sent: list[str] = []
     go_on = asyncio.Event()
 
@@ -277,7 +279,7 @@ async def test_a_connection_is_accepted_once_and_closed_if_that_was_asked_for_me
 
     scope = {"type": "websocket", "client": None, "path": "/", "headers": []}
     websocket = WebSocket(scope, receive_connect, send)
-    connection = Connection(websocket, Settings())
+    connection = Connection(websocket, RealtimeSettings())
     uses = [asyncio.create_task(connection.accept()) for _ in range(2)]
     await asyncio.sleep(0)
     connection.close_soon(CloseCode.SERVICE_RESTART, "restarting")
@@ -294,21 +296,21 @@ async def receive_connect() -> Message:
 
 
 @pytest.mark.anyio
-async def test_a_client_that_left_before_the_handshake_was_answered_is_a_disconnect() -> None:
+async def test_client_that_leaves_before_the_handshake_is_a_disconnect() -> None:
     async def send(message: Message) -> None:
         raise OSError
 
     scope = {"type": "websocket", "client": None, "path": "/", "headers": []}
-    connection = Connection(WebSocket(scope, receive_connect, send), Settings())
+    connection = Connection(WebSocket(scope, receive_connect, send), RealtimeSettings())
     with pytest.raises(WebSocketDisconnect) as disconnect:
         await connection.send("hello")
-    await close_after(connection, disconnect.value)
+    await admission.close_after(connection, disconnect.value)
 
 
-def test_http_routes_fail_as_ever(app: FastAPI) -> None:
+def test_http_routes_answer_exceptions_as_usual(app: FastAPI) -> None:
     @app.get("/gone")
     async def gone() -> None:
-        raise fails("http")
+        raise failure("http")
 
     response = TestClient(app).get("/gone")
     assert (response.status_code, response.json()) == (410, {"detail": "gone"})

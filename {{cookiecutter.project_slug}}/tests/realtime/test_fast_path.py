@@ -1,37 +1,143 @@
-"""Frames on their short way out, as strict clients see them."""
+"""Where frames go straight to the server's transport, and how strict clients see them."""
+
+import logging
+import sys
+from collections.abc import Awaitable, Callable
+from runpy import run_path
+from types import ModuleType
 
 import pytest
-from fastapi import FastAPI
-from {{ cookiecutter.__package_name }}.admission import Admitted
+from fastapi import FastAPI, Request, Response
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.middleware.gzip import GZipMiddleware
+from fastapi.testclient import TestClient
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .conftest import Serve, WrapSend, connect, echo_app, running
+import {{ cookiecutter.__package_name }}.realtime.server.fast_path as fast_path
+from {{ cookiecutter.__package_name }}.realtime import Admitted
+
+from .serving import (
+    OWN_PROTOCOLS,
+    Serve,
+    WrapSend,
+    connect,
+    echo_app,
+    own_records,
+    receive_all,
+    running,
+)
+
+
+class WSProtocol:
+    """A protocol of uvicorn that is there if wsproto is installed."""
+
+
+class PassThrough:
+    """Middleware that passes `send` on as it is."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.app(scope, receive, send)
+
+
+async def pass_http_through(
+    request: Request, call_next: Callable[[Request], Awaitable[Response]]
+) -> Response:
+    """Middleware for HTTP that does nothing."""
+    return await call_next(request)
 
 
 @pytest.fixture
 def app() -> FastAPI:
-    """An application that says which way it answers, and answers that way."""
+    """An application that sends which way its frames take."""
     app = echo_app(max_message_bytes=100_000)
 
     @app.websocket("/way")
     async def way(connection: Admitted) -> None:
-        await connection.send("portable" if connection.transport is None else "direct")
+        await connection.send("ASGI" if connection.transport is None else "transport")
 
     return app
 
 
-def test_a_stock_server_has_its_transport_found(app: FastAPI) -> None:
-    with running(app) as url, connect(f"{url}/way") as websocket:
-        assert websocket.recv(timeout=10) == "direct"
+def way_taken(url: str) -> str | bytes:
+    """Return which way the frames of a connection took."""
+    with connect(f"{url}/way") as websocket:
+        return websocket.recv(timeout=10)
 
 
-def test_a_middleware_that_wraps_send_is_not_passed_by(app: FastAPI) -> None:
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return the engine's warnings."""
+    return [each.message for each in own_records(caplog) if each.levelno >= logging.WARNING]
+
+
+@pytest.mark.parametrize("protocols", [{}, OWN_PROTOCOLS], ids=["stock", "own"])
+def test_transport_is_found_under_uvicorn(
+    app: FastAPI, caplog: pytest.LogCaptureFixture, protocols: dict[str, object]
+) -> None:
+    with running(app, **protocols) as url:
+        assert way_taken(url) == "transport"
+    assert warnings(caplog) == []
+
+
+def test_transport_is_found_behind_middlewares_that_pass_send_on(
+    app: FastAPI, caplog: pytest.LogCaptureFixture
+) -> None:
+    app.add_middleware(PassThrough)
+    app.middleware("http")(pass_http_through)
+    app.add_middleware(CORSMiddleware, allow_origins=["*"])
+    app.add_middleware(GZipMiddleware)
+    with running(app) as url:
+        assert way_taken(url) == "transport"
+    assert warnings(caplog) == []
+
+
+@pytest.mark.parametrize("protocols", [{}, OWN_PROTOCOLS], ids=["stock", "own"])
+def test_middleware_that_wraps_send_is_not_bypassed_and_warned_of_once(
+    app: FastAPI, caplog: pytest.LogCaptureFixture, protocols: dict[str, object]
+) -> None:
+    app.add_middleware(PassThrough)
     app.add_middleware(WrapSend)
-    with running(app) as url, connect(f"{url}/way") as websocket:
-        assert websocket.recv(timeout=10) == "portable"
+    with running(app, **protocols) as url:
+        assert [way_taken(url) for _ in range(5)] == 5 * ["ASGI"]
+    (line,) = warnings(caplog)
+    assert "WrapSend" in line
+    assert "broadcasts to large rooms are several times slower" in line
+
+
+def test_other_servers_are_not_warned_of(app: FastAPI, caplog: pytest.LogCaptureFixture) -> None:
+    with TestClient(app) as client, client.websocket_connect("/way") as websocket:
+        assert websocket.receive_text() == "ASGI"
+    assert warnings(caplog) == []
+
+
+def test_encoded_frames_are_sent_both_ways(app: FastAPI, serve_both_ways: Serve) -> None:
+    messages: list[str | bytes] = ["é" * size for size in (0, 63, 40_000)]
+    messages += [b"\xff" * size for size in (0, 126, 70_000)]
+
+    @app.websocket("/frames")
+    async def frames(connection: Admitted) -> None:
+        for message in messages:
+            await connection.send_frame(fast_path.server_frame(message))
+
+    with connect(f"{serve_both_ways(app)}/frames") as websocket:
+        assert receive_all(websocket) == (messages, 1000)
+
+
+def test_wsproto_is_supported_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "uvicorn.protocols.websockets.wsproto_impl"
+    monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setattr(sys.modules[name], "WSProtocol", WSProtocol, raising=False)
+    protocols = run_path(str(fast_path.__file__))["PROTOCOLS"]
+    assert WSProtocol in protocols
+    monkeypatch.setitem(sys.modules, name, None)
+    protocols = run_path(str(fast_path.__file__))["PROTOCOLS"]
+    assert len(protocols) == 1
 
 
 @pytest.mark.parametrize("compression", ["deflate", None])
-def test_every_length_arrives_whole(
+def test_messages_of_every_length_arrive_whole(
     app: FastAPI, serve_both_ways: Serve, compression: str | None
 ) -> None:
     with connect(f"{serve_both_ways(app)}/all", compression=compression) as websocket:

@@ -1,4 +1,4 @@
-"""What an operator reads."""
+"""Log lines, as text and as JSON."""
 
 import json
 import logging
@@ -11,11 +11,19 @@ from urllib.request import ProxyHandler, Request, build_opener
 import pytest
 from uvicorn.config import LOGGING_CONFIG
 
-from {{ cookiecutter.__package_name }} import logs
-from {{ cookiecutter.__package_name }}.main import create_app
-from {{ cookiecutter.__package_name }}.settings import Settings
+import {{ cookiecutter.__package_name }}.realtime.server.logging as server_logging
+from {{ cookiecutter.__package_name }}.realtime import RealtimeSettings
 
-from .conftest import Serve, connect, echo_app, listen_to_the_end, running, send_while_open
+from .serving import (
+    PACKAGE,
+    Serve,
+    connect,
+    echo_app,
+    engine_app,
+    receive_all,
+    running,
+    send_while_open,
+)
 
 
 def record(message: str, *arguments: object, **more: object) -> logging.LogRecord:
@@ -25,17 +33,19 @@ def record(message: str, *arguments: object, **more: object) -> logging.LogRecor
     return made
 
 
-def test_text_has_its_fields_behind_it_and_none_can_break_out() -> None:
-    line = logs.TextFormatter().format(
+def test_text_line_ends_with_escaped_fields() -> None:
+    line = server_logging.TextFormatter().format(
         record("refused", status=403, origin="evil\n\x1b[31mINFO: zoë")
     )
     assert line == r'WARNING:  refused status=403 origin="evil\n\u001b[31mINFO: zo\u00eb"'
 
 
-@pytest.mark.parametrize("formatter", [logs.TextFormatter(), logs.JsonFormatter()])
-def test_values_are_shortened(formatter: logging.Formatter) -> None:
+@pytest.mark.parametrize(
+    "formatter", [server_logging.TextFormatter(), server_logging.JsonFormatter()]
+)
+def test_long_values_are_shortened(formatter: logging.Formatter) -> None:
     line = formatter.format(record("refused", origin="\x1b" * 8000))
-    assert line.count("\\u001b") == logs.MAX_LOGGED
+    assert line.count("\\u001b") == server_logging.MAX_LOGGED
     assert "\\u2026" in line
 
 
@@ -44,12 +54,12 @@ def test_values_are_shortened(formatter: logging.Formatter) -> None:
     [
         ("192.0.2.1", "192.0.2.1:0"),
         ("[2001:db8::1]:99", "2001:db8::1:99"),
-        ("<script> by an attacker", "unknown:0"),
+        ("<script> of an attacker", "unknown:0"),
         ("a" * 65, "unknown:0"),
         ("192.0.2.1:99999999", "unknown:0"),
     ],
 )
-def test_an_access_line_has_an_address_and_a_short_path(
+def test_access_line_has_an_address_and_a_short_path(
     serve: Serve, caplog: pytest.LogCaptureFixture, behind: str, address: str
 ) -> None:
     url = serve(echo_app()).replace("ws://", "http://")
@@ -61,14 +71,16 @@ def test_an_access_line_has_an_address_and_a_short_path(
     assert len(line) < 300
 
 
-def test_levels_have_colours_on_a_terminal() -> None:
+def test_levels_are_coloured_on_a_terminal() -> None:
     assert (
-        logs.TextFormatter(use_colors=True).format(record("refused")).startswith("\x1b[33mWARNING:")
+        server_logging.TextFormatter(use_colors=True)
+        .format(record("refused"))
+        .startswith("\x1b[33mWARNING:")
     )
 
 
 def test_json_is_one_object_a_line() -> None:
-    line = logs.JsonFormatter().format(record("refused %s", "a\nb", status=403))
+    line = server_logging.JsonFormatter().format(record("refused %s", "a\nb", status=403))
     document = json.loads(line)
     assert document.pop("time")
     assert "\n" not in line
@@ -80,19 +92,21 @@ def test_json_is_one_object_a_line() -> None:
     }
 
 
-def test_json_has_tracebacks_too() -> None:
+def test_json_includes_tracebacks() -> None:
     failed = record("it broke")
     try:
         raise LookupError("why")
     except LookupError as failure:
         failed.exc_info = (LookupError, failure, failure.__traceback__)
-    assert "LookupError: why" in json.loads(logs.JsonFormatter().format(failed))["exception"]
+    assert (
+        "LookupError: why" in json.loads(server_logging.JsonFormatter().format(failed))["exception"]
+    )
 
 
 @contextmanager
 def without_handlers() -> Generator[logging.Logger]:
-    """Return the package's logger, as if nobody had set up logging."""
-    own = logging.getLogger("{{ cookiecutter.__package_name }}")
+    """Yield the package's logger, as if logging had not been set up."""
+    own = logging.getLogger(PACKAGE)
     root = logging.getLogger()
     before = own.handlers, own.level, root.handlers, root.level
     own.handlers, root.handlers = [], []
@@ -103,12 +117,12 @@ def without_handlers() -> Generator[logging.Logger]:
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_the_application_logs_even_where_nobody_has_set_that_up(
+def test_engine_logs_where_logging_has_not_been_set_up(
     capsys: pytest.CaptureFixture[str], form: str
 ) -> None:
     with without_handlers() as own:
         for _ in range(2):
-            create_app(Settings.model_validate({"log_format": form}))
+            engine_app(RealtimeSettings.model_validate({"log_format": form}))
         own.info("connected", extra={"client": "192.0.2.1:5"})
     (line,) = capsys.readouterr().err.splitlines()
     assert "192.0.2.1:5" in line
@@ -116,15 +130,15 @@ def test_the_application_logs_even_where_nobody_has_set_that_up(
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_the_server_and_libraries_log_likewise(
+def test_server_and_libraries_log_in_the_same_format(
     form: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     loggers = {
         "a.server": LOGGING_CONFIG["loggers"]["uvicorn"],
-        "{{ cookiecutter.__package_name }}": {"level": "INFO"},
+        PACKAGE: {"level": "INFO"},
     }
     with without_handlers() as own:
-        dictConfig(logs.uvicorn_log_config(form) | {"loggers": loggers})
+        dictConfig(server_logging.uvicorn_log_config(form) | {"loggers": loggers})
         logging.getLogger("a.server").info("started")
         own.info("connected", extra={"status": 101})
         logging.getLogger("a.library").warning("careful")
@@ -135,31 +149,31 @@ def test_the_server_and_libraries_log_likewise(
 
 
 @pytest.mark.parametrize(("form", "captured"), [("text", []), ("json", [True])])
-def test_warnings_are_json_too(
+def test_python_warnings_are_logged_as_json(
     monkeypatch: pytest.MonkeyPatch, form: str, captured: list[bool]
 ) -> None:
     calls: list[bool] = []
     monkeypatch.setattr(logging, "captureWarnings", calls.append)
-    create_app(Settings.model_validate({"log_format": form}))
+    engine_app(RealtimeSettings.model_validate({"log_format": form}))
     assert calls == captured
 
 
-def test_nothing_is_said_twice(caplog: pytest.LogCaptureFixture) -> None:
+def test_start_and_end_of_a_connection_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     with running(echo_app()) as url, connect(f"{url}/all") as client:
         port = client.local_address[1]
-    about_it = [record for record in caplog.records if str(port) in str(vars(record))]
-    assert [record.getMessage() for record in about_it] == ["connected", "disconnected"]
+    lines = [record for record in caplog.records if str(port) in str(vars(record))]
+    assert [record.getMessage() for record in lines] == ["connected", "disconnected"]
     assert "connection open" not in caplog.text
 
 
-def test_the_last_line_about_a_connection_says_what_it_was(
+def test_last_line_of_a_connection_counts_its_messages(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
     with (
         running(echo_app()) as url,
-        connect(f"{url}/all", name="zoe", behind="192.0.2.1") as client,
+        connect(f"{url}/all", behind="192.0.2.1") as client,
     ):
         for _ in range(3):
             client.send("Hello")
@@ -168,7 +182,6 @@ def test_the_last_line_about_a_connection_says_what_it_was(
     assert first["connection"] == last["connection"]
     assert last["client"] == "192.0.2.1"
     assert last["path"] == "/all"
-    assert last["subject"] == "zoe"
     assert (last["code"], last["messages_in"], last["messages_out"]) == (1000, 3, 3)
     assert 0 < last["seconds"] < 60
 
@@ -183,17 +196,19 @@ def test_the_last_line_about_a_connection_says_what_it_was(
         (None, "unknown"),
     ],
 )
-def test_how_an_address_is_written(client: tuple[str, int] | None, address: str) -> None:
-    assert logs.address_of(client) == address
+def test_addresses_are_written_with_their_port_if_known(
+    client: tuple[str, int] | None, address: str
+) -> None:
+    assert server_logging.address_of(client) == address
 
 
-def test_what_clients_say_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_messages_of_clients_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     with (
         running(echo_app(max_message_bytes=10)) as url,
         connect(f"{url}/all") as client,
     ):
-        send_while_open(client, "kept quiet", "kept quiet, too")
-        listen_to_the_end(client)
+        send_while_open(client, "a secret", "a secret, too long")
+        receive_all(client)
     assert 1009 in [vars(each).get("code") for each in caplog.records]
-    assert not [record for record in caplog.records if "kept quiet" in str(vars(record))]
+    assert not [record for record in caplog.records if "a secret" in str(vars(record))]

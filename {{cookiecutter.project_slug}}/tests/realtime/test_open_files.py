@@ -1,4 +1,4 @@
-"""The limit of open files: raised if possible, and never filled by WebSockets alone."""
+"""The limit of open files is raised if possible, and WebSockets leave a reserve of it."""
 
 import logging
 from types import SimpleNamespace
@@ -7,13 +7,13 @@ import pytest
 from fastapi.testclient import TestClient
 from starlette.testclient import WebSocketDenialResponse
 
-from {{ cookiecutter.__package_name }} import open_files
+from {{ cookiecutter.__package_name }}.realtime.server import open_files
 
-from .conftest import echo_app, introduce, warning
+from .serving import echo_app, warning
 
 
 class Limits(SimpleNamespace):
-    """A `resource` module for tests, with limits of its own."""
+    """A `resource` module with limits that tests set."""
 
     RLIMIT_NOFILE = 7
     RLIM_INFINITY = -1
@@ -39,7 +39,7 @@ class Limits(SimpleNamespace):
         (64, 64, 64, 1000, 32, 64),
     ],
 )
-def test_as_many_connections_fit_as_the_limit_leaves_beside_a_reserve(
+def test_connections_that_fit_leave_a_reserve_of_the_limit(
     monkeypatch: pytest.MonkeyPatch,
     soft: int,
     hard: int,
@@ -54,20 +54,25 @@ def test_as_many_connections_fit_as_the_limit_leaves_beside_a_reserve(
     assert limits.soft == soft_then
 
 
-def test_where_there_is_no_limit_all_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_connections_fit_where_there_is_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(open_files, "resource", None)
     assert open_files.connections_that_fit(1_000_000) == 1_000_000
 
 
-def test_a_low_limit_is_warned_of_and_caps_the_connections(
+def test_low_limit_is_warned_of_and_limits_connections(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(open_files, "resource", Limits(soft=4, hard=4, most=4))
     app = echo_app(max_connections=5)
-    with TestClient(app, headers=introduce("")[1]) as client:
-        said = warning(caplog)["message"]
+
+    @app.get("/http")
+    async def http() -> None:
+        pass
+
+    with TestClient(app) as client:
+        text = warning(caplog)["message"]
         for part in ("limit of 4 ", "room for 2 ", "APP_MAX_CONNECTIONS is 5", "to 105", "ulimit"):
-            assert part in said
+            assert part in text
         caplog.set_level(logging.CRITICAL)
         with client.websocket_connect("/all"), client.websocket_connect("/all"):
             with (
@@ -76,4 +81,4 @@ def test_a_low_limit_is_warned_of_and_caps_the_connections(
             ):
                 pass
             assert refusal.value.status_code == 503
-            assert client.get("/livez").status_code == 200
+            assert client.get("/http").status_code == 200

@@ -3,14 +3,20 @@
 from pathlib import Path
 
 import pytest
+from pydantic import Field, SecretStr
 
-from {{ cookiecutter.__package_name }}.realtime import RealtimeSettings, SettingsError, load_settings
+from {{ cookiecutter.__package_name }}.realtime import (
+    RealtimeSettings,
+    SettingsError,
+    load_settings,
+)
 
 
 class Settings(RealtimeSettings):
     """The engine's settings, and one of an owner's."""
 
     prefix: str = "> "
+    secret: SecretStr = Field(SecretStr("x" * 20), min_length=10)
 
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,3 +152,10 @@ def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(b"APP_PORT=\xff")
     with pytest.raises(SettingsError, match="not UTF-8"):
         load_settings(Settings)
+
+
+def test_an_invalid_secret_is_named_but_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("APP_SECRET", "too-short")
+    with pytest.raises(SettingsError, match="  APP_SECRET: .*at least 10") as refusal:
+        load_settings(Settings)
+    assert "too-short" not in str(refusal.value)

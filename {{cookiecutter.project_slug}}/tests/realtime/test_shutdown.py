@@ -1,10 +1,10 @@
-"""How it ends: clients are told to come back, and nobody can hold the server up."""
+"""A graceful stop: every client gets 1012, and none can delay it for long."""
 
 import asyncio
 import signal
 import threading
 from collections.abc import Callable, Generator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import cast
 
@@ -12,17 +12,31 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from {{ cookiecutter.__package_name }}.admission import Admitted
-from {{ cookiecutter.__package_name }}.connection import Connection
-from {{ cookiecutter.__package_name }}.drain import Drain
 from starlette.testclient import WebSocketDenialResponse
 
-from .conftest import Serve, connect, echo_app, introduce, listen_to_the_end, raw_client
+import {{ cookiecutter.__package_name }}.realtime.server.shutdown as shutdown
+import {{ cookiecutter.__package_name }}.realtime.server.stop_signals as stop_signals
+from {{ cookiecutter.__package_name }}.realtime import Admitted
+from {{ cookiecutter.__package_name }}.realtime.connection import Connection
+from {{ cookiecutter.__package_name }}.realtime.server.shutdown import Drain
+
+from .serving import Serve, connect, echo_app, raw_client, receive_all
 
 
-def app_that_drains(seconds: int) -> FastAPI:
-    """An application that begins to drain as soon as it is asked to."""
-    app = echo_app(drain_seconds=seconds)
+@pytest.fixture(autouse=True)
+def _drain_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutdown, "PER_SECOND", 1000)
+
+
+async def nothing_to_flush() -> None:
+    """Return at once, as an engine without services does."""
+
+
+def app_that_drains(seconds: float) -> FastAPI:
+    """An application that begins to drain when a client connects to `/drain`."""
+    app = echo_app()
+    engine = app.state.engine
+    engine.drain = Drain(engine.connections, seconds, nothing_to_flush)
     app.state.drained = threading.Event()
 
     @app.websocket("/flood")
@@ -33,7 +47,7 @@ def app_that_drains(seconds: int) -> FastAPI:
     @app.websocket("/drain")
     async def drain(connection: Admitted) -> None:
         await connection.accept()
-        app.state.task = asyncio.create_task(app.state.drain.run())
+        app.state.task = asyncio.create_task(engine.drain.run())
         app.state.task.add_done_callback(lambda _: app.state.drained.set())
         await connection.send("it has begun")
         async for _ in connection:
@@ -42,31 +56,33 @@ def app_that_drains(seconds: int) -> FastAPI:
     return app
 
 
-def test_everybody_is_told_1012(serve_both_ways: Serve) -> None:
+def test_all_clients_get_1012(serve_both_ways: Serve) -> None:
     url = serve_both_ways(app_that_drains(seconds=10))
     with ExitStack() as stack:
         clients = [stack.enter_context(connect(f"{url}/all")) for _ in range(20)]
         clients.append(stack.enter_context(connect(f"{url}/drain")))
-        assert [listen_to_the_end(client)[1] for client in clients] == 21 * [1012]
+        assert [receive_all(client)[1] for client in clients] == 21 * [1012]
 
 
-def test_new_clients_are_refused_and_so_says_readyz() -> None:
+def test_new_clients_are_refused_and_the_engine_is_not_ready() -> None:
     app = app_that_drains(seconds=10)
-    client = TestClient(app, headers=introduce("")[1])
-    with client, client.websocket_connect("/drain") as websocket:
-        assert websocket.receive_text() == "it has begun"
-        assert client.get("/readyz").status_code == 503
-        assert client.get("/livez").status_code == 200
-        with pytest.raises(WebSocketDenialResponse) as refusal, client.websocket_connect("/all"):
-            pass
-        assert refusal.value.status_code == 503
+    engine = app.state.engine
+    assert not engine.is_ready
+    with TestClient(app) as client:
+        assert engine.is_ready
+        with client.websocket_connect("/drain") as websocket:
+            assert websocket.receive_text() == "it has begun"
+            assert not engine.is_ready
+            with pytest.raises(WebSocketDenialResponse) as refused:
+                client.websocket_connect("/all").__enter__()
+            assert refused.value.status_code == 503
 
 
-def test_who_does_not_read_is_dropped_in_time(serve_both_ways: Serve) -> None:
-    app = app_that_drains(seconds=2)
+def test_client_that_does_not_read_is_dropped_in_time(serve_both_ways: Serve) -> None:
+    app = app_that_drains(seconds=0.2)
     url = serve_both_ways(app)
     with raw_client(url, "/flood"), connect(f"{url}/drain") as client:
-        assert listen_to_the_end(client) == (["it has begun"], 1012)
+        assert receive_all(client) == (["it has begun"], 1012)
         assert app.state.drained.wait(10)
 
 
@@ -75,24 +91,44 @@ class Stubborn:
 
     def __init__(self) -> None:
         self.codes: list[int] = []
-        self.told = asyncio.Event()
+        self.close_requested = asyncio.Event()
         self.aborted = False
 
     def close_soon(self, code: int, reason: str) -> None:
         self.codes.append(code)
-        self.told.set()
+        self.close_requested.set()
 
     def abort(self) -> None:
         self.aborted = True
 
+    def drain(self, seconds: float) -> Drain:
+        """Return a drain that waits for this connection."""
+        return Drain({cast("Connection", self)}, seconds, nothing_to_flush)
 
-def drain_of(stubborn: Stubborn, clock: Callable[[], float]) -> Drain:
-    """A drain that waits for a connection that never closes."""
-    return Drain({cast("Connection", stubborn)}, seconds=1000, clock=clock)
+
+class Clock:
+    """A clock that tests set."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@contextmanager
+def receiving(drain: Drain, clock: Callable[[], float]) -> Generator[None]:
+    """Receive signals to stop, as a running engine does."""
+    signals = stop_signals.StopSignals(drain.run, clock)
+    signals.install()
+    try:
+        yield
+    finally:
+        signals.restore()
 
 
 class Server(uvicorn.Server):
-    """A server that takes note of the signals it gets."""
+    """A server that records the signals it gets."""
 
     def __init__(self) -> None:
         super().__init__(uvicorn.Config(app=""))
@@ -106,7 +142,7 @@ class Server(uvicorn.Server):
 
 @pytest.fixture
 def server() -> Generator[Server]:
-    """A server that handles signals, as it does before the application starts."""
+    """A server that handles signals, as before the application starts."""
     server = Server()
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, server.handle_exit) for number in numbers]
@@ -116,25 +152,15 @@ def server() -> Generator[Server]:
 
 
 @pytest.mark.anyio
-async def test_a_signal_drains_first_and_stops_the_server_then(server: Server) -> None:
+async def test_signal_drains_first_and_then_stops_the_server(server: Server) -> None:
     stubborn = Stubborn()
-    with Drain({cast("Connection", stubborn)}, seconds=1).on_signals():
+    with receiving(stubborn.drain(seconds=0.1), Clock()):
         signal.raise_signal(signal.SIGTERM)
         assert server.seen == []
         await asyncio.wait_for(server.stop.wait(), 10)
     assert set(stubborn.codes) == {1012}
     assert stubborn.aborted
     assert server.seen == [signal.SIGTERM]
-
-
-class Clock:
-    """A clock that tests set."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 async def let_signals_arrive() -> None:
@@ -146,9 +172,9 @@ async def let_signals_arrive() -> None:
 @pytest.mark.anyio
 async def test_signals_within_a_second_count_as_one(server: Server) -> None:
     stubborn, clock = Stubborn(), Clock()
-    with drain_of(stubborn, clock).on_signals():
+    with receiving(stubborn.drain(seconds=1000), clock):
         signal.raise_signal(signal.SIGINT)
-        await asyncio.wait_for(stubborn.told.wait(), 10)
+        await asyncio.wait_for(stubborn.close_requested.wait(), 10)
         clock.now += 1
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGTERM)
@@ -158,12 +184,12 @@ async def test_signals_within_a_second_count_as_one(server: Server) -> None:
 
 
 @pytest.mark.anyio
-async def test_sigterm_never_cuts_the_drain_short(server: Server) -> None:
+async def test_repeated_sigterm_never_shortens_the_drain(server: Server) -> None:
     stubborn, clock = Stubborn(), Clock()
-    with drain_of(stubborn, clock).on_signals():
+    with receiving(stubborn.drain(seconds=1000), clock):
         for _ in range(3):
             signal.raise_signal(signal.SIGTERM)
-            await asyncio.wait_for(stubborn.told.wait(), 10)
+            await asyncio.wait_for(stubborn.close_requested.wait(), 10)
             await let_signals_arrive()
             clock.now += 5
         assert not stubborn.aborted
@@ -172,13 +198,13 @@ async def test_sigterm_never_cuts_the_drain_short(server: Server) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
-async def test_a_later_ctrl_c_ends_the_drain_and_one_more_goes_to_the_server(
+async def test_later_ctrl_c_ends_the_drain_and_another_reaches_the_server(
     server: Server, first: int
 ) -> None:
     stubborn, clock = Stubborn(), Clock()
-    with drain_of(stubborn, clock).on_signals():
+    with receiving(stubborn.drain(seconds=1000), clock):
         signal.raise_signal(first)
-        await asyncio.wait_for(stubborn.told.wait(), 10)
+        await asyncio.wait_for(stubborn.close_requested.wait(), 10)
         clock.now += 1.1
         signal.raise_signal(signal.SIGINT)
         await asyncio.wait_for(server.stop.wait(), 10)
@@ -192,8 +218,8 @@ async def test_a_later_ctrl_c_ends_the_drain_and_one_more_goes_to_the_server(
 
 
 @pytest.mark.anyio
-async def test_a_repeat_after_the_drain_does_not_reach_the_server(server: Server) -> None:
-    with Drain(set(), seconds=1, clock=Clock()).on_signals():
+async def test_repeated_signal_after_the_drain_does_not_reach_the_server(server: Server) -> None:
+    with receiving(Drain(set(), 1, nothing_to_flush), Clock()):
         signal.raise_signal(signal.SIGINT)
         await asyncio.wait_for(server.stop.wait(), 10)
         signal.raise_signal(signal.SIGINT)
@@ -204,9 +230,9 @@ async def test_a_repeat_after_the_drain_does_not_reach_the_server(server: Server
 
 
 @pytest.mark.anyio
-async def test_signals_that_others_handle_are_left_alone(server: Server) -> None:
+async def test_signals_that_uvicorn_does_not_handle_are_left_alone(server: Server) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with Drain(set(), seconds=1).on_signals():
+    with receiving(Drain(set(), 1, nothing_to_flush), Clock()):
         assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
         assert signal.getsignal(signal.SIGTERM) != server.handle_exit
     assert signal.getsignal(signal.SIGTERM) == server.handle_exit

@@ -6,8 +6,9 @@ from .engine import Engine, EngineDep, current_settings
 from .formats import ErrorCode, dump_json
 from .handshake.admission import Admission, Admitted
 from .handshake.identity import Identity
+from .load_settings import SettingsError, load_settings
 from .server.command import serve
-from .settings import RealtimeSettings, SettingsError, load_settings
+from .settings import RealtimeSettings
 
 __all__ = [
     "Admission",

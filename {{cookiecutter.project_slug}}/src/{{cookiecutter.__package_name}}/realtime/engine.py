@@ -59,7 +59,7 @@ class Engine:
         self.connections: set[Connection] = set()
         self.limiter = ConnectionLimiter(settings.max_connections, settings.max_connections_per_ip)
         self.drain = Drain(self.connections, settings.drain_seconds, self.flush)
-        self._services = tuple(services)
+        self.services = tuple(services)
         self._is_running = False
 
     @property
@@ -86,14 +86,14 @@ class Engine:
 
     def service(self, kind: type[S]) -> S:
         """Return the service of this type; raises `LookupError` where there is none."""
-        for service in self._services:
+        for service in self.services:
             if isinstance(service, kind):
                 return service
         raise LookupError(f"the engine has no {kind.__name__}")
 
     async def flush(self) -> None:
         """Wait until what was sent so far is on its way to the clients."""
-        for service in self._services:
+        for service in self.services:
             await service.flush()
 
     async def authenticate(self, connection: Connection) -> None:
@@ -127,7 +127,7 @@ class Engine:
         self.limiter = ConnectionLimiter(limit, settings.max_connections_per_ip)
         idle = asyncio.create_task(close_idle(self.connections, settings.idle_timeout))
         async with AsyncExitStack() as stack:
-            for service in self._services:
+            for service in self.services:
                 await stack.enter_async_context(service.lifespan())
             self._is_running = True
             signals = StopSignals(self.drain.run)

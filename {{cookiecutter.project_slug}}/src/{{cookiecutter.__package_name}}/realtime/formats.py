@@ -75,7 +75,12 @@ def dump_json(value: object) -> str:
 
     A number too large for a double has no JSON form; as in JavaScript, it becomes `null`.
     """
-    return to_json(value, inf_nan_mode="null").decode()
+    return dump_json_bytes(value).decode()
+
+
+def dump_json_bytes(value: object) -> bytes:
+    """Return the same in UTF-8."""
+    return to_json(value, inf_nan_mode="null")
 
 
 def _describe(error: ValidationError) -> InvalidMessage:

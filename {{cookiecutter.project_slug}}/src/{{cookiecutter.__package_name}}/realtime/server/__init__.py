@@ -1,10 +1,10 @@
 """All that this project touches of its server, uvicorn, beyond what uvicorn documents.
 
-- `http_protocol.py` extends `HttpToolsProtocol` and `websocket_protocol.py` extends
-  `WebSocketsSansIOProtocol`: they override callbacks, and read and set attributes.
+- `http_protocol.py` extends `HttpToolsProtocol`; `sliced_protocol.py` and `websocket_protocol.py`
+  extend `WebSocketsSansIOProtocol`: they override callbacks, and read and set attributes.
 - `fast_path.py` finds the protocol that `send` belongs to, or whose `run_asgi` the current task
   runs, and writes to its `transport`.
-- `shutdown.py` finds uvicorn's `Server` among the handlers of signals.
+- `stop_signals.py` finds uvicorn's `Server` among the handlers of signals.
 - `logging.py` starts from `LOGGING_CONFIG`, extends `DefaultFormatter`, and filters log records
   by their message.
 

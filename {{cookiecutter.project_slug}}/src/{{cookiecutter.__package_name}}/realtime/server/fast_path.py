@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -53,10 +53,14 @@ def is_run_by_uvicorn() -> bool:
     """Return whether the current task is one that a protocol of uvicorn has made."""
     task = asyncio.current_task()
     code = getattr(task and task.get_coro(), "cr_code", None)
-    running = {
-        base.run_asgi.__code__ for each in PROTOCOLS for base in (each, *each.__subclasses__())
-    }
-    return code in running
+    return code in {each.run_asgi.__code__ for each in with_subclasses(PROTOCOLS)}
+
+
+def with_subclasses(classes: Iterable[type[Any]]) -> Iterator[type[Any]]:
+    """Yield classes, and all that are derived from them."""
+    for each in classes:
+        yield each
+        yield from with_subclasses(each.__subclasses__())
 
 
 def find_transport(scope: Scope) -> asyncio.Transport | None:
@@ -64,15 +68,17 @@ def find_transport(scope: Scope) -> asyncio.Transport | None:
     return scope.get("transport")
 
 
-def server_frame(message: str | bytes) -> bytes:
+def server_frame(message: str | bytes, *, is_text: bool = False) -> bytes:
     """Return a message as one unmasked frame (RFC 6455 §5.2).
+
+    `bytes` are a binary message, or with `is_text` a text that has been encoded already.
 
     It is not compressed, which is right also where compression was agreed on (RFC 7692 §6).
     """
     if isinstance(message, str):
         first, payload = 0x81, message.encode()
     else:
-        first, payload = 0x82, message
+        first, payload = 0x81 if is_text else 0x82, message
     size = len(payload)
     if size < 126:
         return bytes((first, size)) + payload

@@ -1,0 +1,166 @@
+"""The engine: its services, its authenticator, and the dependencies of endpoints."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Annotated
+
+import pytest
+from fastapi import Depends, FastAPI, HTTPException
+from fastapi.requests import HTTPConnection
+from fastapi.testclient import TestClient
+from starlette.testclient import WebSocketDenialResponse
+
+from {{ cookiecutter.__package_name }}.realtime import Admitted, Engine, Identity
+from {{ cookiecutter.__package_name }}.realtime.engine import current_settings
+from {{ cookiecutter.__package_name }}.realtime.settings import RealtimeSettings
+
+from .serving import Serve, connect, engine_app, own_records, receive_all
+
+
+class Recorder:
+    """A service that records what the engine does with it."""
+
+    def __init__(self, name: str, calls: list[str]) -> None:
+        self.name = name
+        self.calls = calls
+
+    @asynccontextmanager
+    async def lifespan(self) -> AsyncGenerator[None]:
+        """Record start and stop."""
+        self.calls.append(f"start {self.name}")
+        yield
+        self.calls.append(f"stop {self.name}")
+
+    async def flush(self) -> None:
+        """Record the flush."""
+        self.calls.append(f"flush {self.name}")
+
+
+class OtherRecorder(Recorder):
+    """A service of another type."""
+
+
+class QueryAuthenticator:
+    """Takes `?name=` for a client's subject, valid for `seconds`, unless it is `revoked`."""
+
+    subprotocols = ("credentials",)
+
+    def __init__(self, seconds: float = 600) -> None:
+        self.expires = time.time() + seconds
+
+    def identify(self, connection: HTTPConnection) -> Identity:
+        """Return the identity of a client that has a name."""
+        name = connection.query_params.get("name")
+        if name is None:
+            raise HTTPException(401, "no name")
+        return Identity(name, self.expires, {"sub": name})
+
+    async def check_revoked(self, identity: Identity) -> None:
+        """Refuse one name."""
+        if identity.subject == "revoked":
+            raise HTTPException(401, "revoked")
+
+
+def app_with(authenticator: QueryAuthenticator) -> FastAPI:
+    """An application that sends clients their subject."""
+    app = engine_app(authenticator=authenticator)
+
+    async def let_timers_run(connection: Admitted) -> None:
+        await asyncio.sleep(0.01)
+
+    @app.websocket("/subject")
+    async def subject(
+        connection: Admitted, waited: Annotated[None, Depends(let_timers_run)]
+    ) -> None:
+        await connection.send(connection.subject)
+        async for _ in connection:
+            pass
+
+    return app
+
+
+def test_services_run_in_order_as_long_as_the_application() -> None:
+    calls: list[str] = []
+    services = [Recorder("first", calls), OtherRecorder("second", calls)]
+    with TestClient(engine_app(services=services)):
+        assert calls == ["start first", "start second"]
+    assert calls[2:] == ["stop second", "stop first"]
+
+
+@pytest.mark.anyio
+async def test_drain_flushes_services() -> None:
+    calls: list[str] = []
+    engine = Engine(RealtimeSettings(), services=[Recorder("only", calls)])
+    await engine.drain.run()
+    assert calls == ["flush only"]
+
+
+def test_service_is_found_by_its_type() -> None:
+    services = [Recorder("first", []), OtherRecorder("second", [])]
+    engine = Engine(RealtimeSettings(), services=services)
+    assert engine.service(OtherRecorder) is services[1]
+    with pytest.raises(LookupError, match="the engine has no OtherRecorder"):
+        Engine(RealtimeSettings(), services=services[:1]).service(OtherRecorder)
+
+
+@pytest.mark.parametrize(
+    ("query", "detail"), [("", "no name"), ("?name=revoked", "revoked")], ids=["unknown", "revoked"]
+)
+def test_client_that_is_not_authenticated_is_refused_with_401(query: str, detail: str) -> None:
+    app = app_with(QueryAuthenticator())
+    with (
+        TestClient(app) as client,
+        pytest.raises(WebSocketDenialResponse) as refused,
+        client.websocket_connect(f"/subject{query}"),
+    ):
+        pass
+    assert (refused.value.status_code, refused.value.json()) == (401, {"detail": detail})
+    assert app.state.engine.connections == set()
+
+
+def test_authenticated_client_has_a_subject_and_its_subprotocol(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    offered = ["another", "credentials"]
+    with (
+        TestClient(app_with(QueryAuthenticator())) as client,
+        client.websocket_connect("/subject?name=zoe", subprotocols=offered) as websocket,
+    ):
+        assert websocket.receive_text() == "zoe"
+        assert websocket.accepted_subprotocol == "credentials"
+    lines = own_records(caplog)
+    assert [(each.message, vars(each)["subject"]) for each in lines] == [
+        ("connected", "zoe"),
+        ("disconnected", "zoe"),
+    ]
+
+
+def test_connection_closes_with_4401_when_its_identity_expires(serve: Serve) -> None:
+    with connect(f"{serve(app_with(QueryAuthenticator(seconds=0.2)))}/subject?name=zoe") as client:
+        assert receive_all(client) == (["zoe"], 4401)
+        assert client.close_reason == "token expired"
+
+
+def test_identity_that_expires_before_the_handshake_is_refused_with_401() -> None:
+    with (
+        TestClient(app_with(QueryAuthenticator(seconds=0))) as client,
+        pytest.raises(WebSocketDenialResponse) as refused,
+        client.websocket_connect("/subject?name=zoe"),
+    ):
+        pass
+    assert refused.value.status_code == 401
+    assert refused.value.json() == {"detail": "token expired"}
+
+
+def test_http_routes_get_the_settings_too() -> None:
+    app = engine_app(RealtimeSettings(max_message_bytes=24))
+
+    @app.get("/limit")
+    async def limit(settings: Annotated[RealtimeSettings, Depends(current_settings)]) -> int:
+        return settings.max_message_bytes
+
+    assert TestClient(app).get("/limit").json() == 24
