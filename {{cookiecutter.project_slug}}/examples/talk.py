@@ -30,7 +30,7 @@ def print_messages(websocket: ClientConnection) -> None:
             message = websocket.recv()
             is_plain = isinstance(message, str) and message.isprintable()
             print("<", message if is_plain else repr(message), flush=True)
-    print("closed:", websocket.close_code, websocket.close_reason, flush=True)
+    print(f"closed: {websocket.close_code} {websocket.close_reason}".rstrip(), flush=True)
     os._exit(0)  # the main thread may be waiting for input, which nothing else ends
 
 
