@@ -1,10 +1,14 @@
-"""Say what to do next. Nothing here changes the project, and nothing here can fail."""
+"""Remove folders that were left empty, and print the next steps. Nothing here can fail."""
 
 import os
 import sys
+from contextlib import suppress
+
+PARTS = ("rooms", "tokens")
+"""Folders of the engine whose files are all skipped where an answer turns them off."""
 
 NEXT_STEPS = """
-Your project is in {{ cookiecutter.project_slug }}. It runs at once:
+Your project is in {{ cookiecutter.project_slug }}. To run it:
 
     cd {{ cookiecutter.project_slug }}
 {% if cookiecutter.auth == "jwt" %}
@@ -13,23 +17,37 @@ Your project is in {{ cookiecutter.project_slug }}. It runs at once:
     uv run {{ cookiecutter.project_slug }}
 {% if cookiecutter.__endpoints %}
 
-and then answers at
+To talk to it, in another terminal:
+
+{% if cookiecutter.auth == "jwt" %}
+    export APP_TOKEN=$(uv run {{ cookiecutter.project_slug }} token zoe)
+{% endif %}
 {% if cookiecutter.include_echo %}
-    ws://127.0.0.1:8000/ws
+    uv run python examples/talk.py ws://127.0.0.1:8000/ws
+{% elif cookiecutter.include_json %}
+    uv run python examples/talk.py ws://127.0.0.1:8000/ws_json
+{% else %}
+    uv run python examples/talk.py ws://127.0.0.1:8000/ws_broadcast
 {% endif %}
-{% if cookiecutter.include_json %}
-    ws://127.0.0.1:8000/ws_json
-{% endif %}
-{% if cookiecutter.include_broadcast %}
-    ws://127.0.0.1:8000/ws_broadcast
-{% endif %}
+{% else %}
+
+README.md shows how to add an endpoint.
 {% endif %}
 
-Its tests run with `uv run pytest`, and README.md tells the rest. The first
-`uv run` writes uv.lock: commit it, so that everybody runs the same versions.
+`uv run pytest` runs its tests; README.md explains the rest. The first `uv run`
+writes uv.lock: commit it, so that everybody runs the same versions.
 """
 
+
+def remove_empty_folders() -> None:
+    """Remove the folders of parts that are off; one that holds a file stays."""
+    for part in PARTS:
+        with suppress(OSError):
+            os.rmdir(f"src/{{ cookiecutter.__package_name }}/realtime/{part}")
+
+
 if __name__ == "__main__":
+    remove_empty_folders()
     try:
         print(NEXT_STEPS, flush=True)
     except OSError:

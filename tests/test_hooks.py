@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from cookiecutter.main import cookiecutter
 
-from .conftest import ALL_OFF, TEMPLATE, Bake
+from .conftest import ALL_OFF, TEMPLATE, Answers, Bake
 
 
 @pytest.mark.parametrize(
@@ -74,16 +75,50 @@ def test_all_problems_are_named_at_once(bake: Bake, capfd: pytest.CaptureFixture
 def test_the_next_steps_are_in_the_users_own_names(
     bake: Bake, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    bake(project_slug="tea-time", include_json=False)
+    bake(project_slug="tea-time", auth="jwt")
     said = capfd.readouterr().out
-    assert "cd tea-time\n    uv run tea-time\n" in said
-    assert re.findall(r"ws://\S+", said) == [
-        "ws://127.0.0.1:8000/ws",
-        "ws://127.0.0.1:8000/ws_broadcast",
-    ]
+    assert "cd tea-time\n    uv run tea-time key >> .env\n    uv run tea-time\n" in said
+    assert "$(uv run tea-time token zoe)" in said
     assert "\n\n\n" not in said.strip("\n")
-    bake(**ALL_OFF)
-    assert "ws://" not in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("answers", "urls"),
+    [
+        ({}, ["ws://127.0.0.1:8000/ws"]),
+        ({"include_echo": False}, ["ws://127.0.0.1:8000/ws_json"]),
+        ({**ALL_OFF, "include_broadcast": True}, ["ws://127.0.0.1:8000/ws_broadcast"]),
+        (ALL_OFF, []),
+    ],
+)
+def test_the_next_steps_talk_to_an_endpoint_that_is_there(
+    bake: Bake, capfd: pytest.CaptureFixture[str], answers: Answers, urls: list[str]
+) -> None:
+    bake(**answers)
+    said = capfd.readouterr().out
+    assert re.findall(r"uv run python examples/talk.py (ws://\S+)", said) == urls
+    assert "\n\n\n" not in said.strip("\n")
+
+
+def test_folders_of_parts_that_are_off_are_removed(bake: Bake) -> None:
+    engine = bake(**ALL_OFF).project_path / "src/my_websocket_app/realtime"
+    assert {path.name for path in engine.iterdir() if path.is_dir()} == {"handshake", "server"}
+
+
+def test_a_folder_that_holds_a_file_is_kept(tmp_path: Path) -> None:
+    kept = tmp_path / "my-websocket-app/src/my_websocket_app/realtime/rooms/mine.py"
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    cookiecutter(
+        str(TEMPLATE),
+        no_input=True,
+        extra_context=ALL_OFF,
+        output_dir=str(tmp_path),
+        overwrite_if_exists=True,
+        default_config=True,
+    )
+    assert kept.exists()
+    assert not kept.parents[1].joinpath("tokens").exists()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device here")

@@ -150,6 +150,31 @@ def test_it_runs_in_every_way_the_readme_names(bake: Bake, command: tuple[str, .
         assert "Traceback" not in interrupt(server, within=20)
 
 
+def test_the_example_client_sends_lines_and_prints_what_arrives(bake: Bake) -> None:
+    project = bake().project_path
+    with running(project, "uv", "run", "my-websocket-app", APP_PORT="0") as (where, _):
+        said = talk_with_example(project, f"ws://{where}/ws", "Hello\n")
+        assert said.stdout.splitlines() == ["< Message text was: Hello", "closed: 1000"]
+        said = talk_with_example(project, f"ws://{where}/ws_broadcast", "Hello\n", "--events")
+        assert said.stdout.startswith('< {"type":"joined",')
+        refused = talk_with_example(project, f"ws://{where}/nowhere", "")
+        assert (refused.returncode, refused.stderr) == (1, 'refused: 404 {"detail":"Not Found"}\n')
+
+
+def talk_with_example(
+    project: Path, url: str, lines: str, *options: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the client that comes with the project."""
+    return subprocess.run(
+        ["uv", "run", "--quiet", "python", "examples/talk.py", url, *options],
+        cwd=project,
+        input=lines,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
 PROBE = """
 from my_websocket_app.main import app
 from my_websocket_app.realtime import Admitted

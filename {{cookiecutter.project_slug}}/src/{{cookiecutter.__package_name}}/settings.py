@@ -33,7 +33,7 @@ class Settings(RealtimeSettings):
 {% if cookiecutter.include_echo %}
 
     echo_prefix: str = "Message text was: "
-    """What the echo endpoint puts before a text."""
+    """Put before every text that the echo endpoint returns."""
 {% endif %}
 
 
