@@ -21,7 +21,11 @@ from starlette.websockets import WebSocketState
 
 import {{ cookiecutter.__package_name }}.realtime.connection as connection_module
 import {{ cookiecutter.__package_name }}.realtime.fair_turn as fair_turn
-from {{ cookiecutter.__package_name }}.realtime import Admitted, CloseCode, lifecycle
+from {{ cookiecutter.__package_name }}.realtime import (
+    Admitted,
+    CloseCode,
+    lifecycle,
+)
 from {{ cookiecutter.__package_name }}.realtime.connection import Connection
 from {{ cookiecutter.__package_name }}.realtime.engine import EngineDep
 from {{ cookiecutter.__package_name }}.realtime.settings import RealtimeSettings
