@@ -42,7 +42,7 @@ def app() -> FastAPI:
 def client(app: FastAPI) -> Iterator[TestClient]:
     """A client of the application in this process."""
 {% if cookiecutter.auth == "jwt" %}
-    with TestClient(app, headers=bearer("somebody")) as client:
+    with TestClient(app, headers=bearer("somebody", rooms=["*"])) as client:
 {% else %}
     with TestClient(app) as client:
 {% endif %}
@@ -50,7 +50,8 @@ def client(app: FastAPI) -> Iterator[TestClient]:
 {% if cookiecutter.auth == "jwt" %}
 
 
-def bearer(subject: str, seconds: float = 600) -> dict[str, str]:
+def bearer(subject: str, seconds: float = 600, **claims: object) -> dict[str, str]:
     """The header with a token for a subject."""
-    return {"authorization": f"Bearer {make_token(subject, seconds, settings())}"}
+    token = make_token(subject, seconds, settings(), claims=claims)
+    return {"authorization": f"Bearer {token}"}
 {% endif %}

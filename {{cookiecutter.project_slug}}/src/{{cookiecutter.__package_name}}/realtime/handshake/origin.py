@@ -3,7 +3,8 @@
 import re
 from collections.abc import Collection
 
-from fastapi import HTTPException, WebSocket
+from fastapi import HTTPException
+from fastapi.requests import HTTPConnection
 
 ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?")
 DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -24,19 +25,19 @@ def normal_origin(text: str) -> str | None:
     return f"{scheme}://{host}:{int(port)}"
 
 
-def check_origin(websocket: WebSocket, allowed: Collection[str], required: bool) -> None:
+def check_origin(connection: HTTPConnection, allowed: Collection[str], required: bool) -> None:
     """Raise a 403 for a web page of an origin that is not allowed.
 
     Browsers send the page's origin with every handshake and let any page connect anywhere, so
     without this check a foreign page could act as its visitor (RFC 6455 §10.2).
     """
-    origins = websocket.headers.getlist("origin")
+    origins = connection.headers.getlist("origin")
     if not origins and not required:
         return
     if origins and "*" in allowed:
         return
-    scheme = "https" if websocket.scope["scheme"] == "wss" else "http"
-    own = normal_origin(f"{scheme}://{websocket.headers.get('host', '')}")
+    scheme = "https" if connection.scope["scheme"] in ("https", "wss") else "http"
+    own = normal_origin(f"{scheme}://{connection.headers.get('host', '')}")
     origin = normal_origin(origins[0]) if len(origins) == 1 else None
     if origin is None or origin not in (own, *allowed):
         raise HTTPException(403, "origin not allowed; see APP_ALLOWED_ORIGINS")
