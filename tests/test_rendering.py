@@ -46,15 +46,18 @@ ONLY_WITH = {
     "include_json": "src/PACKAGE/endpoints/json_messages.py tests/test_json_messages.py",
     "include_broadcast": """
         src/PACKAGE/endpoints/broadcast.py tests/test_broadcast.py
-        ENGINE/rooms/__init__.py ENGINE/rooms/batch.py ENGINE/rooms/broker.py
-        ENGINE/rooms/events.py ENGINE/rooms/formats.py ENGINE/rooms/history.py
-        ENGINE/rooms/hub.py ENGINE/rooms/join_limiter.py ENGINE/rooms/member.py
-        ENGINE/rooms/memory.py
-        ENGINE/rooms/names.py ENGINE/rooms/room.py ENGINE/rooms/rooms.py ENGINE/rooms/settings.py
+        ENGINE/rooms/__init__.py ENGINE/rooms/access.py ENGINE/rooms/batch.py
+        ENGINE/rooms/broker.py ENGINE/rooms/events.py ENGINE/rooms/formats.py
+        ENGINE/rooms/history.py ENGINE/rooms/hub.py ENGINE/rooms/keyed_limiter.py
+        ENGINE/rooms/member.py ENGINE/rooms/memory.py ENGINE/rooms/names.py
+        ENGINE/rooms/post.py ENGINE/rooms/presence.py ENGINE/rooms/requests.py
+        ENGINE/rooms/room.py ENGINE/rooms/rooms.py ENGINE/rooms/settings.py
         ENGINE/rooms/subscriber.py
-        tests/realtime/room_app.py tests/realtime/test_hub.py
-        tests/realtime/test_history.py tests/realtime/test_join_limiter.py
-        tests/realtime/test_memory.py tests/realtime/test_room_formats.py
+        tests/realtime/room_app.py tests/realtime/test_access.py tests/realtime/test_history.py
+        tests/realtime/test_hub.py tests/realtime/test_keyed_limiter.py
+        tests/realtime/test_memory.py tests/realtime/test_post.py
+        tests/realtime/test_presence.py tests/realtime/test_publish.py
+        tests/realtime/test_requests.py tests/realtime/test_room_formats.py
         tests/realtime/test_rooms.py
     """,
     "auth": """
