@@ -24,7 +24,7 @@ KEY = new_secret()
 
 
 def settings(**changes: object) -> Settings:
-    """The default settings, but for these changes."""
+    """The default settings, with these changes."""
 {% if cookiecutter.auth == "jwt" %}
     return Settings.model_validate({"auth_key": KEY} | changes)
 {% else %}

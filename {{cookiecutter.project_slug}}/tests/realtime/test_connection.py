@@ -118,7 +118,7 @@ def add_sending_endpoints(app: FastAPI) -> None:
 
     @app.websocket("/about")
     async def about(connection: Admitted, engine: EngineDep) -> None:
-        await connection.send(f"{connection.address}, {engine.settings.max_message_bytes} bytes")
+        await connection.send(f"{connection.host}, {engine.settings.max_message_bytes} bytes")
 
 
 def add_closing_endpoints(app: FastAPI) -> None:

@@ -83,8 +83,8 @@ def test_long_path_is_shortened() -> None:
 @pytest.mark.parametrize("code", ErrorCode)
 def test_error_has_a_code_and_a_detail_and_a_path_if_there_is_one(code: ErrorCode) -> None:
     error = {"code": code.value, "detail": DETAILS[code]}
-    assert json.loads(JsonFormat().error(code)) == {"error": error}
-    assert json.loads(JsonFormat().error(code, "x.0")) == {"error": error | {"path": "x.0"}}
+    assert json.loads(JsonFormat().reject("", code)) == {"error": error}
+    assert json.loads(JsonFormat().reject("", code, "x.0")) == {"error": error | {"path": "x.0"}}
 
 
 @pytest.mark.parametrize("number", [nan, inf, -inf])

@@ -93,6 +93,10 @@ class Connection(lifecycle.Lifecycle):
         else:
             await self._send_when_there_is_room(message)
 
+    async def send_error(self, code: str, detail: str) -> None:
+        """Send an error as the engine does: an error frame, or an `error` event in rooms."""
+        await self.send(self.format.error(code, detail))
+
     async def send_frame(self, frame: bytes) -> None:
         """Send a message that `server_frame` has encoded already, as `send` does."""
         if not self._accepted:
@@ -124,10 +128,11 @@ class Connection(lifecycle.Lifecycle):
             self.messages_in += 1
             text = event.get("text")
             message: str | bytes = event["bytes"] if text is None else text
-            if _size(message) > self._settings.max_message_bytes:
+            size = _size(message)
+            if size > self._settings.max_message_bytes:
                 reason = "message too big; see APP_MAX_MESSAGE_BYTES"
                 await self.close(CloseCode.MESSAGE_TOO_BIG, reason)
-            elif not self._limiter.allow(now):
+            elif not self._limiter.allow(now, size):
                 await self._limit_rate(message)
             elif text is None and not binary:
                 await self.close(CloseCode.UNSUPPORTED_DATA, "text expected")

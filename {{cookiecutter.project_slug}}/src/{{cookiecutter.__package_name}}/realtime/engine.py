@@ -1,6 +1,7 @@
 """The engine: the state that all connections of an application share, and its lifetime."""
 
 import asyncio
+import gc
 import time
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import (
@@ -147,9 +148,13 @@ class Engine:
             self._is_running = True
             signals = StopSignals(self.drain.run)
             signals.install()
+            # The modules live as long as the process; collecting garbage among them could take
+            # tens of milliseconds at any message.
+            gc.freeze()
             try:
                 yield
             finally:
+                gc.unfreeze()
                 signals.restore()
                 self._is_running = False
                 idle.cancel()
@@ -174,7 +179,7 @@ def engine_of(connection: HTTPConnection) -> Engine:
 
 
 async def current_engine(connection: HTTPConnection) -> Engine:
-    """Return the same as a dependency; a plain function would run in a thread."""
+    """Return the application's engine, as a dependency; a plain function would run in a thread."""
     return engine_of(connection)
 
 

@@ -45,21 +45,24 @@ class InvalidMessage(Exception):
 class Format(Protocol):
     """How errors are written for a client."""
 
+    def error(self, code: str, detail: str) -> str:
+        """Return an error as a text message."""
+        ...
+
     def reject(self, message: str | bytes, code: ErrorCode, path: str = "") -> str:
-        """Return an error as a text message; `path` is where `message` has the wrong shape."""
+        """Return the error for a message; `path` is where it has the wrong shape."""
         ...
 
 
 class JsonFormat:
     """Errors as `{"error": {"code": ..., "detail": ..., "path": ...}}`."""
 
-    def error(self, code: ErrorCode, path: str = "", ref: str = "") -> str:
-        """Return an error; there is no place for the `ref` of a message."""
-        error: dict[str, Any] = {"code": code, "detail": DETAILS[code]}
-        return dump_json({"error": error | {"path": path} if path else error})
+    def error(self, code: str, detail: str) -> str:
+        return dump_json({"error": {"code": code, "detail": detail}})
 
     def reject(self, message: str | bytes, code: ErrorCode, path: str = "") -> str:
-        return self.error(code, path)
+        error = {"code": code, "detail": DETAILS[code]}
+        return dump_json({"error": error | {"path": path} if path else error})
 
 
 JSON = JsonFormat()
@@ -88,7 +91,7 @@ def dump_json(value: object) -> str:
 
 
 def dump_json_bytes(value: object) -> bytes:
-    """Return the same in UTF-8."""
+    """Return `value` as strict JSON, like `dump_json`, in UTF-8."""
     return to_json(value, inf_nan_mode="null")
 
 

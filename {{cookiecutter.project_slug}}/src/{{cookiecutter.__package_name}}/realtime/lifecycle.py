@@ -13,7 +13,7 @@ from starlette.websockets import WebSocketState
 from .close_codes import CAUSED_BY_CLIENT, CloseCode, check_close
 from .handshake.identity import ANONYMOUS, Identity
 from .server.fast_path import find_transport
-from .server.logging import address_of, connection_fields, connection_id
+from .server.logging import connection_fields, connection_id
 
 STALL_TIMEOUT = 10.0
 """Seconds that a client may take to make room for one frame; after that it counts as gone."""
@@ -70,11 +70,6 @@ class Lifecycle:
     def id(self) -> str:
         """What names this connection in the log, and in events of rooms."""
         return connection_id(self.websocket.scope)
-
-    @property
-    def address(self) -> str:
-        """The same with the port, for people."""
-        return address_of(self.websocket.client)
 
     @property
     def subject(self) -> str:

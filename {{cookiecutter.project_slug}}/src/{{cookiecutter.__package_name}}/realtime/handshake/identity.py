@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Protocol
 from fastapi.requests import HTTPConnection
 
 FAR_AWAY = 2**40
-"""A time that no connection lives to see, in seconds since 1970."""
+"""When a client without an expiry expires, in seconds since 1970."""
 
 
 class Identity(NamedTuple):
