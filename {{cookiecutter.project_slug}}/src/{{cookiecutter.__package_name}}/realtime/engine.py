@@ -103,7 +103,7 @@ class Engine:
         """
         if self.authenticator is None:
             return
-        connection.identity = self.authenticator.identify(connection.websocket)
+        connection.identity = await self.authenticator.identify(connection.websocket)
         connection.close_at(connection.identity.expires)
         await self.authenticator.check_revoked(connection.identity)
 

@@ -27,8 +27,12 @@ class Authenticator(Protocol):
         """Subprotocols to choose for clients that offer their credentials as one."""
         ...
 
-    def identify(self, connection: HTTPConnection) -> Identity:
-        """Return who sent a handshake or a request, or raise a 401."""
+    async def identify(self, connection: HTTPConnection) -> Identity:
+        """Return who sent a handshake or a request, or raise a 401; see `verify`."""
+        ...
+
+    async def verify(self, token: str) -> Identity:
+        """Return what a valid token says, or raise a 401; whether it is revoked is not asked."""
         ...
 
     async def check_revoked(self, identity: Identity) -> None:
