@@ -62,9 +62,10 @@ ONLY_WITH = {
     """,
     "auth": """
         src/PACKAGE/policy.py tests/test_policy.py
-        ENGINE/tokens/__init__.py ENGINE/tokens/keys.py ENGINE/tokens/settings.py
-        ENGINE/tokens/tokens.py
-        tests/realtime/test_tokens.py
+        ENGINE/tokens/__init__.py ENGINE/tokens/download.py ENGINE/tokens/jwks.py
+        ENGINE/tokens/key_set.py ENGINE/tokens/keys.py ENGINE/tokens/settings.py
+        ENGINE/tokens/signing.py ENGINE/tokens/tokens.py
+        tests/realtime/test_keys.py tests/realtime/test_tokens.py
     """,
 }
 ROUTES = {"include_echo": "/ws", "include_json": "/ws_json", "include_broadcast": "/ws_broadcast"}
