@@ -55,7 +55,7 @@ ONLY_WITH = {
         ENGINE/rooms/subscriber.py
         tests/realtime/room_app.py tests/realtime/test_access.py tests/realtime/test_history.py
         tests/realtime/test_hub.py tests/realtime/test_keyed_limiter.py
-        tests/realtime/test_memory.py tests/realtime/test_post.py
+        tests/realtime/test_memory.py tests/realtime/test_names.py tests/realtime/test_post.py
         tests/realtime/test_presence.py tests/realtime/test_publish.py
         tests/realtime/test_requests.py tests/realtime/test_room_formats.py
         tests/realtime/test_rooms.py

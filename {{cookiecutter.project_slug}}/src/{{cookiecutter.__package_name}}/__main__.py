@@ -35,7 +35,11 @@ from .settings import Settings
 
 def main() -> None:
     """Do what the command line says; without a command, run the server until Ctrl-C or SIGTERM."""
+{% if cookiecutter.include_broadcast or cookiecutter.auth == "jwt" %}
     arguments = parse_arguments()
+{% else %}
+    parse_arguments()
+{% endif %}
 {% if cookiecutter.auth == "jwt" %}
     if arguments.command == "key":
         print(f"APP_AUTH_KEY={new_secret()}")

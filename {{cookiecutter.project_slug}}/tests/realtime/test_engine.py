@@ -1,6 +1,7 @@
 """The engine: its services, its authenticator, and the dependencies of endpoints."""
 
 import asyncio
+import gc
 import logging
 import time
 from collections.abc import AsyncGenerator
@@ -22,7 +23,7 @@ from {{ cookiecutter.__package_name }}.realtime import (
 from {{ cookiecutter.__package_name }}.realtime.engine import current_settings
 from {{ cookiecutter.__package_name }}.realtime.settings import RealtimeSettings
 
-from .serving import Serve, connect, engine_app, own_records, receive_all
+from .serving import Serve, connect, echo_app, engine_app, own_records, receive_all
 
 
 class Recorder:
@@ -267,3 +268,14 @@ def test_http_routes_get_the_settings_too() -> None:
         return settings.max_message_bytes
 
     assert TestClient(app).get("/limit").json() == 24
+
+
+def test_modules_are_kept_out_of_garbage_collection_while_the_application_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(gc, "freeze", lambda: calls.append("freeze"))
+    monkeypatch.setattr(gc, "unfreeze", lambda: calls.append("unfreeze"))
+    with TestClient(echo_app()):
+        assert calls == ["freeze"]
+    assert calls == ["freeze", "unfreeze"]
