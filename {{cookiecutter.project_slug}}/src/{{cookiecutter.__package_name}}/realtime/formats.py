@@ -22,6 +22,7 @@ class ErrorCode(StrEnum):
     RATE_LIMITED = "rate_limited"
     UNAUTHORIZED = "unauthorized"
     FORBIDDEN = "forbidden"
+    UNAVAILABLE = "unavailable"
 
 
 DETAILS = {
@@ -31,6 +32,7 @@ DETAILS = {
     ErrorCode.RATE_LIMITED: "Too many messages; this one was ignored. See APP_MESSAGES_PER_SECOND.",
     ErrorCode.UNAUTHORIZED: "This is no valid token.",
     ErrorCode.FORBIDDEN: "You may not do this.",
+    ErrorCode.UNAVAILABLE: "This can't be done now; try again later.",
 }
 
 
