@@ -53,7 +53,8 @@ ONLY_WITH = {
         ENGINE/rooms/post.py ENGINE/rooms/presence.py ENGINE/rooms/requests.py
         ENGINE/rooms/room.py ENGINE/rooms/rooms.py ENGINE/rooms/settings.py
         ENGINE/rooms/subscriber.py
-        tests/realtime/room_app.py tests/realtime/test_access.py tests/realtime/test_history.py
+        tests/realtime/brokers.py tests/realtime/hub_client.py tests/realtime/room_app.py
+        tests/realtime/test_access.py tests/realtime/test_broker.py tests/realtime/test_history.py
         tests/realtime/test_hub.py tests/realtime/test_keyed_limiter.py
         tests/realtime/test_memory.py tests/realtime/test_names.py tests/realtime/test_post.py
         tests/realtime/test_presence.py tests/realtime/test_publish.py

@@ -32,6 +32,7 @@ class Recorder:
     def __init__(self, name: str, calls: list[str]) -> None:
         self.name = name
         self.calls = calls
+        self.is_ready = True
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncGenerator[None]:

@@ -15,7 +15,7 @@ async def livez() -> dict[str, str]:
 
 @router.get("/readyz")
 async def readyz(engine: EngineDep) -> dict[str, str]:
-    """Say whether new clients are accepted: 503 before the start, and once a stop has begun."""
+    """Say whether clients can be served: 503 before the start, and once a stop has begun."""
     if not engine.is_ready:
         raise HTTPException(503, "not ready")
     return {"status": "ready"}

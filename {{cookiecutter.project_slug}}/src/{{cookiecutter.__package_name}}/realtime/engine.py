@@ -33,6 +33,11 @@ S = TypeVar("S", bound="Service")
 class Service(Protocol):
     """An optional part of the engine, with a lifetime of its own."""
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether it can serve clients now."""
+        ...
+
     def lifespan(self) -> AbstractAsyncContextManager[None]:
         """Run between the start and the stop of the application."""
         ...
@@ -64,8 +69,9 @@ class Engine:
 
     @property
     def is_ready(self) -> bool:
-        """Whether new clients are accepted: after the start, until a stop has begun."""
-        return self._is_running and not self.drain.has_begun
+        """Whether clients can be served: after the start, until a stop begins or a part fails."""
+        is_open = self._is_running and not self.drain.has_begun
+        return is_open and all(service.is_ready for service in self.services)
 
     def install(self, app: FastAPI) -> None:
         """Add lifespan, middleware, logging and error handlers to an application."""
