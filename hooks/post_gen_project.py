@@ -4,7 +4,7 @@ import os
 import sys
 from contextlib import suppress
 
-PARTS = ("rooms", "tokens")
+PARTS = ("rooms/redis", "rooms", "tokens")
 """Folders of the engine whose files are all skipped where an answer turns them off."""
 
 NEXT_STEPS = """
@@ -15,6 +15,14 @@ Your project is in {{ cookiecutter.project_slug }}. To run it:
     uv run {{ cookiecutter.project_slug }} key >> .env
 {% endif %}
     uv run {{ cookiecutter.project_slug }}
+{% if cookiecutter.__redis %}
+
+It expects Redis at APP_BROKER_URL, redis://127.0.0.1:6379/0 by default; with memory://,
+rooms live in one process.
+{% elif cookiecutter.broker == "redis" %}
+
+Without the broadcast endpoint, the answer broker=redis has no effect.
+{% endif %}
 {% if cookiecutter.__endpoints %}
 
 To talk to it, in another terminal:

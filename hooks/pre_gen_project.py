@@ -18,6 +18,7 @@ TAKEN = frozenset(
     pydantic_settings pycparser pygments pyjwt pytest pytest_cov python_dotenv pyyaml rich rich_toolkit
     ruff shellingham src sortedcontainers starlette test tests truststore ty typer typing_extensions
     typing_inspection uvicorn uvloop watchfiles websockets yaml
+    {{ "redis" if cookiecutter.__redis }}
     """.split()
 )
 

@@ -20,6 +20,7 @@ QUESTIONS = {
 }
 ENDPOINTS = ("include_echo", "include_json", "include_broadcast")
 AUTH = ("none", "jwt")
+BROKERS = ("memory", "redis")
 
 Answers = dict[str, Any]
 Bake = Callable[..., Result]
@@ -28,7 +29,8 @@ COMBINATIONS: list[Answers] = [
     dict(zip(ENDPOINTS, choice, strict=True))
     for choice in itertools.product([True, False], repeat=len(ENDPOINTS))
 ]
-ALL_ON, ALL_OFF = {**COMBINATIONS[0], "auth": "jwt"}, {**COMBINATIONS[-1], "auth": "none"}
+ALL_ON: Answers = {**COMBINATIONS[0], "auth": "jwt", "broker": "memory"}
+ALL_OFF: Answers = {**COMBINATIONS[-1], "auth": "none", "broker": "memory"}
 
 # Cookiecutter renders the answers that it is given this way, hence the quotes around braces.
 HOSTILE_TEXTS = [
@@ -48,22 +50,33 @@ def hostile(text: str, **answers: Any) -> Answers:
     return {"project_name": text, "description": text, "author_name": text, **answers}
 
 
-# Each combination of endpoints meets a hostile text, and each endpoint both kinds of admission.
+# Each combination of endpoints meets a hostile text, each endpoint both kinds of admission, and
+# each broker all of these.
 COVERING: list[Answers] = [
-    hostile(text, **combination, auth=AUTH[sum(combination.values()) % 2 == 0])
-    for text, combination in zip(HOSTILE_TEXTS, COMBINATIONS, strict=True)
+    hostile(
+        text,
+        **combination,
+        auth=AUTH[sum(combination.values()) % 2 == 0],
+        broker=BROKERS[index % 2],
+    )
+    for index, (text, combination) in enumerate(zip(HOSTILE_TEXTS, COMBINATIONS, strict=True))
 ]
-PROJECTS = [
-    *({**combination, "auth": auth} for combination in COMBINATIONS for auth in AUTH),
-    *COVERING,
+PLAIN: list[Answers] = [
+    {**combination, "auth": auth, "broker": "memory"}
+    for combination in COMBINATIONS
+    for auth in AUTH
 ]
+WITH_REDIS: list[Answers] = [{**COMBINATIONS[0], "auth": auth, "broker": "redis"} for auth in AUTH]
+PROJECTS = [*PLAIN, *WITH_REDIS, *COVERING]
 
 
 def describe(answers: Answers) -> str:
     """Name a project in the list of tests."""
     chosen = [key.removeprefix("include_") for key in ENDPOINTS if answers.get(key, True)]
     name = ascii(answers.get("project_name", ""))[1:17]
-    return " ".join(["+".join(chosen) or "nothing", answers.get("auth", ""), name]).strip()
+    broker = "redis" if answers.get("broker") == "redis" else ""
+    words = ["+".join(chosen) or "nothing", answers.get("auth", ""), broker, name]
+    return " ".join(filter(None, words))
 
 
 def project_params(projects: list[Answers] = PROJECTS) -> pytest.MarkDecorator:

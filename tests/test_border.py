@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import ALL_OFF, ALL_ON, TEMPLATE, Answers, project_params
+from .conftest import ALL_OFF, ALL_ON, TEMPLATE, WITH_REDIS, Answers, project_params
 from .test_rendering import files, package
 
 MAX_LINES = 30
@@ -108,7 +108,7 @@ def test_the_owners_files_import_public_names_alone(project: Path, answers: Answ
             assert set(names) <= public.get(module, set()), f"{importer} imports {module} {names}"
 
 
-@project_params([ALL_ON, ALL_OFF])
+@project_params([ALL_ON, ALL_OFF, WITH_REDIS[0]])
 def test_public_names_are_listed_and_there(project: Path, answers: Answers) -> None:
     for module, names in public_names(project).items():
         script = f"import {module} as m; print(*[n for n in m.__all__ if not hasattr(m, n)])"
@@ -140,7 +140,7 @@ def test_uvicorn_has_an_upper_bound(project: Path, answers: Answers) -> None:
     assert re.search(r'"uvicorn\[standard\]>=0\.(\d+),<0\.(\d+)"', files(project)["pyproject.toml"])
 
 
-@project_params([ALL_ON, {**ALL_ON, "auth": "none"}, ALL_OFF])
+@project_params([ALL_ON, *WITH_REDIS, ALL_OFF])
 def test_importing_any_module_but_main_reads_no_setting(project: Path, answers: Answers) -> None:
     names = [name.removeprefix("src.") for name in modules(project, "src")]
     others = [name for name in names if not name.endswith(".main")]
@@ -177,7 +177,7 @@ def nesting(node: ast.AST) -> int:
     return deepest
 
 
-@project_params([ALL_ON, {**ALL_ON, "auth": "none"}])
+@project_params([ALL_ON, *WITH_REDIS])
 def test_functions_are_short_and_flat(project: Path, answers: Answers) -> None:
     for name, tree in modules(project, "src").items():
         for node in ast.walk(tree):

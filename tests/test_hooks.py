@@ -100,9 +100,34 @@ def test_the_next_steps_talk_to_an_endpoint_that_is_there(
     assert "\n\n\n" not in said.strip("\n")
 
 
+def test_a_package_may_not_hide_the_redis_that_it_needs(
+    bake: Bake, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert bake(project_slug="redis", broker="redis").exit_code != 0
+    assert "is a name that the project itself needs" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        ({"broker": "redis"}, "redis://127.0.0.1:6379/0"),
+        ({**ALL_OFF, "broker": "redis"}, "the answer broker=redis has no effect"),
+    ],
+)
+def test_the_next_steps_say_what_the_broker_needs(
+    bake: Bake, capfd: pytest.CaptureFixture[str], answers: Answers, said: str
+) -> None:
+    bake(**answers)
+    text = capfd.readouterr().out
+    assert said in text
+    assert "\n\n\n" not in text.strip("\n")
+
+
 def test_folders_of_parts_that_are_off_are_removed(bake: Bake) -> None:
     engine = bake(**ALL_OFF).project_path / "src/my_websocket_app/realtime"
     assert {path.name for path in engine.iterdir() if path.is_dir()} == {"handshake", "server"}
+    rooms = bake(project_slug="in-memory").project_path / "src/in_memory/realtime/rooms"
+    assert not (rooms / "redis").exists()
 
 
 def test_a_folder_that_holds_a_file_is_kept(tmp_path: Path) -> None:

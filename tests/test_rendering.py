@@ -11,7 +11,17 @@ from typing import Any
 import pytest
 from cookiecutter.main import cookiecutter
 
-from .conftest import ALL_ON, COMBINATIONS, PROJECTS, TEMPLATE, Answers, Bake, project_params
+from .conftest import (
+    ALL_OFF,
+    ALL_ON,
+    PLAIN,
+    PROJECTS,
+    TEMPLATE,
+    WITH_REDIS,
+    Answers,
+    Bake,
+    project_params,
+)
 
 ALWAYS = """
     .env.example .gitignore README.md SECURITY.md pyproject.toml examples/talk.py
@@ -61,6 +71,16 @@ ONLY_WITH = {
         tests/realtime/test_requests.py tests/realtime/test_room_formats.py
         tests/realtime/test_rooms.py
     """,
+    "broker": """
+        ENGINE/rooms/redis/__init__.py ENGINE/rooms/redis/broker.py
+        ENGINE/rooms/redis/commands.py ENGINE/rooms/redis/cursor.py ENGINE/rooms/redis/health.py
+        ENGINE/rooms/redis/keys.py ENGINE/rooms/redis/link.py ENGINE/rooms/redis/messages.py
+        ENGINE/rooms/redis/publisher.py ENGINE/rooms/redis/reader.py
+        ENGINE/rooms/redis/replay.py ENGINE/rooms/redis/scripts.py
+        ENGINE/rooms/redis/settings.py ENGINE/rooms/redis/supervisor.py
+        tests/realtime/redis_server.py tests/realtime/test_redis.py
+        tests/realtime/test_redis_rooms.py
+    """,
     "auth": """
         src/PACKAGE/policy.py tests/test_policy.py
         ENGINE/tokens/__init__.py ENGINE/tokens/download.py ENGINE/tokens/jwks.py
@@ -89,7 +109,9 @@ def package(project: Path) -> str:
 
 @project_params()
 def test_the_files_are_exactly_those_that_were_asked_for(project: Path, answers: Answers) -> None:
-    chosen = [paths for key, paths in ONLY_WITH.items() if answers[key] not in (False, "none")]
+    wanted = answers if answers["include_broadcast"] else {**answers, "broker": "memory"}
+    off = (False, "none", "memory")
+    chosen = [paths for key, paths in ONLY_WITH.items() if wanted[key] not in off]
     listed = " ".join([ALWAYS, *chosen]).replace("ENGINE", "src/PACKAGE/realtime")
     expected = listed.replace("PACKAGE", package(project)).split()
     assert list(files(project)) == sorted(expected)
@@ -141,7 +163,7 @@ def owners_names(paths: Iterable[str], source: str) -> set[str]:
     return names - {"__init__.py"}
 
 
-@project_params(PROJECTS[: 2 * len(COMBINATIONS)])
+@project_params([*PLAIN, *WITH_REDIS])
 def test_the_readme_names_what_is_there_and_nothing_else(project: Path, answers: Answers) -> None:
     everything = files(project)
     readme = everything["README.md"]
@@ -167,7 +189,7 @@ def test_the_readme_names_what_is_there_and_nothing_else(project: Path, answers:
     assert set(re.findall(r"APP_\w+", readme)) - others == set(table)
 
 
-@project_params(PROJECTS[: 2 * len(COMBINATIONS)])
+@project_params([*PLAIN, *WITH_REDIS])
 def test_every_row_of_the_security_table_names_a_test_or_the_deployer(
     project: Path, answers: Answers
 ) -> None:
@@ -201,6 +223,17 @@ def test_the_defaults_are_every_endpoint_for_anybody(bake: Bake) -> None:
     assert files(bake().project_path) == files(chosen.project_path)
 
 
+@project_params([ALL_ON, {**ALL_OFF, "broker": "redis"}])
+def test_without_the_redis_broker_there_is_nothing_of_redis(
+    project: Path, answers: Answers
+) -> None:
+    for path, text in files(project).items():
+        if path != "tests/realtime/brokers.py":  # which looks whether it is there
+            assert not re.search(r"redis|BROKER_URL|broker_url", f"{path} {text}", re.IGNORECASE), (
+                path
+            )
+
+
 def test_every_question_has_a_label() -> None:
     context: dict[str, Any] = json.loads((TEMPLATE / "cookiecutter.json").read_text("utf-8"))
     asked = [key for key in context if not key.startswith("_")]
@@ -211,7 +244,8 @@ def test_rendered_projects_are_tested_with_the_versions_they_ask_for(bake: Bake)
     own = tomllib.loads((TEMPLATE / "pyproject.toml").read_text("utf-8"))["dependency-groups"][
         "dev"
     ]
-    rendered = tomllib.loads(files(bake(**ALL_ON).project_path)["pyproject.toml"])
+    project = bake(**{**ALL_ON, "broker": "redis"}).project_path
+    rendered = tomllib.loads(files(project)["pyproject.toml"])
     needed = rendered["project"]["dependencies"] + rendered["dependency-groups"]["dev"]
     assert set(needed) <= set(own)
 

@@ -9,12 +9,14 @@ ENGINES: list[Answers] = [
     {**ALL_ON, "auth": "none"},
     {**ALL_OFF, "include_echo": True, "auth": "jwt"},
     ALL_OFF,
+    {**ALL_ON, "broker": "redis"},
 ]
 """A project for each set of files that the engine can have."""
 
 # The package's name is in many lines, whose format must not depend on its length.
 LONG_NAMES: list[Answers] = [
-    {**ALL_ON, "project_slug": "x" * 50, "auth": auth} for auth in ("none", "jwt")
+    {**ALL_ON, "project_slug": "x" * 50, "auth": auth, "broker": broker}
+    for auth, broker in (("none", "memory"), ("jwt", "redis"))
 ]
 
 

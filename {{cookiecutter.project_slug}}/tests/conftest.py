@@ -25,7 +25,11 @@ KEY = new_secret()
 
 def settings(**changes: object) -> Settings:
     """The default settings, with these changes."""
-{% if cookiecutter.auth == "jwt" %}
+{% if cookiecutter.__redis and cookiecutter.auth == "jwt" %}
+    return Settings.model_validate({"auth_key": KEY, "broker_url": "memory://"} | changes)
+{% elif cookiecutter.__redis %}
+    return Settings.model_validate({"broker_url": "memory://"} | changes)
+{% elif cookiecutter.auth == "jwt" %}
     return Settings.model_validate({"auth_key": KEY} | changes)
 {% else %}
     return Settings.model_validate(changes)

@@ -37,6 +37,9 @@ def test_it_serves_the_application(monkeypatch: pytest.MonkeyPatch) -> None:
 {% if cookiecutter.auth == "jwt" %}
     monkeypatch.setenv("APP_AUTH_KEY", KEY)
 {% endif %}
+{% if cookiecutter.__redis %}
+    monkeypatch.setenv("APP_BROKER_URL", "memory://")
+{% endif %}
     assert run(monkeypatch) == ["{{ cookiecutter.__package_name }}.main:app"]
     module = runpy.run_module("{{ cookiecutter.__package_name }}.main")
     with TestClient(module["app"]) as client:
@@ -55,6 +58,9 @@ def test_several_workers_are_warned_of(
 ) -> None:
 {% if cookiecutter.auth == "jwt" %}
     monkeypatch.setenv("APP_AUTH_KEY", KEY)
+{% endif %}
+{% if cookiecutter.__redis %}
+    monkeypatch.setenv("APP_BROKER_URL", "memory://")
 {% endif %}
     monkeypatch.setenv("APP_WORKERS", "2")
     run(monkeypatch)

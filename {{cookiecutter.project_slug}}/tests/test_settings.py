@@ -9,8 +9,10 @@ from {{ cookiecutter.__package_name }}.realtime import (
     load_settings,
 )
 from {{ cookiecutter.__package_name }}.settings import Settings
+{% if cookiecutter.auth == "jwt" %}
 
 from .conftest import settings
+{% endif %}
 
 EXAMPLE = Path(__file__).parents[1] / ".env.example"
 
@@ -37,7 +39,7 @@ def test_the_example_file_lists_every_setting_with_its_default(tmp_path: Path) -
     uncommented.write_text("\n".join(line.removeprefix("# ") for line in lines), "utf-8")
 {% if cookiecutter.auth == "jwt" %}
     key = settings().auth_key.get_secret_value()
-    assert Settings(_env_file=uncommented, auth_key=key) == settings()
+    assert Settings(_env_file=uncommented, auth_key=key) == Settings(auth_key=key)
 {% else %}
-    assert Settings(_env_file=uncommented) == settings()
+    assert Settings(_env_file=uncommented) == Settings()
 {% endif %}

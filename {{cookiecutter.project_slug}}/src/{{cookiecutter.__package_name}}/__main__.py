@@ -68,7 +68,11 @@ def main() -> None:
 {% endif %}
         sys.exit(str(error))
 {% if cookiecutter.include_broadcast %}
+{% if cookiecutter.__redis %}
+    if settings.workers > 1 and settings.is_in_memory:
+{% else %}
     if settings.workers > 1:
+{% endif %}
         message = "rooms live in one process: APP_WORKERS > 1 splits them"
         logging.getLogger(__package__).warning(message)
 {% endif %}

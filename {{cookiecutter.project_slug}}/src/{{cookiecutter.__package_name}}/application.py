@@ -19,6 +19,9 @@ from .realtime import Engine
 {% if cookiecutter.include_broadcast %}
 from .realtime.rooms import Rooms
 {% endif %}
+{% if cookiecutter.__redis %}
+from .realtime.rooms.redis import redis_broker
+{% endif %}
 {% if cookiecutter.auth == "jwt" %}
 from .realtime.tokens import TokenAuthenticator
 {% endif %}
@@ -37,7 +40,11 @@ def create_app(settings: Settings) -> FastAPI:
         authenticator=TokenAuthenticator(settings, policy.is_revoked),
 {% endif %}
 {% if cookiecutter.include_broadcast %}
-{% if cookiecutter.auth == "jwt" %}
+{% if cookiecutter.__redis and cookiecutter.auth == "jwt" %}
+        services=[Rooms(settings, policy, broker=redis_broker)],
+{% elif cookiecutter.__redis %}
+        services=[Rooms(settings, broker=redis_broker)],
+{% elif cookiecutter.auth == "jwt" %}
         services=[Rooms(settings, policy)],
 {% else %}
         services=[Rooms(settings)],

@@ -9,7 +9,9 @@ from .realtime import current_settings
 {% else %}
 from .realtime import RealtimeSettings, current_settings
 {% endif %}
-{% if cookiecutter.include_broadcast %}
+{% if cookiecutter.__redis %}
+from .realtime.rooms.redis import RedisSettings
+{% elif cookiecutter.include_broadcast %}
 from .realtime.rooms import RoomSettings
 {% endif %}
 {% if cookiecutter.auth == "jwt" %}
@@ -17,7 +19,11 @@ from .realtime.tokens import TokenSettings
 {% endif %}
 
 
-{% if cookiecutter.include_broadcast and cookiecutter.auth == "jwt" %}
+{% if cookiecutter.__redis and cookiecutter.auth == "jwt" %}
+class Settings(RedisSettings, TokenSettings):
+{% elif cookiecutter.__redis %}
+class Settings(RedisSettings):
+{% elif cookiecutter.include_broadcast and cookiecutter.auth == "jwt" %}
 class Settings(RoomSettings, TokenSettings):
 {% elif cookiecutter.include_broadcast %}
 class Settings(RoomSettings):
