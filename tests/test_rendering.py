@@ -74,7 +74,8 @@ ONLY_WITH = {
     "broker": """
         ENGINE/rooms/redis/__init__.py ENGINE/rooms/redis/broker.py
         ENGINE/rooms/redis/commands.py ENGINE/rooms/redis/cursor.py ENGINE/rooms/redis/health.py
-        ENGINE/rooms/redis/keys.py ENGINE/rooms/redis/link.py ENGINE/rooms/redis/messages.py
+        ENGINE/rooms/redis/keys.py ENGINE/rooms/redis/link.py ENGINE/rooms/redis/members.py
+        ENGINE/rooms/redis/messages.py ENGINE/rooms/redis/unsent.py ENGINE/rooms/redis/waker.py
         ENGINE/rooms/redis/publisher.py ENGINE/rooms/redis/reader.py
         ENGINE/rooms/redis/replay.py ENGINE/rooms/redis/scripts.py
         ENGINE/rooms/redis/settings.py ENGINE/rooms/redis/supervisor.py
