@@ -22,6 +22,7 @@ HANDSHAKE = (
     "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n{more}\r\n"
 )
 DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n"
+EVENTS = "Sec-WebSocket-Protocol: events.v1\r\n"
 QUIET = 0.25  # seconds without a byte after which nothing more is expected
 PATIENCE = 5.0  # seconds to wait for expected bytes
 

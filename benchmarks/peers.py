@@ -51,6 +51,13 @@ UNLIMITED = {
 }
 """All clients of a benchmark come from one address, and some send as fast as they can."""
 
+JOINS = {
+    "counts, 2,000 joins": (2000, 100),
+    "counts, 10,000 joins": (10_000, 100),
+    "names, 2,000 joins": (2000, 2000),
+}
+"""How many members join a room, and up to how many connections it names who joins."""
+
 FASTAPI = ("fastapi", "uvicorn[standard]")
 PEERS = [
     Peer(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-from peers import BASE, OURS
+from peers import BASE, JOINS, OURS
 
 mpl.use("svg")
 from matplotlib import pyplot as plt
@@ -75,6 +75,11 @@ TABLES = {
     "memory": [
         Column("client offers compression", "memory, browser", MEMORY, one_digit),
         Column("client does not", "memory, plain", MEMORY, one_digit),
+    ],
+    "joins": [
+        Column(f"{name}: {label}", name, figure, "{:,.2f}".format, has_ratio=False)
+        for name in JOINS
+        for label, figure in (("CPU, ms", "cpu_ms_per_join"), ("KiB", "kib_per_join"))
     ],
     "turn": [Column("longest turn, ms", "longest turn", "longest_turn_ms", one_digit)],
     "sizes": [Column(k, name, RATE, thousands) for k, name in SIZES.items()],

@@ -36,7 +36,7 @@ import psutil
 import report
 from client import Target
 from cookiecutter.main import cookiecutter
-from peers import BASE, LIMIT, OURS, PEERS, SERVERS, Peer
+from peers import BASE, JOINS, LIMIT, OURS, PEERS, SERVERS, Peer
 from report import Figures, Results
 
 HERE = Path(__file__).parent
@@ -181,6 +181,16 @@ async def turns(target: Target, members: int, seconds: float) -> Figures:
         return {"longest_turn_ms": float(await client.ask(target, "/turns"))}
 
 
+async def joins(target: Target, server: Server, count: int) -> Figures:
+    """Let many members that read events join a room; measure what a join costs the server."""
+    before = server.cpu()
+    async with client.clients(target, count, client.EVENTS) as (_, tally):
+        return {
+            "kib_per_join": tally.bytes / count / 1024,
+            "cpu_ms_per_join": 1000 * (server.cpu() - before) / count,
+        }
+
+
 async def growth(target: Target, server: Server, seconds: float) -> Figures:
     """Let a member stall; measure what the others get and how the server's memory grows."""
     before = server.memory()
@@ -228,6 +238,12 @@ def measure(peer: Peer, where: Path, seconds: float, core: int | None) -> dict[s
     if peer.turns_of:
         with running(watched(peer), where, core) as (target, _):
             take("longest turn", turns(target, 10_000, max(3, seconds)))
+    if peer.name == OURS:
+        for name, (count, limit) in JOINS.items():
+            more = {"APP_PRESENCE_LIMIT": str(limit)}
+            changed = replace(peer, environment=peer.environment | more)
+            with running(changed, where, core) as (target, server):
+                take(name, joins(target, server, count))
     with running(peer, where, core) as (target, server):
         for name, scenario in scenarios(peer, target, server, seconds):
             take(name, scenario)

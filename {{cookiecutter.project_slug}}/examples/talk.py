@@ -31,13 +31,14 @@ def print_messages(websocket: ClientConnection) -> None:
             is_plain = isinstance(message, str) and message.isprintable()
             print("<", message if is_plain else repr(message), flush=True)
     print(f"closed: {websocket.close_code} {websocket.close_reason}".rstrip(), flush=True)
-    os._exit(0)  # the main thread may be waiting for input, which nothing else ends
+    is_expected = websocket.close_code in (1000, 1001, 1012)
+    os._exit(not is_expected)  # the main thread may be waiting for input, which nothing else ends
 
 
 def send_lines(websocket: ClientConnection) -> None:
     """Send each line of the input as a message."""
-    for line in sys.stdin:
-        message = line.rstrip("\n")
+    for line in sys.stdin.buffer:
+        message = line.decode(errors="replace").rstrip("\r\n")
 {% if cookiecutter.include_broadcast %}
         if websocket.subprotocol == "events.v1":
             message = json.dumps({"type": "message", "data": message})

@@ -24,7 +24,7 @@ KEY = new_secret()
 
 
 def settings(**changes: object) -> Settings:
-    """The default settings, but for these changes."""
+    """The default settings, with these changes."""
 {% if cookiecutter.auth == "jwt" %}
     return Settings.model_validate({"auth_key": KEY} | changes)
 {% else %}
@@ -42,7 +42,7 @@ def app() -> FastAPI:
 def client(app: FastAPI) -> Iterator[TestClient]:
     """A client of the application in this process."""
 {% if cookiecutter.auth == "jwt" %}
-    with TestClient(app, headers=bearer("somebody")) as client:
+    with TestClient(app, headers=bearer("somebody", rooms=["*"])) as client:
 {% else %}
     with TestClient(app) as client:
 {% endif %}
@@ -50,7 +50,8 @@ def client(app: FastAPI) -> Iterator[TestClient]:
 {% if cookiecutter.auth == "jwt" %}
 
 
-def bearer(subject: str, seconds: float = 600) -> dict[str, str]:
+def bearer(subject: str, seconds: float = 600, **claims: object) -> dict[str, str]:
     """The header with a token for a subject."""
-    return {"authorization": f"Bearer {make_token(subject, seconds, settings())}"}
+    token = make_token(subject, seconds, settings(), claims=claims)
+    return {"authorization": f"Bearer {token}"}
 {% endif %}

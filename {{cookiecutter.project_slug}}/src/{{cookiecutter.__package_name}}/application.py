@@ -2,6 +2,9 @@
 
 from fastapi import FastAPI
 
+{% if cookiecutter.auth == "jwt" %}
+from . import policy
+{% endif %}
 {% if cookiecutter.include_broadcast %}
 from .endpoints.broadcast import router as broadcast
 {% endif %}
@@ -11,9 +14,6 @@ from .endpoints.echo import router as echo
 from .endpoints.health import router as health
 {% if cookiecutter.include_json %}
 from .endpoints.json_messages import router as json_messages
-{% endif %}
-{% if cookiecutter.auth == "jwt" %}
-from .policy import is_revoked
 {% endif %}
 from .realtime import Engine
 {% if cookiecutter.include_broadcast %}
@@ -34,10 +34,14 @@ def create_app(settings: Settings) -> FastAPI:
     engine = Engine(
         settings,
 {% if cookiecutter.auth == "jwt" %}
-        authenticator=TokenAuthenticator(settings, is_revoked),
+        authenticator=TokenAuthenticator(settings, policy.is_revoked),
 {% endif %}
 {% if cookiecutter.include_broadcast %}
+{% if cookiecutter.auth == "jwt" %}
+        services=[Rooms(settings, policy)],
+{% else %}
         services=[Rooms(settings)],
+{% endif %}
 {% endif %}
     )
     engine.install(app)

@@ -1,5 +1,6 @@
 """Fixtures for the engine's tests."""
 
+import gc
 import logging
 import os
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)  # where no .env is
     monkeypatch.setattr(open_files, "resource", None)  # no limit of this machine
+    monkeypatch.setattr(gc, "freeze", lambda: None)  # Hypothesis looks for garbage itself
 
 
 @pytest.fixture

@@ -228,7 +228,8 @@ def no_errors_logged() -> Generator[None]:
         yield
     finally:
         logging.getLogger().removeHandler(collector)
-    assert collector.errors == []
+    if collector.errors:
+        pytest.fail("\n".join(["there are errors in the log:", *collector.errors]))
 
 
 def warning(caplog: pytest.LogCaptureFixture) -> dict[str, Any]:

@@ -116,9 +116,14 @@ def add_sending_endpoints(app: FastAPI) -> None:
     async def long(connection: Admitted) -> None:
         await connection.send(b"x" * 10_000_000)
 
+    @app.websocket("/own_error")
+    async def own_error(connection: Admitted) -> None:
+        await connection.send_error("sold_out", "There is no tea.")
+
     @app.websocket("/about")
     async def about(connection: Admitted, engine: EngineDep) -> None:
-        await connection.send(f"{connection.address}, {engine.settings.max_message_bytes} bytes")
+        about = f"{connection.host}, {engine.settings.max_message_bytes} bytes"
+        await connection.send(f"{about}, an id of {len(connection.id)}")
 
 
 def add_closing_endpoints(app: FastAPI) -> None:
@@ -365,9 +370,15 @@ def test_client_that_closes_with_data_unread_is_dropped(
         write_until_refused(raw, b"x")
 
 
+def test_endpoint_sends_errors_of_its_own(client: TestClient) -> None:
+    with client.websocket_connect("/own_error") as websocket:
+        error = {"code": "sold_out", "detail": "There is no tea."}
+        assert websocket.receive_json() == {"error": error}
+
+
 def test_endpoint_knows_settings_and_address(client: TestClient) -> None:
     with client.websocket_connect("/about") as websocket:
-        assert websocket.receive_text() == "testclient:50000, 24 bytes"
+        assert websocket.receive_text() == "testclient, 24 bytes, an id of 16"
 
 
 def test_endpoint_that_returns_closes_with_1000(app: FastAPI, serve: Serve) -> None:

@@ -1,6 +1,7 @@
 """The engine: its services, its authenticator, and the dependencies of endpoints."""
 
 import asyncio
+import gc
 import logging
 import time
 from collections.abc import AsyncGenerator
@@ -13,11 +14,16 @@ from fastapi.requests import HTTPConnection
 from fastapi.testclient import TestClient
 from starlette.testclient import WebSocketDenialResponse
 
-from {{ cookiecutter.__package_name }}.realtime import Admitted, Engine, Identity
+from {{ cookiecutter.__package_name }}.realtime import (
+    Admitted,
+    Engine,
+    EngineDep,
+    Identity,
+)
 from {{ cookiecutter.__package_name }}.realtime.engine import current_settings
 from {{ cookiecutter.__package_name }}.realtime.settings import RealtimeSettings
 
-from .serving import Serve, connect, engine_app, own_records, receive_all
+from .serving import Serve, connect, echo_app, engine_app, own_records, receive_all
 
 
 class Recorder:
@@ -50,17 +56,21 @@ class QueryAuthenticator:
 
     def __init__(self, seconds: float = 600) -> None:
         self.expires = time.time() + seconds
+        self.revoked = "revoked"
 
-    def identify(self, connection: HTTPConnection) -> Identity:
+    async def identify(self, connection: HTTPConnection) -> Identity:
         """Return the identity of a client that has a name."""
-        name = connection.query_params.get("name")
-        if name is None:
+        return await self.verify(connection.query_params.get("name", ""))
+
+    async def verify(self, token: str) -> Identity:
+        """Return the identity of a name."""
+        if not token:
             raise HTTPException(401, "no name")
-        return Identity(name, self.expires, {"sub": name})
+        return Identity(token, self.expires, {"sub": token})
 
     async def check_revoked(self, identity: Identity) -> None:
         """Refuse one name."""
-        if identity.subject == "revoked":
+        if identity.subject == self.revoked:
             raise HTTPException(401, "revoked")
 
 
@@ -156,6 +166,100 @@ def test_identity_that_expires_before_the_handshake_is_refused_with_401() -> Non
     assert refused.value.json() == {"detail": "token expired"}
 
 
+def renewing_app(authenticator: QueryAuthenticator | None = None) -> FastAPI:
+    """An application that takes every message for a new token, and answers with its subject."""
+    app = engine_app(authenticator=authenticator)
+
+    @app.websocket("/renew")
+    async def renew(connection: Admitted, engine: EngineDep) -> None:
+        async for token in connection.texts():
+            try:
+                identity = await engine.renew(connection, token)
+            except HTTPException as refusal:
+                await connection.send(f"{refusal.status_code} {connection.subject}")
+            else:
+                await connection.send(identity.subject)
+                connection.renew(identity)
+
+    return app
+
+
+def test_new_token_of_the_same_subject_changes_when_the_connection_closes(serve: Serve) -> None:
+    authenticator = QueryAuthenticator()
+    with connect(f"{serve(renewing_app(authenticator))}/renew?name=zoe") as client:
+        client.send("zoe")
+        assert client.recv(timeout=10) == "zoe"
+        authenticator.expires = time.time() + 0.05
+        client.send("zoe")
+        assert receive_all(client) == (["zoe"], 4401)
+        assert client.close_reason == "token expired"
+
+
+def test_old_expiry_no_longer_counts_after_a_renewal(serve_both_ways: Serve) -> None:
+    app = engine_app()
+
+    @app.websocket("/renew")
+    async def renew(connection: Admitted) -> None:
+        await connection.accept()
+        connection.close_at(time.time() + 0.02)
+        connection.renew(Identity("zoe", time.time() + 600, {"role": "admin"}))
+        await asyncio.sleep(0.05)  # a later timer than that of the old expiry
+        await connection.send(f"{connection.identity.claims['role']} {connection.subject}")
+
+    with connect(f"{serve_both_ways(app)}/renew") as client:
+        assert receive_all(client) == (["admin zoe"], 1000)
+
+
+def test_closing_connection_is_not_renewed(serve: Serve) -> None:
+    app = engine_app()
+    identities: list[Identity] = []
+
+    @app.websocket("/renew")
+    async def renew(connection: Admitted) -> None:
+        await connection.accept()
+        connection.close_soon(4401, "token revoked")
+        connection.renew(Identity("zoe", time.time() + 600, {}))
+        identities.append(connection.identity)
+
+    with connect(f"{serve(app)}/renew") as client:
+        assert receive_all(client) == ([], 4401)
+    assert identities[0].subject == ""
+
+
+@pytest.mark.parametrize(
+    ("token", "answer"),
+    [("", "401 zoe"), ("ann", "403 zoe"), ("zoe", "zoe")],
+    ids=["invalid", "other subject", "good"],
+)
+def test_new_token_is_checked_and_changes_nothing_when_refused(token: str, answer: str) -> None:
+    with (
+        TestClient(renewing_app(QueryAuthenticator())) as client,
+        client.websocket_connect("/renew?name=zoe") as websocket,
+    ):
+        websocket.send_text(token)
+        assert websocket.receive_text() == answer
+
+
+def test_revoked_token_renews_nothing() -> None:
+    authenticator = QueryAuthenticator()
+    with (
+        TestClient(renewing_app(authenticator)) as client,
+        client.websocket_connect("/renew?name=zoe") as websocket,
+    ):
+        authenticator.revoked = "zoe"
+        websocket.send_text("zoe")
+        assert websocket.receive_text() == "401 zoe"
+
+
+def test_there_is_nothing_to_renew_without_tokens() -> None:
+    with (
+        TestClient(renewing_app()) as client,
+        client.websocket_connect("/renew") as websocket,
+    ):
+        websocket.send_text("zoe")
+        assert websocket.receive_text() == "403 "
+
+
 def test_http_routes_get_the_settings_too() -> None:
     app = engine_app(RealtimeSettings(max_message_bytes=24))
 
@@ -164,3 +268,14 @@ def test_http_routes_get_the_settings_too() -> None:
         return settings.max_message_bytes
 
     assert TestClient(app).get("/limit").json() == 24
+
+
+def test_modules_are_kept_out_of_garbage_collection_while_the_application_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(gc, "freeze", lambda: calls.append("freeze"))
+    monkeypatch.setattr(gc, "unfreeze", lambda: calls.append("unfreeze"))
+    with TestClient(echo_app()):
+        assert calls == ["freeze"]
+    assert calls == ["freeze", "unfreeze"]

@@ -2,9 +2,10 @@
 
 import json
 from math import inf, nan
+from typing import Annotated, Literal
 
 import pytest
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, Field, TypeAdapter
 
 from {{ cookiecutter.__package_name }}.realtime.formats import (
     DETAILS,
@@ -71,6 +72,33 @@ def test_refusal_holds_nothing_of_the_message(message: str) -> None:
     assert refused.__suppress_context__
 
 
+@pytest.mark.parametrize(
+    ("message", "path"),
+    [
+        ("{}", "type"),
+        ('{"type":"c"}', "type"),
+        ('{"type":"a"}', "x"),
+        ('{"type":"a","x":"one"}', "x"),
+        ('{"type":"b","points":[{"x":1,"y":2},{"x":1}]}', "points.1.y"),
+        ('{"type":"b","points":[1]}', "points.0"),
+        ("[]", ""),
+    ],
+)
+def test_path_is_that_of_the_message_in_a_union_too(message: str, path: str) -> None:
+    class A(BaseModel):
+        type: Literal["a"]
+        x: int
+
+    class B(BaseModel):
+        type: Literal["b"]
+        points: list[Point]
+
+    union: TypeAdapter[A | B] = TypeAdapter(Annotated[A | B, Field(discriminator="type")])
+    with pytest.raises(InvalidMessage) as refused:
+        decode_json(message, union)
+    assert refused.value.path == path
+
+
 def test_long_path_is_shortened() -> None:
     schema = TypeAdapter(dict[str, dict[str, int]])
     with pytest.raises(InvalidMessage) as refused:
@@ -83,8 +111,8 @@ def test_long_path_is_shortened() -> None:
 @pytest.mark.parametrize("code", ErrorCode)
 def test_error_has_a_code_and_a_detail_and_a_path_if_there_is_one(code: ErrorCode) -> None:
     error = {"code": code.value, "detail": DETAILS[code]}
-    assert json.loads(JsonFormat().error(code)) == {"error": error}
-    assert json.loads(JsonFormat().error(code, "x.0")) == {"error": error | {"path": "x.0"}}
+    assert json.loads(JsonFormat().reject("", code)) == {"error": error}
+    assert json.loads(JsonFormat().reject("", code, "x.0")) == {"error": error | {"path": "x.0"}}
 
 
 @pytest.mark.parametrize("number", [nan, inf, -inf])

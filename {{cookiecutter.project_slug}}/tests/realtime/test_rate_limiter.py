@@ -2,7 +2,10 @@
 
 from math import inf
 
-from {{ cookiecutter.__package_name }}.realtime.rate_limiter import RateLimiter
+from {{ cookiecutter.__package_name }}.realtime.rate_limiter import (
+    COUNTED_BYTES,
+    RateLimiter,
+)
 
 
 def test_burst_is_allowed_and_the_next_message_is_not() -> None:
@@ -25,6 +28,14 @@ def test_burst_of_refused_messages_is_a_flood() -> None:
         limiter.allow(0)
         flooded.append(limiter.is_flooded)
     assert flooded == 6 * [False] + [True]
+
+
+def test_long_messages_count_more_but_the_longest_one_always_fits() -> None:
+    limiter = RateLimiter(rate=1, burst=8, now=0)
+    assert limiter.allow(0, COUNTED_BYTES - 1)
+    assert [limiter.allow(0, 3 * COUNTED_BYTES) for _ in range(2)] == [True, False]
+    limiter = RateLimiter(rate=1, burst=2, now=0)
+    assert [limiter.allow(0, 100 * COUNTED_BYTES) for _ in range(2)] == [True, False]
 
 
 def test_infinite_rate_allows_everything_in_time() -> None:

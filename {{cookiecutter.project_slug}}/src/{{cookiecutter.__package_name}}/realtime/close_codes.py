@@ -1,21 +1,21 @@
-"""Close codes: which ones the engine sends, and which ones an application may send."""
+"""Close codes: those of the engine, and those that an application may send."""
 
 from enum import IntEnum
 
-SENDABLE = frozenset({*range(1000, 1004), *range(1007, 1015)})
-"""Registered close codes that an endpoint may send (RFC 6455 §7.4.1 and the IANA registry)."""
+SENDABLE = frozenset({*range(1000, 1004), *range(1007, 1010), *range(1011, 1015)})
+"""Registered close codes that a server may send (RFC 6455 §7.4.1 and the IANA registry)."""
 
 MAX_REASON_BYTES = 123
 """Longest close reason that fits into a control frame (RFC 6455 §5.5)."""
 
 
 class CloseCode(IntEnum):
-    """Close codes that the engine sends (RFC 6455 §7.4.1 and the IANA registry)."""
+    """Close codes that the engine sends or sees (RFC 6455 §7.4.1 and the IANA registry)."""
 
     NORMAL = 1000
     GOING_AWAY = 1001
     UNSUPPORTED_DATA = 1003
-    ABNORMAL = 1006  # never sent: the connection was lost
+    ABNORMAL = 1006  # never sent: it stands for a lost connection
     INVALID_DATA = 1007
     POLICY_VIOLATION = 1008
     MESSAGE_TOO_BIG = 1009

@@ -75,7 +75,7 @@ class Connection(lifecycle.Lifecycle):
             try:
                 value = decode_json(message, schema)
             except InvalidMessage as error:
-                await self._reject(error)
+                await self._reject(message, error)
             else:
                 self._invalid_in_a_row = 0
                 yield value
@@ -92,6 +92,10 @@ class Connection(lifecycle.Lifecycle):
             transport.write(server_frame(message))
         else:
             await self._send_when_there_is_room(message)
+
+    async def send_error(self, code: str, detail: str) -> None:
+        """Send an error as the engine does: an error frame, or an `error` event in rooms."""
+        await self.send(self.format.error(code, detail))
 
     async def send_frame(self, frame: bytes) -> None:
         """Send a message that `server_frame` has encoded already, as `send` does."""
@@ -124,30 +128,31 @@ class Connection(lifecycle.Lifecycle):
             self.messages_in += 1
             text = event.get("text")
             message: str | bytes = event["bytes"] if text is None else text
-            if _size(message) > self._settings.max_message_bytes:
+            size = _size(message)
+            if size > self._settings.max_message_bytes:
                 reason = "message too big; see APP_MAX_MESSAGE_BYTES"
                 await self.close(CloseCode.MESSAGE_TOO_BIG, reason)
-            elif not self._limiter.allow(now):
-                await self._limit_rate()
+            elif not self._limiter.allow(now, size):
+                await self._limit_rate(message)
             elif text is None and not binary:
                 await self.close(CloseCode.UNSUPPORTED_DATA, "text expected")
             else:
                 yield message
 
-    async def _limit_rate(self) -> None:
+    async def _limit_rate(self, message: str | bytes) -> None:
         if self._limiter.is_flooded:
             reason = "too many messages; see APP_MESSAGE_BURST"
             await self.close(CloseCode.POLICY_VIOLATION, reason)
         else:
-            await self.send(self.format.error(ErrorCode.RATE_LIMITED))
+            await self.send(self.format.reject(message, ErrorCode.RATE_LIMITED))
 
-    async def _reject(self, error: InvalidMessage) -> None:
+    async def _reject(self, message: str | bytes, error: InvalidMessage) -> None:
         self._invalid_in_a_row += 1
         if self._invalid_in_a_row > self._settings.max_invalid_messages:
             reason = "too many invalid messages; see APP_MAX_INVALID_MESSAGES"
             await self.close(CloseCode.POLICY_VIOLATION, reason)
         else:
-            await self.send(self.format.error(error.code, error.path))
+            await self.send(self.format.reject(message, error.code, error.path))
 
     def _start_sending(self) -> asyncio.Transport | None:
         """Count a message, and return the transport if it has room."""

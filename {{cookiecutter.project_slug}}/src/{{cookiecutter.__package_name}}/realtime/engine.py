@@ -1,6 +1,7 @@
 """The engine: the state that all connections of an application share, and its lifetime."""
 
 import asyncio
+import gc
 import time
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import (
@@ -10,7 +11,7 @@ from contextlib import (
 )
 from typing import Annotated, Any, Protocol, TypeVar
 
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, HTTPException
 from fastapi.requests import HTTPConnection
 from starlette.middleware import Middleware
 
@@ -18,7 +19,7 @@ from .close_codes import CloseCode
 from .connection import Connection
 from .errors import add_error_handlers
 from .handshake.connection_limiter import ConnectionLimiter
-from .handshake.identity import Authenticator
+from .handshake.identity import Authenticator, Identity
 from .server.fast_path import FindTransport
 from .server.logging import CheckClient, set_up_logging
 from .server.open_files import connections_that_fit
@@ -103,9 +104,23 @@ class Engine:
         """
         if self.authenticator is None:
             return
-        connection.identity = self.authenticator.identify(connection.websocket)
+        connection.identity = await self.authenticator.identify(connection.websocket)
         connection.close_at(connection.identity.expires)
         await self.authenticator.check_revoked(connection.identity)
+
+    async def renew(self, connection: Connection, token: str) -> Identity:
+        """Return the identity of a new token for an open connection, and change nothing.
+
+        Raises a 401 for a token that is not valid or has been revoked, a 403 for one of another
+        subject, or where there are no tokens. `connection.renew` then takes the identity.
+        """
+        if self.authenticator is None:
+            raise HTTPException(403, "there are no tokens here")
+        identity = await self.authenticator.verify(token)
+        if identity.subject != connection.subject:
+            raise HTTPException(403, "the token is for another subject")
+        await self.authenticator.check_revoked(identity)
+        return identity
 
     def add(self, connection: Connection) -> None:
         """Count a connection; raises 503 or 429 if there are too many."""
@@ -133,9 +148,13 @@ class Engine:
             self._is_running = True
             signals = StopSignals(self.drain.run)
             signals.install()
+            # The modules live as long as the process; collecting garbage among them could take
+            # tens of milliseconds at any message.
+            gc.freeze()
             try:
                 yield
             finally:
+                gc.unfreeze()
                 signals.restore()
                 self._is_running = False
                 idle.cancel()
@@ -160,7 +179,7 @@ def engine_of(connection: HTTPConnection) -> Engine:
 
 
 async def current_engine(connection: HTTPConnection) -> Engine:
-    """Return the same as a dependency; a plain function would run in a thread."""
+    """Return the application's engine, as a dependency; a plain function would run in a thread."""
     return engine_of(connection)
 
 

@@ -5,7 +5,7 @@ MESSAGES_PER_TURN = 64
 SECONDS_PER_TURN = 0.005
 """Seconds that these may take, in the endpoint, too, before others get their turn."""
 AT_ONCE = 0.0001
-"""Seconds within which a message arrives that need not be waited for."""
+"""A message that arrives within so many seconds was there already."""
 
 
 class FairTurn:

@@ -1,10 +1,11 @@
 """JSON messages: decoding, encoding, and error frames."""
 
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any, Protocol, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import from_json, to_json
+from pydantic_core import ErrorDetails, from_json, to_json
 
 MAX_PATH = 200
 """Characters of a path in an error; its keys may be the client's own."""
@@ -19,6 +20,9 @@ class ErrorCode(StrEnum):
     INVALID_JSON = "invalid_json"
     INVALID_SHAPE = "invalid_shape"
     RATE_LIMITED = "rate_limited"
+    UNAUTHORIZED = "unauthorized"
+    FORBIDDEN = "forbidden"
+    UNAVAILABLE = "unavailable"
 
 
 DETAILS = {
@@ -26,6 +30,9 @@ DETAILS = {
     ErrorCode.INVALID_JSON: "This is not JSON.",
     ErrorCode.INVALID_SHAPE: "This is JSON of another shape than expected.",
     ErrorCode.RATE_LIMITED: "Too many messages; this one was ignored. See APP_MESSAGES_PER_SECOND.",
+    ErrorCode.UNAUTHORIZED: "This is no valid token.",
+    ErrorCode.FORBIDDEN: "You may not do this.",
+    ErrorCode.UNAVAILABLE: "This can't be done now; try again later.",
 }
 
 
@@ -40,16 +47,23 @@ class InvalidMessage(Exception):
 class Format(Protocol):
     """How errors are written for a client."""
 
-    def error(self, code: ErrorCode, path: str = "") -> str:
-        """Return an error as a text message; `path` is where a message has the wrong shape."""
+    def error(self, code: str, detail: str) -> str:
+        """Return an error as a text message."""
+        ...
+
+    def reject(self, message: str | bytes, code: ErrorCode, path: str = "") -> str:
+        """Return the error for a message; `path` is where it has the wrong shape."""
         ...
 
 
 class JsonFormat:
     """Errors as `{"error": {"code": ..., "detail": ..., "path": ...}}`."""
 
-    def error(self, code: ErrorCode, path: str = "") -> str:
-        error: dict[str, Any] = {"code": code, "detail": DETAILS[code]}
+    def error(self, code: str, detail: str) -> str:
+        return dump_json({"error": {"code": code, "detail": detail}})
+
+    def reject(self, message: str | bytes, code: ErrorCode, path: str = "") -> str:
+        error = {"code": code, "detail": DETAILS[code]}
         return dump_json({"error": error | {"path": path} if path else error})
 
 
@@ -65,7 +79,7 @@ def decode_json(message: str | bytes, schema: TypeAdapter[T]) -> T:
             from_json(message, allow_inf_nan=False)  # validation alone accepts these
         return schema.validate_json(message)
     except ValidationError as error:
-        raise _describe(error) from None
+        raise _describe(error, message) from None
     except ValueError:
         raise InvalidMessage(ErrorCode.INVALID_JSON) from None
 
@@ -79,13 +93,31 @@ def dump_json(value: object) -> str:
 
 
 def dump_json_bytes(value: object) -> bytes:
-    """Return the same in UTF-8."""
+    """Return `value` as strict JSON, like `dump_json`, in UTF-8."""
     return to_json(value, inf_nan_mode="null")
 
 
-def _describe(error: ValidationError) -> InvalidMessage:
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+def _describe(error: ValidationError, message: str) -> InvalidMessage:
+    first = error.errors(include_url=False, include_input=False)[0]
     if first["type"] == "json_invalid":
         return InvalidMessage(ErrorCode.INVALID_JSON)
-    path = ".".join(map(str, first["loc"]))
-    return InvalidMessage(ErrorCode.INVALID_SHAPE, path[:MAX_PATH])
+    path = [str(part) for part in _path_in(from_json(message), first)]
+    return InvalidMessage(ErrorCode.INVALID_SHAPE, ".".join(path)[:MAX_PATH])
+
+
+def _path_in(value: Any, error: ErrorDetails) -> Iterator[str | int]:
+    """Yield the keys and indexes that lead to an error.
+
+    pydantic also names the branches of unions, which a client knows nothing of.
+    """
+    location = error["loc"]
+    for part in location:
+        is_key = isinstance(value, dict) and part in value
+        is_index = isinstance(value, list) and isinstance(part, int) and part < len(value)
+        if is_key or is_index:
+            yield part
+            value = value[part]
+    if error["type"] == "missing":
+        yield location[-1]
+    elif error["type"].startswith("union_tag"):
+        yield error["ctx"]["discriminator"].strip("'")

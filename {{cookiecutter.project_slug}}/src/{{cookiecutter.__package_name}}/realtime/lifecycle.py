@@ -11,9 +11,9 @@ from starlette.types import Message
 from starlette.websockets import WebSocketState
 
 from .close_codes import CAUSED_BY_CLIENT, CloseCode, check_close
-from .handshake.identity import ANONYMOUS
+from .handshake.identity import ANONYMOUS, Identity
 from .server.fast_path import find_transport
-from .server.logging import address_of, connection_fields
+from .server.logging import connection_fields, connection_id
 
 STALL_TIMEOUT = 10.0
 """Seconds that a client may take to make room for one frame; after that it counts as gone."""
@@ -67,9 +67,9 @@ class Lifecycle:
         return self.websocket.client.host if self.websocket.client else ""
 
     @property
-    def address(self) -> str:
-        """The same with the port, for people."""
-        return address_of(self.websocket.client)
+    def id(self) -> str:
+        """What names this connection in the log, and in events of rooms."""
+        return connection_id(self.websocket.scope)
 
     @property
     def subject(self) -> str:
@@ -137,9 +137,20 @@ class Lifecycle:
 
     def close_at(self, expires: float) -> None:
         """Close with 4401 when the client's token expires, in seconds since 1970."""
+        if self._expiry is not None:
+            self._expiry.cancel()
         self._expiry = asyncio.get_running_loop().call_later(
             expires - time.time(), self.close_soon, CloseCode.UNAUTHORIZED, "token expired"
         )
+
+    def renew(self, identity: Identity) -> None:
+        """Take the identity of a new token, and close when that expires instead.
+
+        A connection that is closing already stays as it is.
+        """
+        if self.is_open:
+            self.identity = identity
+            self.close_at(identity.expires)
 
     def abort(self) -> None:
         """Drop the connection at once, with what is still waiting for the client."""

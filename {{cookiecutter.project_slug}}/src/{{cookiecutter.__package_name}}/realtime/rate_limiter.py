@@ -1,5 +1,8 @@
 """A limit on the messages of one client."""
 
+COUNTED_BYTES = 8192
+"""A message counts once more for each of these, so that a burst of long ones is no flood."""
+
 
 class RateLimiter:
     """A token bucket: `burst` messages at once, and `rate` a second in the long run.
@@ -16,10 +19,11 @@ class RateLimiter:
         self._allowance: float = burst
         self._updated_at = now
 
-    def allow(self, now: float) -> bool:
-        """Count a message, and return whether it is within the limit."""
+    def allow(self, now: float, size: int = 0) -> bool:
+        """Count a message of `size` bytes, and return whether it is within the limit."""
         earned = (now - self._updated_at) * self._rate
-        self._allowance = min(self._burst, self._allowance + earned) - 1
+        cost = min(1 + size // COUNTED_BYTES, self._burst)  # the longest one always fits
+        self._allowance = min(self._burst, self._allowance + earned) - cost
         self._updated_at = now
         return self._allowance >= 0
 

@@ -16,9 +16,9 @@ from .origin import check_origin
 class Admission:
     """A dependency that checks a client before the handshake and yields its `Connection`.
 
-    Rejected handshakes get an HTTP response: 503 while the server stops or is full, 403 for a
-    page of another origin, 429 for too many from one address, 401 without a valid token where
-    tokens are required.
+    Rejected handshakes get an HTTP response: 503 while the server stops, 403 for a page of another
+    origin, 503 when the server is full, 429 for too many from one address, 401 without a valid
+    token where tokens are required.
 
     The handshake is answered when the endpoint first uses the connection, with the first of
     `subprotocols` that the client offers; then all other dependencies and parameters have been

@@ -39,7 +39,7 @@ class ConnectionLimiter:
 
 
 def network_of(host: str) -> str:
-    """Return what counts as one address: of IPv6, the /64 that a single customer gets."""
+    """Return what counts as one address: an IPv4 address, or an IPv6 /64, which one customer has."""
     try:
         address = ip_address(host)
     except ValueError:

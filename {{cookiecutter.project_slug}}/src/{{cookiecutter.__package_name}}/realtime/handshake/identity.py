@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Protocol
 from fastapi.requests import HTTPConnection
 
 FAR_AWAY = 2**40
-"""A time that no connection lives to see, in seconds since 1970."""
+"""When a client without an expiry expires, in seconds since 1970."""
 
 
 class Identity(NamedTuple):
@@ -27,8 +27,12 @@ class Authenticator(Protocol):
         """Subprotocols to choose for clients that offer their credentials as one."""
         ...
 
-    def identify(self, connection: HTTPConnection) -> Identity:
-        """Return who sent a handshake or a request, or raise a 401."""
+    async def identify(self, connection: HTTPConnection) -> Identity:
+        """Return who sent a handshake or a request, or raise a 401; see `verify`."""
+        ...
+
+    async def verify(self, token: str) -> Identity:
+        """Return what a valid token says, or raise a 401; whether it is revoked is not asked."""
         ...
 
     async def check_revoked(self, identity: Identity) -> None:

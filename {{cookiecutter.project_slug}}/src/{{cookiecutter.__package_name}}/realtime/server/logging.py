@@ -72,8 +72,13 @@ def address_of(client: tuple[str, int] | None) -> str:
 
 def connection_fields(scope: Scope) -> dict[str, Any]:
     """Return the fields that every log line about a connection begins with."""
-    connection_id = scope.setdefault("connection_id", token_hex(4))
-    return {"connection": connection_id, "client": address_of(scope["client"])}
+    return {"connection": connection_id(scope), "client": address_of(scope["client"])}
+
+
+def connection_id(scope: Scope) -> str:
+    """Return the id of a connection, which no other has, in whichever process."""
+    found: str = scope.get("connection_id") or scope.setdefault("connection_id", token_hex(8))
+    return found
 
 
 def uvicorn_log_config(form: str) -> dict[str, Any]:
