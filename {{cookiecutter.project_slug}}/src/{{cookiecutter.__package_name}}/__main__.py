@@ -88,7 +88,11 @@ def parse_arguments() -> argparse.Namespace:
     publish = commands.add_parser("publish", help="send a message to a room of a running server")
     publish.add_argument("room")
     publish.add_argument("data", help="""JSON, like '{"price": 3}' or '"Hello"'""")
+{% if cookiecutter.auth == "jwt" %}
+    publish.add_argument("--sender", default="shell", help="subject (shell), without APP_TOKEN")
+{% else %}
     publish.add_argument("--sender", default="shell", help="whom others see as its sender (shell)")
+{% endif %}
     publish.add_argument("--url", help="of the server, where it is not that of the settings")
 {% endif %}
 {% if cookiecutter.auth == "jwt" %}
