@@ -7,6 +7,18 @@ import pytest
 
 from .conftest import Bake, run_module
 
+ORDERS = """
+from fastapi.testclient import TestClient
+
+from .test_broadcast import listener
+
+
+def test_an_order_reaches_both_rooms(client: TestClient) -> None:
+    with listener(client, "/tea") as tea, listener(client, "/kitchen") as kitchen:
+        id = client.post("/orders?number=7").json()
+        assert tea.receive_json()["id"] == id
+        assert kitchen.receive_json()["data"] == {"order": 7}
+"""
 CODE = re.compile(r"`((?:endpoints|tests)/(\w+)\.py)`[^`]*```python\n(.*?)```", re.DOTALL)
 """A file that the reader is to write, its stem, and its text."""
 
@@ -38,6 +50,7 @@ def test_what_the_readme_shows_passes_its_tests_and_checks(bake: Bake, auth: str
     names = follow((project / "README.md").read_text("utf-8"), project)
     endpoints = {"shout", "orders", "json_messages", "items"}
     assert names == endpoints | {"test_shout", "test_json_messages", "test_items"}
+    (project / "tests/test_orders.py").write_text(ORDERS, "utf-8")
     run_module("pytest", "--ignore", "tests/realtime", "-p", "no:cacheprovider", cwd=project)
     run_module("ruff", "check", "--no-cache", "--fix", ".", cwd=project)
     run_module("ruff", "format", "--no-cache", "--check", "src", cwd=project)

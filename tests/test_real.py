@@ -115,6 +115,7 @@ def talk(where: str) -> None:
     room = f"ws://{where}/ws_broadcast/tea"
     with connect(f"{room}?name=zoe", subprotocols=["events.v1"], proxy=None) as zoe:
         assert json.loads(zoe.recv(timeout=10))["type"] == "joined"
+        assert json.loads(zoe.recv(timeout=10))["type"] == "present"
         with connect(room, proxy=None) as guest:
             assert json.loads(zoe.recv(timeout=10))["type"] == "joined"
             zoe.send(json.dumps({"type": "message", "data": "Hello"}))
@@ -261,6 +262,7 @@ def test_a_stop_closes_every_connection_with_1012_in_time(
     project = bake().project_path
     run("uv", "sync", cwd=project)  # `uv run` would pass a signal on that it gets itself
     settings = {"APP_PORT": "0", "APP_WORKERS": workers, "APP_DRAIN_SECONDS": "3"}
+    settings["APP_MESSAGE_BURST"] = "10000"  # for clients that say much before they stall
     with (
         running(project, ".venv/bin/my-websocket-app", **settings) as (where, server),
         ExitStack() as stack,

@@ -85,7 +85,7 @@ ONLY_WITH = {
     "auth": """
         src/PACKAGE/policy.py tests/test_policy.py
         ENGINE/tokens/__init__.py ENGINE/tokens/download.py ENGINE/tokens/jwks.py
-        ENGINE/tokens/key_set.py ENGINE/tokens/keys.py ENGINE/tokens/settings.py
+        ENGINE/tokens/key_set.py ENGINE/tokens/keys.py ENGINE/tokens/parse_jwks.py ENGINE/tokens/settings.py
         ENGINE/tokens/signing.py ENGINE/tokens/tokens.py
         tests/realtime/test_keys.py tests/realtime/test_tokens.py
     """,

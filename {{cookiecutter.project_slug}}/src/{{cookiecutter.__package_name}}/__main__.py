@@ -12,7 +12,7 @@ import argparse
 {% if cookiecutter.include_broadcast %}
 import logging
 {% endif %}
-{% if cookiecutter.include_broadcast and cookiecutter.auth == "jwt" %}
+{% if cookiecutter.include_broadcast %}
 import os
 {% endif %}
 import sys
@@ -92,7 +92,12 @@ def parse_arguments() -> argparse.Namespace:
     publish = commands.add_parser("publish", help="send a message to a room of a running server")
     publish.add_argument("room")
     publish.add_argument("data", help="""JSON, like '{"price": 3}' or '"Hello"'""")
+{% if cookiecutter.auth == "jwt" %}
+    publish.add_argument("--sender", help="subject of a new token (APP_TOKEN, else: shell)")
+    publish.add_argument("--key", type=Path, help="private key, where APP_AUTH_KEY is a public one")
+{% else %}
     publish.add_argument("--sender", default="shell", help="whom others see as its sender (shell)")
+{% endif %}
     publish.add_argument("--url", help="of the server, where it is not that of the settings")
 {% endif %}
 {% if cookiecutter.auth == "jwt" %}
@@ -111,15 +116,17 @@ def parse_arguments() -> argparse.Namespace:
 
 def publish(arguments: argparse.Namespace, settings: Settings) -> str:
     """Send a message to a room of the running server, and return its id."""
-    server = arguments.url or server_url(settings)
+    server = arguments.url.rstrip("/") if arguments.url else server_url(settings)
 {% if cookiecutter.auth == "jwt" %}
-    url = f"{server}/ws_broadcast/{quote(arguments.room, safe='')}"
+    url = f"{server}/ws_broadcast/{quote(os.fsencode(arguments.room), safe='')}"
     claims = {"rooms": [arguments.room]}
-    token = os.environ.get("APP_TOKEN") or make_token(arguments.sender, 60, settings, None, claims)
+    token = os.environ.get("APP_TOKEN", "")
+    if arguments.sender or not token:
+        token = signed(arguments.sender or "shell", 60, arguments, settings, claims)
     return post_message(url, arguments.data, token)
 {% else %}
     query = urlencode({"name": arguments.sender})
-    url = f"{server}/ws_broadcast/{quote(arguments.room, safe='')}?{query}"
+    url = f"{server}/ws_broadcast/{quote(os.fsencode(arguments.room), safe='')}?{query}"
     return post_message(url, arguments.data)
 {% endif %}
 {% endif %}
@@ -128,16 +135,27 @@ def publish(arguments: argparse.Namespace, settings: Settings) -> str:
 
 def token(arguments: argparse.Namespace, settings: Settings) -> str:
     """Return a token for development."""
+{% if cookiecutter.include_broadcast %}
+    claims = {"rooms": arguments.room} if arguments.room else {}
+    return signed(arguments.subject, 60 * arguments.minutes, arguments, settings, claims)
+{% else %}
+    return signed(arguments.subject, 60 * arguments.minutes, arguments, settings, {})
+{% endif %}
+
+
+def signed(
+    subject: str,
+    seconds: float,
+    arguments: argparse.Namespace,
+    settings: Settings,
+    claims: dict[str, list[str]],
+) -> str:
+    """Return a token that is signed with the private key, or else the server's secret."""
     try:
         key = read_key_file(arguments.key) if arguments.key else None
     except (OSError, ValueError) as error:
         raise TokenError(f"no token was made: {error}") from None
-{% if cookiecutter.include_broadcast %}
-    claims = {"rooms": arguments.room} if arguments.room else None
-    return make_token(arguments.subject, 60 * arguments.minutes, settings, key, claims)
-{% else %}
-    return make_token(arguments.subject, 60 * arguments.minutes, settings, key)
-{% endif %}
+    return make_token(subject, seconds, settings, key, claims)
 {% endif %}
 
 

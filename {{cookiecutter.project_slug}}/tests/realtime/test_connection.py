@@ -28,6 +28,7 @@ from {{ cookiecutter.__package_name }}.realtime import (
 )
 from {{ cookiecutter.__package_name }}.realtime.connection import Connection
 from {{ cookiecutter.__package_name }}.realtime.engine import EngineDep
+from {{ cookiecutter.__package_name }}.realtime.fair_turn import LongMessages
 from {{ cookiecutter.__package_name }}.realtime.settings import RealtimeSettings
 
 from .serving import (
@@ -280,7 +281,7 @@ async def connection_of(receive: Receive, send: Send) -> Connection:
     scope = {"type": "websocket", "client": None, "path": "/", "headers": []}
     websocket = WebSocket(scope, receive, send)
     websocket.client_state = WebSocketState.CONNECTED
-    connection = Connection(websocket, RealtimeSettings(**NO_RATE_LIMIT))
+    connection = Connection(websocket, RealtimeSettings(**NO_RATE_LIMIT), None, LongMessages())
     await connection.accept()
     return connection
 
@@ -320,6 +321,20 @@ async def test_many_messages_of_one_client_do_not_delay_others() -> None:
         if others.done():
             break
         assert messages < 1000
+    assert others.done()
+
+
+@pytest.mark.anyio
+async def test_long_messages_do_not_delay_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fair_turn, "MESSAGES_PER_TURN", 1_000_000)
+    monkeypatch.setattr(fair_turn, "SECONDS_PER_TURN", 1_000_000)
+    monkeypatch.setattr(connection_module, "LONG_MESSAGE_BYTES", 0)
+    others = asyncio.create_task(asyncio.sleep(0))
+    messages = 0
+    async for _ in await connection_of(always, closed):
+        messages += 1
+        if messages == 10:
+            break
     assert others.done()
 
 

@@ -24,6 +24,7 @@ from websockets.exceptions import InvalidStatus
 from {{ cookiecutter.__package_name }}.realtime import Admitted, CloseCode
 from {{ cookiecutter.__package_name }}.realtime.connection import Connection
 from {{ cookiecutter.__package_name }}.realtime.errors import close_code_for
+from {{ cookiecutter.__package_name }}.realtime.fair_turn import LongMessages
 from {{ cookiecutter.__package_name }}.realtime.handshake import admission
 from {{ cookiecutter.__package_name }}.realtime.settings import RealtimeSettings
 
@@ -279,7 +280,7 @@ async def test_concurrent_uses_accept_once_and_a_close_meanwhile_follows() -> No
 
     scope = {"type": "websocket", "client": None, "path": "/", "headers": []}
     websocket = WebSocket(scope, receive_connect, send)
-    connection = Connection(websocket, RealtimeSettings())
+    connection = Connection(websocket, RealtimeSettings(), None, LongMessages())
     uses = [asyncio.create_task(connection.accept()) for _ in range(2)]
     await asyncio.sleep(0)
     connection.close_soon(CloseCode.SERVICE_RESTART, "restarting")
@@ -301,7 +302,9 @@ async def test_client_that_leaves_before_the_handshake_is_a_disconnect() -> None
         raise OSError
 
     scope = {"type": "websocket", "client": None, "path": "/", "headers": []}
-    connection = Connection(WebSocket(scope, receive_connect, send), RealtimeSettings())
+    connection = Connection(
+        WebSocket(scope, receive_connect, send), RealtimeSettings(), None, LongMessages()
+    )
     with pytest.raises(WebSocketDisconnect) as disconnect:
         await connection.send("hello")
     await admission.close_after(connection, disconnect.value)

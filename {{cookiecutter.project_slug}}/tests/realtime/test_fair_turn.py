@@ -1,7 +1,14 @@
 """Turns of connections that share an event loop."""
 
+import asyncio
+
+import pytest
+
 from {{ cookiecutter.__package_name }}.realtime import fair_turn
-from {{ cookiecutter.__package_name }}.realtime.fair_turn import FairTurn
+from {{ cookiecutter.__package_name }}.realtime.fair_turn import (
+    FairTurn,
+    LongMessages,
+)
 
 
 def test_turn_is_over_after_so_many_messages_that_were_ready() -> None:
@@ -24,3 +31,21 @@ def test_message_that_is_waited_for_begins_a_turn() -> None:
     turn = FairTurn()
     for number in range(10 * fair_turn.MESSAGES_PER_TURN):
         assert not turn.is_over(asked=number, received=number + 0.001)
+
+
+@pytest.mark.anyio
+async def test_others_get_a_turn_between_two_long_messages() -> None:
+    long_messages = LongMessages()
+    order: list[str] = []
+
+    async def process() -> None:
+        await long_messages.wait_turn()
+        order.append("long")
+
+    async def others() -> None:
+        while order.count("long") < 5:
+            await asyncio.sleep(0)
+            order.append("other")
+
+    await asyncio.gather(others(), *(process() for _ in range(5)))
+    assert "long long" not in " ".join(order)

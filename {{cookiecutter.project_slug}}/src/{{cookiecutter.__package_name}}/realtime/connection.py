@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from . import lifecycle
 from .close_codes import CloseCode
-from .fair_turn import FairTurn
+from .fair_turn import LONG_MESSAGE_BYTES, FairTurn, LongMessages
 from .formats import JSON, ErrorCode, Format, InvalidMessage, decode_json
 from .rate_limiter import RateLimiter
 from .server.fast_path import HIGH_WATER, frame_message, server_frame
@@ -34,19 +34,28 @@ class Connection(lifecycle.Lifecycle):
         "_active_at",
         "_invalid_in_a_row",
         "_limiter",
+        "_long_messages",
         "_messages_seen",
         "_settings",
         "format",
     )
 
     def __init__(
-        self, websocket: WebSocket, settings: RealtimeSettings, subprotocol: str | None = None
+        self,
+        websocket: WebSocket,
+        settings: RealtimeSettings,
+        subprotocol: str | None,
+        long_messages: LongMessages,
     ) -> None:
-        """`subprotocol` is the one to choose of those that the client offers."""
+        """`subprotocol` is the one to choose of those that the client offers.
+
+        `long_messages` is shared with all other connections.
+        """
         super().__init__(websocket, subprotocol)
         now = time.monotonic()
         self.format: Format = JSON
         self._settings = settings
+        self._long_messages = long_messages
         self._limiter = RateLimiter(settings.messages_per_second, settings.message_burst, now)
         self._invalid_in_a_row = 0
         self._messages_seen = 0
@@ -128,7 +137,8 @@ class Connection(lifecycle.Lifecycle):
             self.messages_in += 1
             text = event.get("text")
             message: str | bytes = event["bytes"] if text is None else text
-            size = _size(message)
+            if (size := _size(message)) > LONG_MESSAGE_BYTES:
+                await self._long_messages.wait_turn()
             if size > self._settings.max_message_bytes:
                 reason = "message too big; see APP_MAX_MESSAGE_BYTES"
                 await self.close(CloseCode.MESSAGE_TOO_BIG, reason)

@@ -18,6 +18,7 @@ from starlette.middleware import Middleware
 from .close_codes import CloseCode
 from .connection import Connection
 from .errors import add_error_handlers
+from .fair_turn import LongMessages
 from .handshake.connection_limiter import ConnectionLimiter
 from .handshake.identity import Authenticator, Identity
 from .server.fast_path import FindTransport
@@ -62,6 +63,7 @@ class Engine:
         self.authenticator = authenticator
         self.subprotocols = authenticator.subprotocols if authenticator else ()
         self.connections: set[Connection] = set()
+        self.long_messages = LongMessages()
         self.limiter = ConnectionLimiter(settings.max_connections, settings.max_connections_per_ip)
         self.drain = Drain(self.connections, settings.drain_seconds, self.flush)
         self.services = tuple(services)
@@ -147,6 +149,7 @@ class Engine:
         settings = self.settings
         limit = connections_that_fit(settings.max_connections)
         self.limiter = ConnectionLimiter(limit, settings.max_connections_per_ip)
+        self.long_messages = LongMessages()  # in this event loop
         idle = asyncio.create_task(close_idle(self.connections, settings.idle_timeout))
         async with AsyncExitStack() as stack:
             for service in self.services:

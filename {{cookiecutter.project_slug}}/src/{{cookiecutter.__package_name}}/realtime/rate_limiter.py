@@ -1,7 +1,7 @@
 """A limit on the messages of one client."""
 
 COUNTED_BYTES = 8192
-"""A message counts once more for each of these, so that a burst of long ones is no flood."""
+"""A message counts once more for each of these, so that a burst has fewer of the long ones."""
 
 
 class RateLimiter:

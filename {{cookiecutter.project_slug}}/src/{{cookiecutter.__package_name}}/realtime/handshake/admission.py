@@ -34,7 +34,8 @@ class Admission:
         if engine.drain.has_begun:
             raise HTTPException(503, "restarting")
         check_origin(websocket, engine.settings.allowed_origins, engine.settings.require_origin)
-        connection = Connection(websocket, engine.settings, self._choose(websocket, engine))
+        subprotocol = self._choose(websocket, engine)
+        connection = Connection(websocket, engine.settings, subprotocol, engine.long_messages)
         engine.add(connection)
         try:
             await engine.authenticate(connection)
