@@ -35,7 +35,7 @@ class Recorder:
         self.is_ready = True
 
     @asynccontextmanager
-    async def lifespan(self) -> AsyncGenerator[None]:
+    async def lifespan(self, engine: Engine) -> AsyncGenerator[None]:
         """Record start and stop."""
         self.calls.append(f"start {self.name}")
         yield
@@ -44,6 +44,10 @@ class Recorder:
     async def flush(self) -> None:
         """Record the flush."""
         self.calls.append(f"flush {self.name}")
+
+    async def close_subject(self, subject: str) -> None:
+        """Record the subject."""
+        self.calls.append(f"close {subject}")
 
 
 class OtherRecorder(Recorder):
@@ -209,6 +213,24 @@ def test_old_expiry_no_longer_counts_after_a_renewal(serve_both_ways: Serve) -> 
 
     with connect(f"{serve_both_ways(app)}/renew") as client:
         assert receive_all(client) == (["admin zoe"], 1000)
+
+
+def test_connections_of_a_subject_are_closed_and_no_others(serve: Serve) -> None:
+    app = engine_app(authenticator=QueryAuthenticator())
+
+    @app.websocket("/close")
+    async def close(connection: Admitted, engine: EngineDep) -> None:
+        await connection.accept()
+        async for subject in connection.texts():
+            await connection.send(str(engine.close_subject(subject)))
+
+    url = f"{serve(app)}/close?name="
+    with connect(f"{url}zoe") as first, connect(f"{url}zoe") as second, connect(f"{url}ann") as ann:
+        ann.send("zoe")
+        assert ann.recv(timeout=10) == "2"
+        assert receive_all(first) == receive_all(second) == ([], 4401)
+        ann.send("nobody")
+        assert ann.recv(timeout=10) == "0"
 
 
 def test_closing_connection_is_not_renewed(serve: Serve) -> None:

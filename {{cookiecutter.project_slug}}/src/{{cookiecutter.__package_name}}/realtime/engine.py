@@ -39,12 +39,16 @@ class Service(Protocol):
         """Whether it can serve clients now."""
         ...
 
-    def lifespan(self) -> AbstractAsyncContextManager[None]:
-        """Run between the start and the stop of the application."""
+    def lifespan(self, engine: "Engine") -> AbstractAsyncContextManager[None]:
+        """Run between the start and the stop of the application, as a part of this engine."""
         ...
 
     async def flush(self) -> None:
         """Wait until what was sent so far is on its way to the clients."""
+        ...
+
+    async def close_subject(self, subject: str) -> None:
+        """Have other processes that it knows close the connections of a subject."""
         ...
 
 
@@ -130,6 +134,13 @@ class Engine:
         await self.authenticator.check_revoked(identity)
         return identity
 
+    def close_subject(self, subject: str) -> int:
+        """Close a subject's connections in this process with 4401; return how many there were."""
+        theirs = [connection for connection in self.connections if connection.subject == subject]
+        for connection in theirs:
+            connection.close_soon(CloseCode.UNAUTHORIZED, "token revoked")
+        return len(theirs)
+
     def add(self, connection: Connection) -> None:
         """Count a connection; raises 503 or 429 if there are too many."""
         self.limiter.acquire(connection.host)
@@ -153,7 +164,7 @@ class Engine:
         idle = asyncio.create_task(close_idle(self.connections, settings.idle_timeout))
         async with AsyncExitStack() as stack:
             for service in self.services:
-                await stack.enter_async_context(service.lifespan())
+                await stack.enter_async_context(service.lifespan(self))
             self._is_running = True
             signals = StopSignals(self.drain.run)
             signals.install()
