@@ -53,18 +53,19 @@ def test_invalid_settings_stop_it_with_a_sentence(monkeypatch: pytest.MonkeyPatc
 {% if cookiecutter.include_broadcast %}
 
 
-def test_several_workers_are_warned_of(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_several_workers_are_refused_where_rooms_are_in_memory(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
 {% if cookiecutter.auth == "jwt" %}
     monkeypatch.setenv("APP_AUTH_KEY", KEY)
 {% endif %}
+    monkeypatch.setenv("APP_WORKERS", "2")
 {% if cookiecutter.__redis %}
+    assert run(monkeypatch) == ["{{ cookiecutter.__package_name }}.main:app"]
     monkeypatch.setenv("APP_BROKER_URL", "memory://")
 {% endif %}
-    monkeypatch.setenv("APP_WORKERS", "2")
-    run(monkeypatch)
-    assert "APP_WORKERS > 1 splits them" in caplog.text
+    with pytest.raises(SystemExit, match="APP_WORKERS=2: .* in the memory of one process"):
+        run(monkeypatch)
 
 
 def test_it_publishes_to_a_running_server(

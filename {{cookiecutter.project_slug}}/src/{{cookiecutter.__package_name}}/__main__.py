@@ -10,9 +10,6 @@
 
 import argparse
 {% if cookiecutter.include_broadcast %}
-import logging
-{% endif %}
-{% if cookiecutter.include_broadcast %}
 import os
 {% endif %}
 import sys
@@ -67,15 +64,6 @@ def main() -> None:
     except SettingsError as error:
 {% endif %}
         sys.exit(str(error))
-{% if cookiecutter.include_broadcast %}
-{% if cookiecutter.__redis %}
-    if settings.workers > 1 and settings.is_in_memory:
-{% else %}
-    if settings.workers > 1:
-{% endif %}
-        message = "rooms live in one process: APP_WORKERS > 1 splits them"
-        logging.getLogger(__package__).warning(message)
-{% endif %}
     serve(f"{__package__}.main:app", settings)
 
 

@@ -1,9 +1,10 @@
 """Settings: how they are read, and how those that don't work are explained."""
 
 from pathlib import Path
+from typing import Self
 
 import pytest
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 
 from {{ cookiecutter.__package_name }}.realtime import (
     RealtimeSettings,
@@ -17,6 +18,13 @@ class Settings(RealtimeSettings):
 
     prefix: str = "> "
     secret: SecretStr = Field(SecretStr("x" * 20), min_length=10)
+
+    @model_validator(mode="after")
+    def check_ports(self) -> Self:
+        """Refuse a port that several workers can't share."""
+        if self.workers > 1 and self.port == 0:
+            raise ValueError("APP_PORT=0: several workers need one port")
+        return self
 
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,6 +72,15 @@ def test_an_invalid_setting_is_named_with_its_rule(
     assert value in line
     assert rule in line
     assert "pydantic" not in line
+
+
+def test_a_rule_for_several_settings_is_shown_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("APP_WORKERS", "2")
+    monkeypatch.setenv("APP_PORT", "0")
+    with pytest.raises(SettingsError) as refusal:
+        load_settings(Settings)
+    lines = ["These settings do not work:", "  APP_PORT=0: several workers need one port"]
+    assert str(refusal.value).splitlines() == lines
 
 
 @pytest.mark.parametrize(
