@@ -4,8 +4,14 @@ import os
 import sys
 from contextlib import suppress
 
-PARTS = ("rooms/redis", "rooms", "tokens")
-"""Folders of the engine whose files are all skipped where an answer turns them off."""
+ENGINE = "src/{{ cookiecutter.__package_name }}/realtime"
+PARTS = (
+    f"{ENGINE}/rooms/redis",
+    f"{ENGINE}/rooms",
+    f"{ENGINE}/tokens",
+    "tests/realtime/redis",
+)
+"""Folders whose files are all skipped where an answer turns them off."""
 
 NEXT_STEPS = """
 Your project is in {{ cookiecutter.project_slug }}. To run it:
@@ -51,7 +57,7 @@ def remove_empty_folders() -> None:
     """Remove the folders of parts that are off; one that holds a file stays."""
     for part in PARTS:
         with suppress(OSError):
-            os.rmdir(f"src/{{ cookiecutter.__package_name }}/realtime/{part}")
+            os.rmdir(part)
 
 
 if __name__ == "__main__":
