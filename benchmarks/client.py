@@ -12,7 +12,7 @@ import struct
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import uvloop
@@ -31,15 +31,27 @@ PATIENCE = 5.0  # seconds to wait for expected bytes
 class Target:
     """A server, and how clients talk to it."""
 
-    port: int
-    path: str = "/ws_broadcast"
+    ports: tuple[int, ...]  # of its processes, which clients take in turn
+    path: str = "/ws_broadcast"  # `{client}` is the client's number
+    headers: str = ""  # of the handshake, besides the usual ones
     hello: bytes = b""  # sent after the handshake, before anything else
     before: bytes = b""  # what a message has before and after its text
-    after: bytes = b""
+    after: bytes = b""  # `{message}` is the message's number
 
-    def message(self, size: int) -> bytes:
+    @property
+    def port(self) -> int:
+        """Return the first port."""
+        return self.ports[0]
+
+    def address(self, number: int) -> tuple[int, str]:
+        """Return port and path for the client with this number."""
+        path = self.path.replace("{client}", str(number))
+        return self.ports[number % len(self.ports)], path
+
+    def message(self, size: int, number: int = 0) -> bytes:
         """Return a frame with a text of this size in it."""
-        return frame(self.before + b"x" * size + self.after)
+        after = self.after.replace(b"{message}", b"%d" % number)
+        return frame(self.before + b"x" * size + after)
 
 
 def frame(payload: bytes) -> bytes:
@@ -127,11 +139,12 @@ class Client(asyncio.BufferedProtocol):
             self.opened.set_exception(exc or ConnectionError("closed before the handshake"))
 
 
-async def open_client(target: Target, tally: Tally, more: str = "") -> Client:
+async def open_client(target: Target, tally: Tally, more: str = "", number: int = 0) -> Client:
     """Connect and shake hands."""
     loop = asyncio.get_running_loop()
-    _, client = await loop.create_connection(lambda: Client(tally), "127.0.0.1", target.port)
-    request = HANDSHAKE.format(path=target.path, port=target.port, more=more)
+    port, path = target.address(number)
+    _, client = await loop.create_connection(lambda: Client(tally), "127.0.0.1", port)
+    request = HANDSHAKE.format(path=path, port=port, more=target.headers + more)
     client.transport.write(request.encode())
     await client.opened
     if target.hello:
@@ -148,8 +161,10 @@ async def clients(
     opened: list[Client] = []
     try:
         while len(opened) < count:
-            few = min(50, count - len(opened))
-            opened += await asyncio.gather(*(open_client(target, tally, more) for _ in range(few)))
+            numbers = range(len(opened), min(len(opened) + 50, count))
+            opened += await asyncio.gather(
+                *(open_client(target, tally, more, number) for number in numbers)
+            )
         await tally.settle()
         yield opened, tally
     finally:
@@ -167,8 +182,27 @@ async def ask(target: Target, path: str) -> bytes:
     return body
 
 
+Clocks = dict[str, Callable[[], float]]
+"""What returns seconds of CPU time, by the name of the figure."""
+
+
+class CpuSince:
+    """CPU time that servers take from now on."""
+
+    def __init__(self, clocks: Clocks) -> None:
+        self._clocks = clocks
+        self._began = {name: clock() for name, clock in clocks.items()}
+
+    def us_for_each(self, count: int) -> dict[str, float]:
+        """Return microseconds for each of so many things."""
+        return {
+            name: 1e6 * (clock() - self._began[name]) / max(1, count)
+            for name, clock in self._clocks.items()
+        }
+
+
 async def fan_out(
-    target: Target, members: int, burst: int, seconds: float, server_cpu: Callable[[], float]
+    target: Target, members: int, burst: int, seconds: float, clocks: Clocks
 ) -> dict[str, float]:
     """Let one publisher send `burst` messages back to back, wait for all copies, and repeat."""
     async with clients(target, members) as (_, tally), clients(target, 1) as ((publisher,), _):
@@ -179,7 +213,7 @@ async def fan_out(
         if not weight:
             raise ConnectionError("nothing was delivered")
         rounds = lost = 0
-        began, cpu, cpu_there = time.perf_counter(), time.process_time(), server_cpu()
+        began, cpu, there = time.perf_counter(), time.process_time(), CpuSince(clocks)
         while (took := time.perf_counter() - began) < seconds:
             goal = tally.bytes + weight
             publisher.transport.write(messages)
@@ -187,7 +221,7 @@ async def fan_out(
             rounds += 1
         return {
             "deliveries_per_second": rounds * burst * members / took,
-            "cpu_us": 1e6 * (server_cpu() - cpu_there) / (rounds * burst * members),
+            **there.us_for_each(rounds * burst * members),
             "incomplete_rounds": lost,
             "client_share": (time.process_time() - cpu) / took,
         }
@@ -313,6 +347,42 @@ async def echo(target: Target, count: int, payload: bytes, seconds: float) -> di
             "messages_per_second": (answers - before) / took,
             "client_share": (time.process_time() - cpu) / took,
         }
+
+
+async def publishing(
+    target: Target, rooms: int, seconds: float, clocks: Clocks
+) -> dict[str, float]:
+    """Let a publisher in each room send a message as soon as the one before is answered.
+
+    Each room has one more member, in another process if there are several.
+    """
+    sent = 0
+
+    def send(publisher: Client) -> None:
+        nonlocal sent
+        sent += 1
+        publisher.transport.write(target.message(51, sent))
+
+    others = replace(target, ports=target.ports[::-1], headers="")
+    async with clients(others, rooms) as (_, tally), clients(target, rooms) as (us, _):
+        start = await tally.settle()
+        for publisher in us:
+            send(publisher)
+        weight = (await tally.settle() - start) / rooms
+        if not weight:
+            raise ConnectionError("nothing was delivered")
+        for publisher in us:
+            publisher.on_bytes = send
+            send(publisher)
+        await asyncio.sleep(QUIET)  # to warm up
+        before, began, cpu, there = sent, time.perf_counter(), time.process_time(), CpuSince(clocks)
+        await asyncio.sleep(seconds)
+        took, share = time.perf_counter() - began, time.process_time() - cpu
+        figures = {"messages_per_second": (sent - before) / took, "client_share": share / took}
+        figures |= there.us_for_each(sent - before)
+        for publisher in us:
+            publisher.on_bytes = None
+        return figures | {"delivered": (await tally.settle() - start) / weight / sent}
 
 
 async def connecting(target: Target, seconds: float) -> dict[str, float]:

@@ -24,10 +24,15 @@ class Peer:
     replies: bool = False  # has /ws and /ws_json, too
     turns_of: str = ""  # the application to measure the longest turn of the event loop of
     environment: dict[str, str] = field(default_factory=dict)
+    project: dict[str, str] = field(default_factory=dict)  # answers to render it with
+    processes: int = 1  # started separately, each with a port of its own
+    workers: int = 1  # of each of them, on one port
+    redis_url: str = ""  # the variable that says where Redis is
+    asks: dict[str, Any] = field(default_factory=dict)  # other `talk`: rooms, and answers
 
-    def target(self, port: int) -> Target:
+    def target(self, *ports: int) -> Target:
         """Return how clients talk to it."""
-        return Target(port, **self.talk)
+        return Target(ports, **self.talk)
 
 
 def python(where: Path, *arguments: str | Path) -> list[str | Path]:
@@ -66,6 +71,7 @@ PEERS = [
         replies=True,
         turns_of="my_websocket_app.main:app",
         environment=UNLIMITED,
+        project={"project_slug": "my-websocket-app"},
     ),
     Peer(BASE, uvicorn("tutorial"), FASTAPI, replies=True, turns_of="tutorial:app"),
     Peer(
@@ -128,3 +134,71 @@ PEERS = [
         replies=True,
     ),
 ]
+
+IN_MEMORY = "this-project in memory"
+ROOMS = {"path": "/ws_broadcast/{client}"}
+EVENTS = {
+    **ROOMS,
+    "headers": client.EVENTS,
+    "before": b'{"type":"message","data":"',
+    "after": b'","ref":"{message}"}',
+}
+"""Rooms of this project, with `accepted` for each message."""
+LOBBY = {"path": "/ws_broadcast/lobby"}
+SOCKET_IO = "/socket.io/?EIO=4&transport=websocket&room="
+
+
+def ours(name: str, broker: str, processes: int = 1, workers: int = 1) -> Peer:
+    """Return this project, rendered with a broker."""
+    slug = f"app-{broker}"
+    return Peer(
+        name,
+        lambda where, port: [where / slug / ".venv/bin" / slug],
+        project={"project_slug": slug, "broker": broker},
+        environment=UNLIMITED | {"APP_WORKERS": str(workers)},
+        processes=processes,
+        workers=workers,
+        redis_url="APP_BROKER_URL" if broker == "redis" else "",
+        talk=LOBBY,
+        asks=EVENTS,
+    )
+
+
+ACROSS = [
+    ours(IN_MEMORY, "memory"),
+    ours("this-project over Redis", "redis", processes=2),
+    ours("this-project with two workers", "redis", workers=2),
+    Peer(
+        "redis-py pub/sub",
+        uvicorn("redis_pubsub"),
+        (*FASTAPI, "redis"),
+        talk=LOBBY,
+        asks=ROOMS,
+        redis_url="REDIS_URL",
+        processes=2,
+    ),
+    Peer(
+        "litestar channels",
+        uvicorn("redis_litestar"),
+        (*FASTAPI, "litestar", "redis"),
+        talk=LOBBY,
+        asks=ROOMS,
+        redis_url="REDIS_URL",
+        processes=2,
+    ),
+    Peer(
+        "python-socketio",
+        uvicorn("redis_socketio"),
+        (*FASTAPI, "python-socketio", "redis"),
+        talk={
+            "path": SOCKET_IO + "lobby",
+            "hello": client.frame(b"40"),
+            "before": b'42["message","',
+            "after": b'"]',
+        },
+        asks={"path": SOCKET_IO + "{client}", "before": b'420["message","'},
+        redis_url="REDIS_URL",
+        processes=2,
+    ),
+]
+"""Servers of which each process has a part of a room's members."""

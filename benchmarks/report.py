@@ -94,9 +94,9 @@ def median(results: Results, peer: str, column: Column) -> float | None:
     return statistics.median(values) if values else None
 
 
-def with_ratio(results: Results, peer: str, column: Column) -> str:
-    """Return a figure and its ratio to the tutorial's."""
-    value, base = (median(results, name, column) for name in (peer, BASE))
+def with_ratio(results: Results, peer: str, column: Column, to: str = BASE) -> str:
+    """Return a figure and its ratio to that of another server, the tutorial's if none is named."""
+    value, base = (median(results, name, column) for name in (peer, to))
     if value is None:
         return ""
     ratio = f" ({value / base:.2f}x)" if base and column.has_ratio else ""
@@ -131,24 +131,38 @@ def table(
     return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]])
 
 
+def conditions(document: dict[str, Any], program: str) -> str:
+    """Return how and where something was measured."""
+    machine = document["machine"]
+    redis = f"Redis {machine['redis']}, " if "redis" in machine else ""
+    return (
+        f"Measured by `uv run benchmarks/{program} --rounds {document['rounds']} "
+        f"--seconds {document['seconds']:g}` on {machine['processor']}, "
+        f"Python {machine['python']}, {redis}{machine['date']}."
+    )
+
+
 def blocks(document: dict[str, Any]) -> dict[str, str]:
     """Return the text for each marker."""
-    machine, results = document["machine"], document["results"]
-    conditions = (
-        f"Measured by `uv run benchmarks/run.py --rounds {document['rounds']} "
-        f"--seconds {document['seconds']:g}` on {machine['processor']}, "
-        f"Python {machine['python']}, {machine['date']}."
-    )
+    results = document["results"]
     return {
-        "conditions": conditions,
+        "conditions": conditions(document, "run.py"),
         "summary": table(results, SUMMARY, with_mark),
         **{name: table(results, columns) for name, columns in TABLES.items()},
     }
 
 
 def fill(text: str, by_name: dict[str, str]) -> str:
-    """Replace what stands between the markers `<!-- results: name -->` and `<!-- /results -->`."""
-    return BLOCK.sub(lambda found: f"{found[1]}\n{by_name[found[2]]}\n\n{found[3]}", text)
+    """Replace what stands between the markers `<!-- results: name -->` and `<!-- /results -->`.
+
+    Leave the other program's results alone.
+    """
+
+    def block(found: re.Match[str]) -> str:
+        text = by_name.get(found[2])
+        return found[0] if text is None else f"{found[1]}\n{text}\n\n{found[3]}"
+
+    return BLOCK.sub(block, text)
 
 
 def plot(results: Results, path: Path) -> None:
@@ -169,16 +183,20 @@ def plot(results: Results, path: Path) -> None:
     figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
 
 
-def write(folder: Path) -> None:
-    """Write the plot and the tables for the `results.json` of a folder.
+def fill_pages(folder: Path, by_name: dict[str, str]) -> None:
+    """Write pages with the results of a folder.
 
     The template's README shows the committed results only, those beside this file.
     """
-    document = json.loads((folder / "results.json").read_text("utf-8"))
-    by_name = blocks(document)
-    plot(document["results"], folder / "fan-out.svg")
     pages = {HERE / "README.md": folder / "README.md"}
     if folder.resolve() == HERE.resolve():
         pages[HERE.parent / "README.md"] = HERE.parent / "README.md"
     for source, page in pages.items():
         page.write_text(fill(source.read_text("utf-8"), by_name), "utf-8", newline="\n")
+
+
+def write(folder: Path) -> None:
+    """Write the plot and the tables for the `results.json` of a folder."""
+    document = json.loads((folder / "results.json").read_text("utf-8"))
+    plot(document["results"], folder / "fan-out.svg")
+    fill_pages(folder, blocks(document))

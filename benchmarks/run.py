@@ -25,8 +25,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ from report import Figures, Results
 HERE = Path(__file__).parent
 
 Cores = tuple[int | None, int | None]
+Measure = Callable[[Peer, Path, float, int | None], "Findings"]
 
 
 def progress(text: str) -> None:
@@ -52,17 +53,32 @@ def progress(text: str) -> None:
 def install_commands(peer: Peer, modules: list[str], where: Path) -> Iterator[list[str | Path]]:
     """Yield the commands that install what a peer needs."""
     uv = shutil.which("uv") or "uv"
-    if peer.name == OURS:
-        yield [uv, "sync", "--quiet", "--no-dev", "--project", where / "my-websocket-app"]
+    if peer.project:
+        folder = where / peer.project["project_slug"]
+        yield [uv, "sync", "--quiet", "--no-dev", "--project", folder]
     if peer.packages:
         yield [uv, "pip", "install", "--quiet", "--python", where / "peers", *peer.packages]
     if peer.modules:
         yield ["npm", "install", "--silent", "--no-save", "--prefix", where, *modules]
 
 
-def install(peers: list[Peer], where: Path) -> list[Peer]:
+def render(answers: dict[str, str], where: Path) -> None:
+    """Render the project with these answers, and the default ones besides."""
+    cookiecutter(
+        str(HERE.parent),
+        no_input=True,
+        extra_context=answers,
+        output_dir=str(where),
+        default_config=True,
+        overwrite_if_exists=True,  # two peers may share a project
+    )
+
+
+def install(peers: Sequence[Peer], where: Path) -> list[Peer]:
     """Render the project, install all peers, and return those that can run."""
-    cookiecutter(str(HERE.parent), no_input=True, output_dir=str(where), default_config=True)
+    for peer in peers:
+        if peer.project:
+            render(peer.project, where)
     subprocess.run([shutil.which("uv") or "uv", "venv", "--quiet", where / "peers"], check=True)
     modules = [module for peer in peers for module in peer.modules]
     able = []
@@ -78,13 +94,15 @@ def install(peers: list[Peer], where: Path) -> list[Peer]:
 
 
 class Server:
-    """CPU time and memory of a running peer."""
+    """CPU time, memory and connections of a running peer."""
 
-    def __init__(self, pid: int) -> None:
-        self._root = psutil.Process(pid)
+    def __init__(self, *pids: int) -> None:
+        self._roots = [psutil.Process(pid) for pid in pids]
 
     def _processes(self) -> list[psutil.Process]:
-        return [self._root, *self._root.children(recursive=True)]
+        return [
+            process for root in self._roots for process in (root, *root.children(recursive=True))
+        ]
 
     def cpu(self) -> float:
         """Return seconds of CPU time."""
@@ -93,6 +111,14 @@ class Server:
     def memory(self) -> int:
         """Return resident bytes."""
         return sum(process.memory_info().rss for process in self._processes())
+
+    def connections(self, ports: tuple[int, ...]) -> list[int]:
+        """Return how many clients each process has, without those that have none."""
+        counts = [
+            sum(each.status == psutil.CONN_ESTABLISHED and each.laddr[1] in ports for each in open)
+            for open in (process.net_connections("tcp4") for process in self._processes())
+        ]
+        return [count for count in counts if count]
 
     def kill(self) -> None:
         """End all processes."""
@@ -103,7 +129,7 @@ class Server:
 
 def watched(peer: Peer) -> Peer:
     """Return the same application in a server that reports the longest turn of its event loop."""
-    project = "my-websocket-app/.venv" if peer.name == OURS else "peers"
+    project = f"{peer.project['project_slug']}/.venv" if peer.project else "peers"
     return replace(
         peer,
         command=lambda where, port: [
@@ -134,19 +160,20 @@ def wait_until_it_listens(port: int, process: subprocess.Popen[bytes], log: Path
 
 
 @contextmanager
-def running(peer: Peer, where: Path, core: int | None) -> Iterator[tuple[Target, Server]]:
-    """Start a peer on a core of its own, and wait until it listens."""
-    port, log = free_port(), where / "log"
-    environment = {
-        "APP_PORT": str(port),
-        "TURNS_OF": peer.turns_of,
-        "NODE_PATH": str(where / "node_modules"),
-    }
+def listening(
+    command: Sequence[str | Path],
+    port: int,
+    where: Path,
+    core: int | None,
+    environment: dict[str, str],
+) -> Iterator[int]:
+    """Start a program on a core of its own, wait until it listens, and return its process id."""
+    log = where / f"{port}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            peer.command(where, port),
+            command,
             cwd=where,
-            env=os.environ | environment | peer.environment,
+            env=os.environ | environment,
             stdout=output,
             stderr=output,
             preexec_fn=lambda: client.start(core),
@@ -154,10 +181,24 @@ def running(peer: Peer, where: Path, core: int | None) -> Iterator[tuple[Target,
     server = Server(process.pid)
     try:
         wait_until_it_listens(port, process, log)
-        yield peer.target(port), server
+        yield process.pid
     finally:
         server.kill()
         process.wait()
+
+
+@contextmanager
+def running(peer: Peer, where: Path, core: int | None) -> Iterator[tuple[Target, Server]]:
+    """Start all processes of a peer on one core."""
+    ports = [free_port() for _ in range(peer.processes)]
+    more = {"TURNS_OF": peer.turns_of, "NODE_PATH": str(where / "node_modules")}
+    with ExitStack() as stack:
+        pids = []
+        for port in ports:
+            environment = {"APP_PORT": str(port)} | more | peer.environment
+            program = listening(peer.command(where, port), port, where, core, environment)
+            pids.append(stack.enter_context(program))
+        yield peer.target(*ports), Server(*pids)
 
 
 async def memory(target: Target, server: Server, count: int, more: str) -> Figures:
@@ -202,12 +243,12 @@ def scenarios(
     peer: Peer, target: Target, server: Server, seconds: float
 ) -> Iterator[tuple[str, Coroutine[Any, Any, Figures]]]:
     """Yield everything that is measured of a peer; the stalled member last."""
+    clocks = {"cpu_us": server.cpu}
     for burst in (1, 4, 16):
-        yield f"fan-out 500, K={burst}", client.fan_out(target, 500, burst, seconds, server.cpu)
+        yield f"fan-out 500, K={burst}", client.fan_out(target, 500, burst, seconds, clocks)
     yield "100 publishers, 100/s", client.paced(target, 500, 100, 100, 3 * seconds)
     if peer.replies:
-        reply = Target(target.port, "/ws")
-        checked = Target(target.port, "/ws_json")
+        reply, checked = replace(target, path="/ws"), replace(target, path="/ws_json")
         document = b'{"user":"zoe","tags":["a","b"],"position":{"x":1.5,"y":-2}}'
         yield "echo", client.echo(reply, 100, b"x" * 64, seconds)
         if peer.name != LIMIT:
@@ -215,38 +256,42 @@ def scenarios(
         yield "connections", client.connecting(reply, seconds)
     if peer.name in (OURS, BASE, LIMIT):
         for members in (10, 100, 1000, 10_000):
-            yield f"fan-out {members}, K=4", client.fan_out(target, members, 4, seconds, server.cpu)
+            yield f"fan-out {members}, K=4", client.fan_out(target, members, 4, seconds, clocks)
     yield "stalled member", growth(target, server, max(5, seconds))  # to fill all buffers
 
 
-def measure(peer: Peer, where: Path, seconds: float, core: int | None) -> dict[str, Figures]:
-    """Start a peer and measure everything; memory in processes of their own."""
-    found: dict[str, Figures] = {}
+class Findings(dict[str, Figures]):
+    """What has been measured of a peer, by scenario."""
 
-    def take(name: str, scenario: Coroutine[Any, Any, Figures]) -> None:
+    def take(self, name: str, scenario: Coroutine[Any, Any, Figures]) -> None:
+        """Run a scenario; one that fails is named and left out."""
         try:
-            found[name] = figures = client.run(scenario)
+            self[name] = figures = client.run(scenario)
         except (OSError, ConnectionError) as failure:
             progress(f"    {name}: {failure}")
             return
         values = ", ".join(f"{key} {value:,.4g}" for key, value in figures.items())
         progress(f"    {name}: {values}")
 
+
+def measure(peer: Peer, where: Path, seconds: float, core: int | None) -> Findings:
+    """Start a peer and measure everything; memory in processes of their own."""
+    found = Findings()
     for name, more in (("memory, browser", client.DEFLATE), ("memory, plain", "")):
         with running(peer, where, core) as (target, server):
-            take(name, memory(target, server, 1000, more))
+            found.take(name, memory(target, server, 1000, more))
     if peer.turns_of:
         with running(watched(peer), where, core) as (target, _):
-            take("longest turn", turns(target, 10_000, max(3, seconds)))
+            found.take("longest turn", turns(target, 10_000, max(3, seconds)))
     if peer.name == OURS:
         for name, (count, limit) in JOINS.items():
             more = {"APP_PRESENCE_LIMIT": str(limit)}
             changed = replace(peer, environment=peer.environment | more)
             with running(changed, where, core) as (target, server):
-                take(name, joins(target, server, count))
+                found.take(name, joins(target, server, count))
     with running(peer, where, core) as (target, server):
         for name, scenario in scenarios(peer, target, server, seconds):
-            take(name, scenario)
+            found.take(name, scenario)
     return found
 
 
@@ -258,7 +303,9 @@ def two_cores() -> Cores:
     return first, second
 
 
-def measure_all(peers: list[Peer], where: Path, rounds: int, seconds: float) -> Results:
+def measure_all(
+    peers: Sequence[Peer], where: Path, rounds: int, seconds: float, measure: Measure = measure
+) -> Results:
     """Measure all peers in turn, and again in each round."""
     server_core, client_core = two_cores()
     able = install(peers, where)
@@ -293,13 +340,15 @@ def machine() -> dict[str, str]:
     }
 
 
-def parse_options() -> argparse.Namespace:
+def parse_options(
+    description: str | None, peers: Sequence[Peer], seconds: float
+) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        description=description, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=seconds, help="of each measurement")
     parser.add_argument("--quick", action="store_true", help="one round of half a second each")
     parser.add_argument("--only", help="names of peers, separated by commas")
     parser.add_argument("--output", type=Path, help="folder for the results")
@@ -311,26 +360,35 @@ def parse_options() -> argparse.Namespace:
         partial = not options.tables and (options.quick or options.only)
         options.output = Path(tempfile.mkdtemp(prefix="benchmark-")) if partial else HERE
     options.peers = [
-        peer for peer in PEERS if not options.only or peer.name in options.only.split(",")
+        peer for peer in peers if not options.only or peer.name in options.only.split(",")
     ]
     return options
 
 
+def measure_and_write(
+    options: argparse.Namespace, name: str, measure: Measure = measure, **facts: str
+) -> None:
+    """Measure what the command line asks for, and write it to a file of this name.
+
+    `facts` describe the machine further.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        results = measure_all(options.peers, Path(folder), options.rounds, options.seconds, measure)
+    document = {
+        "machine": machine() | facts,
+        "rounds": options.rounds,
+        "seconds": options.seconds,
+        "results": results,
+    }
+    options.output.mkdir(parents=True, exist_ok=True)
+    (options.output / name).write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+
+
 def main() -> None:
     """Measure, then write results, plot and tables."""
-    options = parse_options()
+    options = parse_options(__doc__, PEERS, 3.0)
     if not options.tables:
-        with tempfile.TemporaryDirectory() as folder:
-            results = measure_all(options.peers, Path(folder), options.rounds, options.seconds)
-        document = {
-            "machine": machine(),
-            "rounds": options.rounds,
-            "seconds": options.seconds,
-            "results": results,
-        }
-        options.output.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(document, indent=1) + "\n"
-        (options.output / "results.json").write_text(text, "utf-8")
+        measure_and_write(options, "results.json")
     report.write(options.output)
     progress(f"written: {options.output}")
 
