@@ -79,7 +79,8 @@ ONLY_WITH = {
         ENGINE/rooms/redis/publisher.py ENGINE/rooms/redis/reader.py
         ENGINE/rooms/redis/replay.py ENGINE/rooms/redis/scripts.py
         ENGINE/rooms/redis/settings.py ENGINE/rooms/redis/supervisor.py
-        tests/realtime/redis_server.py tests/realtime/test_redis.py
+        tests/realtime/redis_server.py tests/realtime/room_server.py
+        tests/realtime/test_processes.py tests/realtime/test_redis.py
         tests/realtime/test_redis_rooms.py
     """,
     "auth": """
