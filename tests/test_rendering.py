@@ -72,6 +72,7 @@ ONLY_WITH = {
         tests/realtime/test_rooms.py
     """,
     "broker": """
+        SCALING.md
         ENGINE/rooms/redis/__init__.py ENGINE/rooms/redis/broker.py
         ENGINE/rooms/redis/commands.py ENGINE/rooms/redis/cursor.py ENGINE/rooms/redis/health.py
         ENGINE/rooms/redis/keys.py ENGINE/rooms/redis/link.py ENGINE/rooms/redis/members.py
