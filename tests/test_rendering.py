@@ -72,19 +72,21 @@ ONLY_WITH = {
         tests/realtime/test_rooms.py
     """,
     "broker": """
-        ENGINE/rooms/redis/__init__.py ENGINE/rooms/redis/broker.py ENGINE/rooms/redis/change.py
-        ENGINE/rooms/redis/commands.py ENGINE/rooms/redis/cursor.py ENGINE/rooms/redis/exchange.py
-        ENGINE/rooms/redis/health.py ENGINE/rooms/redis/keys.py ENGINE/rooms/redis/link.py
-        ENGINE/rooms/redis/members.py ENGINE/rooms/redis/messages.py ENGINE/rooms/redis/notices.py
-        ENGINE/rooms/redis/processes.py ENGINE/rooms/redis/publisher.py ENGINE/rooms/redis/reader.py
-        ENGINE/rooms/redis/replay.py ENGINE/rooms/redis/roster_scripts.py
-        ENGINE/rooms/redis/rosters.py ENGINE/rooms/redis/scripts.py ENGINE/rooms/redis/settings.py
+        SCALING.md ENGINE/rooms/redis/__init__.py ENGINE/rooms/redis/broker.py
+        ENGINE/rooms/redis/change.py ENGINE/rooms/redis/commands.py ENGINE/rooms/redis/cursor.py
+        ENGINE/rooms/redis/exchange.py ENGINE/rooms/redis/health.py ENGINE/rooms/redis/keys.py
+        ENGINE/rooms/redis/link.py ENGINE/rooms/redis/members.py ENGINE/rooms/redis/messages.py
+        ENGINE/rooms/redis/notices.py ENGINE/rooms/redis/packed.py ENGINE/rooms/redis/processes.py
+        ENGINE/rooms/redis/publisher.py ENGINE/rooms/redis/reader.py ENGINE/rooms/redis/replay.py
+        ENGINE/rooms/redis/roster_scripts.py ENGINE/rooms/redis/rosters.py
+        ENGINE/rooms/redis/scripts.py ENGINE/rooms/redis/settings.py
         ENGINE/rooms/redis/supervisor.py ENGINE/rooms/redis/sync_rooms.py
         ENGINE/rooms/redis/unsent.py ENGINE/rooms/redis/view.py ENGINE/rooms/redis/waker.py
         ENGINE/rooms/redis/who.py tests/realtime/redis_server.py tests/realtime/redis/__init__.py
-        tests/realtime/redis/conftest.py tests/realtime/redis/talk.py
-        tests/realtime/redis/test_keys.py tests/realtime/redis/test_losses.py
-        tests/realtime/redis/test_outages.py tests/realtime/redis/test_publishing.py
+        tests/realtime/redis/conftest.py tests/realtime/redis/room_server.py
+        tests/realtime/redis/talk.py tests/realtime/redis/test_keys.py
+        tests/realtime/redis/test_losses.py tests/realtime/redis/test_outages.py
+        tests/realtime/redis/test_processes.py tests/realtime/redis/test_publishing.py
         tests/realtime/redis/test_reading.py tests/realtime/redis/test_rooms.py
         tests/realtime/redis/test_rosters.py tests/realtime/redis/test_start.py
         tests/realtime/redis/test_sync_rooms.py
