@@ -57,14 +57,16 @@ ONLY_WITH = {
     "include_broadcast": """
         src/PACKAGE/endpoints/broadcast.py tests/test_broadcast.py
         ENGINE/rooms/__init__.py ENGINE/rooms/access.py ENGINE/rooms/batch.py
-        ENGINE/rooms/broker.py ENGINE/rooms/events.py ENGINE/rooms/formats.py
+        ENGINE/rooms/broker.py ENGINE/rooms/confirmations.py ENGINE/rooms/events.py
+        ENGINE/rooms/formats.py
         ENGINE/rooms/history.py ENGINE/rooms/hub.py ENGINE/rooms/keyed_limiter.py
         ENGINE/rooms/member.py ENGINE/rooms/memory.py ENGINE/rooms/names.py
         ENGINE/rooms/post.py ENGINE/rooms/presence.py ENGINE/rooms/requests.py
         ENGINE/rooms/room.py ENGINE/rooms/rooms.py ENGINE/rooms/settings.py
         ENGINE/rooms/subscriber.py
         tests/realtime/brokers.py tests/realtime/hub_client.py tests/realtime/room_app.py
-        tests/realtime/test_access.py tests/realtime/test_broker.py tests/realtime/test_history.py
+        tests/realtime/test_access.py tests/realtime/test_broker.py
+        tests/realtime/test_confirmations.py tests/realtime/test_history.py
         tests/realtime/test_hub.py tests/realtime/test_keyed_limiter.py
         tests/realtime/test_memory.py tests/realtime/test_names.py tests/realtime/test_post.py
         tests/realtime/test_presence.py tests/realtime/test_publish.py
