@@ -43,6 +43,9 @@ def test_connections_and_what_they_carry_are_counted_by_route(url: str) -> None:
         ann.close(4000)
         while values("websocket.server.active_connections", http_route=ROUTE)[0].value > 1:
             pass
+        zoe.close()
+        while values("websocket.server.active_connections", http_route=ROUTE)[0].value:
+            pass
     new = totals()
     new.subtract(before)
     assert new["websocket.server.messages", "receive"] == 2

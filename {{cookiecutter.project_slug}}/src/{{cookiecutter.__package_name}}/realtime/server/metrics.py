@@ -117,10 +117,10 @@ def by_direction(name: str) -> Iterator[Observation]:
 
 def by_route(value: Callable[[Counted], int]) -> Iterator[Observation]:
     """Yield the sum of a value of all open connections, by route."""
-    sums = Counter[str]()
+    sums = {route: 0 for counts in [*running] for route, _ in counts.sums()}
     for connection in [each for counts in [*running] for each in [*counts.open]]:
         if connection.is_accepted:
-            sums[connection.route] += value(connection)
+            sums[connection.route] = sums.get(connection.route, 0) + value(connection)
     for route, number in sums.items():
         yield Observation(number, {ROUTE: route})
 
