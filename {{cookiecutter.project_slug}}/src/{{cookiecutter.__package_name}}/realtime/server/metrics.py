@@ -108,11 +108,11 @@ def counts_of(connection: Counted) -> dict[tuple[str, str], int]:
 
 def by_direction(name: str) -> Iterator[Observation]:
     """Yield the sum of a count of all connections, by route and direction."""
+    directions = {f"{name}_in": "receive", f"{name}_out": "transmit"}
     sums = sum((counts.sums() for counts in [*running]), Counter[tuple[str, str]]())
-    for direction, suffix in (("receive", "in"), ("transmit", "out")):
-        for (route, count), number in sums.items():
-            if count == f"{name}_{suffix}":
-                yield Observation(number, {ROUTE: route, DIRECTION: direction})
+    for (route, count), number in sums.items():
+        if count in directions:
+            yield Observation(number, {ROUTE: route, DIRECTION: directions[count]})
 
 
 def by_route(value: Callable[[Counted], int]) -> Iterator[Observation]:
