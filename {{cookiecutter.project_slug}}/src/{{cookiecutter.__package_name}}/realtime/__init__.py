@@ -7,6 +7,7 @@ from .formats import ErrorCode, dump_json
 from .handshake.admission import Admission, Admitted
 from .handshake.identity import Identity
 from .load_settings import SettingsError, load_settings
+from .message_types import Subprotocol
 from .server.command import serve
 from .settings import RealtimeSettings
 
@@ -21,6 +22,7 @@ __all__ = [
     "Identity",
     "RealtimeSettings",
     "SettingsError",
+    "Subprotocol",
     "current_settings",
     "dump_json",
     "load_settings",
