@@ -12,7 +12,7 @@ from starlette.websockets import WebSocketState
 
 from .close_codes import CAUSED_BY_CLIENT, CloseCode, check_close
 from .handshake.identity import ANONYMOUS, Identity
-from .server.fast_path import find_transport
+from .server.fast_path import find_inbox, find_transport
 from .server.logging import connection_fields, connection_id
 from .server.metrics import CLOSE_CODE, NO_CODE, ROUTE, durations, route_of
 
@@ -38,6 +38,7 @@ class Lifecycle:
         "close_code",
         "close_reason",
         "identity",
+        "inbox",
         "is_open",
         "messages_in",
         "messages_out",
@@ -49,6 +50,7 @@ class Lifecycle:
     def __init__(self, websocket: WebSocket, subprotocol: str | None) -> None:
         self.websocket = websocket
         self.transport = find_transport(websocket.scope)
+        self.inbox = find_inbox(websocket.scope)
         self.subprotocol = subprotocol
         self.identity = ANONYMOUS
         self.is_open = False

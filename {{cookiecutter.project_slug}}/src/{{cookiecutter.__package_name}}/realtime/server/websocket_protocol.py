@@ -113,21 +113,14 @@ class LimitedWebSocketProtocol(SlicedWebSocketProtocol):
             self.fail(CloseCode.MESSAGE_TOO_BIG, "too many fragments")
 
     def send_receive_event_to_app(self) -> None:
-        """Queue a message, and read no more until the application has taken it."""
+        """Put a message into the inbox."""
         data, self.frames = b"".join(self.frames), []
         if self.close_sent:
             return
         try:
-            if self.curr_msg_data_type == "text":
-                self.queue.put_nowait({"type": "websocket.receive", "text": data.decode()})
-            else:
-                self.queue.put_nowait({"type": "websocket.receive", "bytes": data})
+            self.put(data.decode() if self.curr_msg_data_type == "text" else data, len(data))
         except UnicodeDecodeError:
             self.fail(CloseCode.INVALID_DATA, "invalid UTF-8")
-            return
-        if not self.read_paused and not self.transport.is_closing():
-            self.read_paused = True
-            self.transport.pause_reading()
 
     def fail(self, code: CloseCode, reason: str) -> None:
         """Close because of what the client sent, unless it has closed already."""

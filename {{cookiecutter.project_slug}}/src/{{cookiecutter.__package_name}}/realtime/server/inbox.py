@@ -1,0 +1,79 @@
+"""Messages of a client that wait for the application."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from uvicorn._types import ASGIReceiveEvent
+
+MAX_MESSAGES = 64
+"""Messages of a client that may wait for the application; then reading pauses."""
+MAX_BYTES = 65_536
+"""Bytes of such messages, to which the last one may add as many as a message may have."""
+
+Received = tuple[str | bytes | ASGIReceiveEvent, int]
+"""A text or binary message, or another event, and its size in bytes on the wire."""
+
+
+class Inbox:
+    """What has come from a client and was not taken yet, in order.
+
+    It takes the place of uvicorn's queue, for which reading pauses and resumes at every message.
+    """
+
+    __slots__ = ("_bytes", "_received", "_resume", "_waiter", "is_full")
+
+    def __init__(self, resume: Callable[[], None]) -> None:
+        """`resume` is called when an inbox that was full is empty."""
+        self.is_full = False
+        self._received: deque[Received] = deque()
+        self._bytes = 0
+        self._resume = resume
+        self._waiter: asyncio.Future[None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._received)
+
+    def put(self, message: str | bytes, size: int) -> None:
+        """Add a message of so many bytes."""
+        self._received.append((message, size))
+        self._bytes += size
+        if len(self._received) >= MAX_MESSAGES or self._bytes >= MAX_BYTES:
+            self.is_full = True
+        self._wake()
+
+    def put_nowait(self, event: ASGIReceiveEvent) -> None:
+        """Add an event that is no message; uvicorn calls this."""
+        self._received.append((event, 0))
+        self._wake()
+
+    def take(self) -> Received | None:
+        """Return what came first, and remove it; `None` where nothing waits."""
+        if not self._received:
+            return None
+        received = self._received.popleft()
+        self._bytes -= received[1]
+        if self.is_full and not self._received:
+            self.is_full = False
+            self._resume()
+        return received
+
+    async def get(self) -> Received:
+        """Wait until there is something, and take it."""
+        while (received := self.take()) is None:
+            if self._waiter is None:
+                await self._wait()
+            else:  # somebody else reads, too
+                await asyncio.wait([self._waiter])
+        return received
+
+    async def _wait(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
