@@ -22,6 +22,9 @@ T = TypeVar("T")
 Incoming = TypeVar("Incoming")
 Outgoing = TypeVar("Outgoing")
 
+EXPECTED: dict[type, str] = {bytes: "text", str: "binary", object: "no message"}
+"""What is expected where messages of a type are refused."""
+
 
 class Connection(lifecycle.Lifecycle, Generic[Incoming, Outgoing]):
     """A WebSocket that enforces size, rate and type limits.
@@ -167,8 +170,7 @@ class Connection(lifecycle.Lifecycle, Generic[Incoming, Outgoing]):
             elif not self._limiter.allow(now, size):
                 await self._limit_rate(message)
             elif refused is not None and isinstance(message, refused):
-                expected = "text" if refused is bytes else "binary"
-                await self.close(CloseCode.UNSUPPORTED_DATA, f"{expected} expected")
+                await self.close(CloseCode.UNSUPPORTED_DATA, f"{EXPECTED[refused]} expected")
             else:
                 yield message
 

@@ -1,7 +1,7 @@
 """The types of an endpoint's messages, as its signature declares them."""
 
 from types import UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Never, NoReturn, TypeVar, Union, get_args, get_origin
 
 from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
@@ -27,7 +27,8 @@ class Subprotocol(str):
 class MessageTypes:
     """What a connection receives and sends: text, binary, both, or JSON of a type.
 
-    `str`, `bytes` and `str | bytes` are messages as they are. Any other type is JSON.
+    `str`, `bytes` and `str | bytes` are messages as they are, and `Never` is none at all. Any
+    other type is JSON.
     """
 
     __slots__ = ("incoming", "outgoing", "refused", "schema", "serializer")
@@ -37,9 +38,13 @@ class MessageTypes:
         self.incoming = incoming
         self.outgoing = outgoing
         received, sent = raw_types(incoming), raw_types(outgoing)
-        self.schema: TypeAdapter[Any] | None = None if received else TypeAdapter(incoming)
-        self.refused = next(iter({str, bytes} - received), None) if received else None
-        self.serializer = None if sent else TypeAdapter(outgoing).serializer
+        self.refused: type | None = None
+        self.schema: TypeAdapter[Any] | None = None
+        if received is None:
+            self.schema = TypeAdapter(incoming)
+        elif refused := {str, bytes} - received:
+            self.refused = object if len(refused) == 2 else refused.pop()
+        self.serializer = TypeAdapter(outgoing).serializer if sent is None else None
 
     def encode(self, message: Any) -> str | bytes:
         """Return a message as it is sent; numbers that have no JSON form become `null`."""
@@ -48,11 +53,11 @@ class MessageTypes:
         return self.serializer.to_json(message, by_alias=True).decode()
 
 
-def raw_types(declared: Any) -> set[type]:
-    """Return whether messages are `str`, `bytes` or both; nothing where they are JSON."""
+def raw_types(declared: Any) -> set[type] | None:
+    """Return which of `str` and `bytes` messages are; `None` where they are JSON."""
     kinds = {kind for kind, _ in branches(declared)}
     if not kinds <= {str, bytes}:
-        return set()
+        return None
     for kind, notes in branches(declared):
         if any(isinstance(note, FieldInfo) and note.metadata for note in notes):
             hint = "take a pydantic model, or check the text in the endpoint"
@@ -64,6 +69,8 @@ def branches(declared: Any, notes: tuple[Any, ...] = ()) -> list[tuple[Any, tupl
     """Return the types of a union, each with what is annotated; a single type is one branch."""
     if isinstance(declared, TypeVar):
         return [(str, ()), (bytes, ())]  # nothing was declared
+    if declared in (Never, NoReturn):
+        return []
     if hasattr(declared, "__value__"):  # type Message = Order | Cancel
         return branches(declared.__value__, notes)
     if get_origin(declared) is Annotated:
