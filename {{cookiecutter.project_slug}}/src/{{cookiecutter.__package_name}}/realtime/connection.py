@@ -154,7 +154,7 @@ class Connection(lifecycle.Lifecycle, Generic[Incoming, Outgoing]):
             if received is None:
                 received = await self._wait_for_message(turn)
             message, size = received
-            if isinstance(message, dict):
+            if not isinstance(message, (str, bytes)):
                 self._note_end(message)
                 return
             now = time.monotonic()

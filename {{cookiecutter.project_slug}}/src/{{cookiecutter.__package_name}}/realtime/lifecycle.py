@@ -12,7 +12,8 @@ from starlette.websockets import WebSocketState
 
 from .close_codes import CAUSED_BY_CLIENT, CloseCode, check_close
 from .handshake.identity import ANONYMOUS, Identity
-from .server.fast_path import find_inbox, find_transport
+from .server.fast_path import find_transport
+from .server.inbox import find_inbox
 from .server.logging import connection_fields, connection_id
 from .server.metrics import CLOSE_CODE, NO_CODE, ROUTE, durations, route_of
 

@@ -9,8 +9,6 @@ from typing import Any
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from .inbox import Inbox
-
 PROTOCOLS: tuple[type[Any], ...] = (WebSocketsSansIOProtocol,)
 """Protocols that write a handshake or a frame whole before `send` returns, so that ours may follow."""
 with suppress(ImportError):
@@ -72,11 +70,6 @@ def with_subclasses(classes: Iterable[type[Any]]) -> Iterator[type[Any]]:
 def find_transport(scope: Scope) -> asyncio.Transport | None:
     """Return what the middleware has found."""
     return scope.get("transport")
-
-
-def find_inbox(scope: Scope) -> Inbox | None:
-    """Return what the middleware has found."""
-    return scope.get("inbox")
 
 
 def server_frame(message: str | bytes, *, is_text: bool = False) -> bytes:

@@ -4,15 +4,15 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from uvicorn._types import ASGIReceiveEvent
+from starlette.types import Message, Scope
 
 MAX_MESSAGES = 64
 """Messages of a client that may wait for the application; then reading pauses."""
 MAX_BYTES = 65_536
 """Bytes of such messages, to which the last one may add as many as a message may have."""
 
-Received = tuple[str | bytes | ASGIReceiveEvent, int]
-"""A text or binary message, or another event, and its size in bytes on the wire."""
+Received = tuple[str | bytes | Message, int]
+"""A text or binary message and its size in bytes, or another event of ASGI."""
 
 
 class Inbox:
@@ -42,7 +42,7 @@ class Inbox:
             self.is_full = True
         self._wake()
 
-    def put_nowait(self, event: ASGIReceiveEvent) -> None:
+    def put_nowait(self, event: Message) -> None:
         """Add an event that is no message; uvicorn calls this."""
         self._received.append((event, 0))
         self._wake()
@@ -77,3 +77,8 @@ class Inbox:
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+def find_inbox(scope: Scope) -> Inbox | None:
+    """Return what the middleware of `fast_path.py` has found."""
+    return scope.get("inbox")

@@ -1,7 +1,7 @@
 """uvicorn's WebSocket protocol, which parses a few frames of a client at a time."""
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
@@ -95,9 +95,8 @@ class SlicedWebSocketProtocol(WebSocketsSansIOProtocol):
         Return where what is left for the parser begins.
         """
         start, limit = 0, self.config.ws_max_size
-        is_between_messages = not self.frame_rest and not self.frames and self.conn.state is OPEN
-        if not is_between_messages or not self.handshake_complete or self.close_sent:
-            return 0
+        if self.conn.state is not OPEN or self.frame_rest or self.frames:
+            return start
         while not self.read_paused and (found := read_message(data, start, limit)):
             message, size, start = found
             self.put(message, size)
@@ -154,7 +153,7 @@ class SlicedWebSocketProtocol(WebSocketsSansIOProtocol):
             return {"type": "websocket.receive", "text": message}
         if isinstance(message, bytes):
             return {"type": "websocket.receive", "bytes": message}
-        return message
+        return cast(ASGIReceiveEvent, message)
 
     async def send(self, message: ASGISendEvent) -> None:
         """Send; after a close frame, go on to parse until the client's own is found."""
