@@ -14,7 +14,10 @@ from websockets.frames import apply_mask
 
 from {{ cookiecutter.__package_name }}.realtime.server import sliced_protocol
 from {{ cookiecutter.__package_name }}.realtime.server.frames import read_message
-from {{ cookiecutter.__package_name }}.realtime.server.inbox import MAX_MESSAGES, Received
+from {{ cookiecutter.__package_name }}.realtime.server.inbox import (
+    MAX_MESSAGES,
+    Received,
+)
 from {{ cookiecutter.__package_name }}.realtime.server.sliced_protocol import (
     FRAMES_PER_TURN,
 )
