@@ -56,7 +56,7 @@ def message_of(message: Message, exchange: Exchange, schemas: Schemas) -> dict[s
     described = {
         "name": message.name,
         "title": schema.get("title", message.name),
-        "summary": (message.description or schema.get("description", "")).partition("\n")[0],
+        "summary": (schema.get("description") or message.description).partition("\n")[0],
         "contentType": message.content_type,
         "payload": schemas[message],
         "examples": [{"payload": example} for example in schemas.examples(message)],
@@ -94,7 +94,7 @@ def operation_of(
         "channel": {"$ref": f"#/channels/{channel}"},
         "title": f"{who}{under}",
         "summary": endpoint.description.partition("\n")[0],
-        "description": f"{who} these messages to {endpoint.address}{under}.{about}",
+        "description": f"{who} these messages at {endpoint.address}{under}.{about}",
         "messages": [{"$ref": f"#/channels/{channel}/messages/{name}"} for name in messages],
     }
 

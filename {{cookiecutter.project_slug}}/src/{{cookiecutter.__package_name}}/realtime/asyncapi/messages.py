@@ -21,11 +21,15 @@ INVALID = (ErrorCode.INVALID_JSON, ErrorCode.INVALID_SHAPE, ErrorCode.TEXT_EXPEC
 
 @dataclass(eq=False)
 class Message:
-    """One kind of message, and how its type is validated, or else written."""
+    """One kind of message, and how its type is validated, or else written.
+
+    `declared` is the union that it is one of.
+    """
 
     name: str
     adapter: TypeAdapter[Any]
     mode: Mode
+    declared: TypeAdapter[Any] | None = None
     content_type: str = JSON
     description: str = ""
     examples: list[Any] = field(default_factory=list)
@@ -55,16 +59,18 @@ def messages(declared: Any, mode: Mode) -> list[Message]:
     if raw_types(declared) is not None:
         return [raw_message(kind, notes, mode) for kind, notes in branches(declared)]
     if all(is_model(kind) for kind in kinds):
-        return [Message(name_of(kind), TypeAdapter(kind), mode) for kind in kinds]
-    return [Message("json", TypeAdapter(declared), mode)]
+        union: TypeAdapter[Any] = TypeAdapter(declared)
+        return [Message(name_of(kind), TypeAdapter(kind), mode, union) for kind in kinds]
+    return [Message("json", TypeAdapter(declared), mode, description="JSON.")]
 
 
 def raw_message(kind: type, notes: tuple[Any, ...], mode: Mode) -> Message:
     """Return a text or binary message, with what a `Field` says of it."""
     if kind is bytes:
-        message = Message("binary", TypeAdapter(bytes), mode, BINARY)
+        about = "Binary data."
+        message = Message("binary", TypeAdapter(bytes), mode, None, BINARY, about)
     else:
-        message = Message("text", TypeAdapter(str), mode, TEXT)
+        message = Message("text", TypeAdapter(str), mode, None, TEXT, "Text.")
         message.examples = ["Hello"] if mode == "validation" else []
     for note in notes:
         if isinstance(note, FieldInfo):
