@@ -3,7 +3,7 @@
 from typing import Any
 
 from .endpoints import Endpoint
-from .messages import Exchange, Message, identifier
+from .messages import Exchange, Message, identifier, unused
 from .parameters import Parameter
 from .schemas import Schemas
 
@@ -44,9 +44,7 @@ def keyed(exchange: Exchange) -> dict[str, Message]:
         for message in messages:
             key = f"{message.name}{suffix}"
             key = f"{key}{direction}" if key in keys else key
-            while key in keys:
-                key += "_"
-            keys[key] = message
+            keys[unused(key, keys)] = message
     return keys
 
 

@@ -9,7 +9,7 @@ from ..close_codes import MEANINGS, CloseCode
 from ..engine import Engine
 from .channels import channel_of, operations_of
 from .endpoints import Endpoint, find_endpoints
-from .messages import identifier
+from .messages import identifier, unused
 from .schemas import Schemas
 
 ABOUT = """\
@@ -76,15 +76,6 @@ def named(endpoints: list[Endpoint]) -> dict[str, Endpoint]:
         name = endpoint.name if is_unique else "_".join([endpoint.name, *in_path])
         keys[unused(name, keys)] = endpoint
     return keys
-
-
-def unused(name: str, used: dict[str, Any]) -> str:
-    """Return a name, with a number if it is used already."""
-    number, wanted = 1, name
-    while name in used:
-        number += 1
-        name = f"{wanted}_{number}"
-    return name
 
 
 def messages_of(endpoint: Endpoint) -> list[Any]:

@@ -103,6 +103,15 @@ def name_of(kind: Any) -> str:
     return identifier(getattr(kind, "__name__", str(kind))) or "json"
 
 
+def unused(name: str, used: dict[str, Any]) -> str:
+    """Return a name, with a number if it is used already."""
+    number, wanted = 1, name
+    while name in used:
+        number += 1
+        name = f"{wanted}_{number}"
+    return name
+
+
 def identifier(text: str) -> str:
     """Return a text with `_` for whatever is no ASCII letter, digit or `_`."""
     return re.sub(r"[^A-Za-z0-9_]+", "_", text).strip("_")
