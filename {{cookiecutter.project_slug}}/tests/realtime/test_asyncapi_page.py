@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 from typing import Annotated, Any, Literal
 
 import pytest
-from fastapi import Cookie, FastAPI, Query
+from fastapi import Cookie, FastAPI, Query, WebSocket
 from fastapi.testclient import TestClient
 from pydantic import BaseModel, Field, create_model
 
@@ -157,6 +157,15 @@ def test_another_url_and_no_openapi(app: FastAPI) -> None:
     assert 'href="/ws-docs.json"' in page
     assert "/docs" not in page.replace("/ws-docs", "")
     assert "There are no WebSocket routes." in page
+
+
+def test_a_route_without_admission_has_no_tables_of_refusals(app: FastAPI) -> None:
+    @app.websocket("/bare")
+    async def bare(websocket: WebSocket) -> None: ...
+
+    page = page_of(app)
+    assert "/bare" in page
+    assert "<details>" not in page
 
 
 def test_models_in_models_are_shown_once(app: FastAPI) -> None:

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass, field, is_dataclass
 from inspect import isclass
-from typing import Any, Literal, is_typeddict
+from typing import Any, Literal
 
 from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
@@ -93,9 +93,10 @@ def error_message(*, is_json: bool) -> Message:
 def is_model(kind: Any) -> bool:
     """Return whether a type has fields and a name that says what it is."""
     kind = getattr(kind, "__origin__", kind)  # of a generic dataclass
-    if is_typeddict(kind):
-        return True
-    return isclass(kind) and (issubclass(kind, BaseModel) or is_dataclass(kind))
+    if not isclass(kind):
+        return False
+    is_typed_dict = hasattr(kind, "__required_keys__")
+    return is_typed_dict or is_dataclass(kind) or issubclass(kind, BaseModel)
 
 
 def name_of(kind: Any) -> str:
