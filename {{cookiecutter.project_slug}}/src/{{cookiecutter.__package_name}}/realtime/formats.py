@@ -41,7 +41,7 @@ class ErrorDetail(BaseModel):
 
     code: str = Field(examples=[ErrorCode.INVALID_SHAPE])
     detail: str = Field(examples=[DETAILS[ErrorCode.INVALID_SHAPE]])
-    path: str = Field("", examples=["data.price"])
+    path: str | None = Field(None, examples=["data.price"])
 
 
 class ErrorFrame(BaseModel):

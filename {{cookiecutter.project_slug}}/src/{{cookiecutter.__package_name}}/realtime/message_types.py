@@ -1,7 +1,7 @@
 """The types of an endpoint's messages, as its signature declares them."""
 
 from types import UnionType
-from typing import Annotated, Any, Never, NoReturn, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Never, NoReturn, Union, get_args, get_origin
 
 from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
@@ -67,8 +67,6 @@ def raw_types(declared: Any) -> set[type] | None:
 
 def branches(declared: Any, notes: tuple[Any, ...] = ()) -> list[tuple[Any, tuple[Any, ...]]]:
     """Return the types of a union, each with what is annotated; a single type is one branch."""
-    if isinstance(declared, TypeVar):
-        return [(str, ()), (bytes, ())]  # nothing was declared
     if declared in (Never, NoReturn):
         return []
     if hasattr(declared, "__value__"):  # type Message = Order | Cancel

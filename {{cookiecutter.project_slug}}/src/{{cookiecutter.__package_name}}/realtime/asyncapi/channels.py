@@ -3,7 +3,7 @@
 from typing import Any
 
 from .endpoints import Endpoint
-from .messages import Exchange, Message, identifier
+from .messages import Exchange, Message, identifier, unused
 from .parameters import Parameter
 from .schemas import Schemas
 
@@ -44,9 +44,7 @@ def keyed(exchange: Exchange) -> dict[str, Message]:
         for message in messages:
             key = f"{message.name}{suffix}"
             key = f"{key}{direction}" if key in keys else key
-            while key in keys:
-                key += "_"
-            keys[key] = message
+            keys[unused(key, keys)] = message
     return keys
 
 
@@ -56,7 +54,7 @@ def message_of(message: Message, exchange: Exchange, schemas: Schemas) -> dict[s
     described = {
         "name": message.name,
         "title": schema.get("title", message.name),
-        "summary": (message.description or schema.get("description", "")).partition("\n")[0],
+        "summary": (schema.get("description") or message.description).partition("\n")[0],
         "contentType": message.content_type,
         "payload": schemas[message],
         "examples": [{"payload": example} for example in schemas.examples(message)],
@@ -94,7 +92,7 @@ def operation_of(
         "channel": {"$ref": f"#/channels/{channel}"},
         "title": f"{who}{under}",
         "summary": endpoint.description.partition("\n")[0],
-        "description": f"{who} these messages to {endpoint.address}{under}.{about}",
+        "description": f"{who} these messages at {endpoint.address}{under}.{about}",
         "messages": [{"$ref": f"#/channels/{channel}/messages/{name}"} for name in messages],
     }
 

@@ -1,5 +1,6 @@
 """Makes the AsyncAPI 3.0.0 document of an application."""
 
+from collections import Counter
 from typing import Any
 
 from fastapi import FastAPI
@@ -8,6 +9,7 @@ from ..close_codes import MEANINGS, CloseCode
 from ..engine import Engine
 from .channels import channel_of, operations_of
 from .endpoints import Endpoint, find_endpoints
+from .messages import identifier, unused
 from .schemas import Schemas
 
 ABOUT = """\
@@ -20,7 +22,7 @@ REFUSALS = {
     "403": "A web page of another origin, or not allowed.",
     "404": "No such path.",
     "422": "A parameter is missing or invalid.",
-    "429": "Too many connections from this address.",
+    "429": "Too many connections or joins from this address.",
     "503": "The server is full, or stopping: try again after a random delay.",
 }
 """Responses to handshakes that are refused, by their status."""
@@ -65,24 +67,15 @@ def info_of(app: FastAPI) -> dict[str, Any]:
 
 
 def named(endpoints: list[Endpoint]) -> dict[str, Endpoint]:
-    """Return endpoints by names that differ: the function's, and parameters of the path."""
+    """Return endpoints by names that differ: the function's, if need be with parameters."""
+    count = Counter(endpoint.name for endpoint in endpoints)
     keys: dict[str, Endpoint] = {}
     for endpoint in endpoints:
-        in_path = [each.name for each in endpoint.parameters if each.place == "path"]
-        key = endpoint.name
-        if key in keys:
-            key = "_".join([key, *in_path])
-        keys[unused(key, keys)] = endpoint
+        in_path = [identifier(each.name) for each in endpoint.parameters if each.place == "path"]
+        is_unique = count[endpoint.name] == 1
+        name = endpoint.name if is_unique else "_".join([endpoint.name, *in_path])
+        keys[unused(name, keys)] = endpoint
     return keys
-
-
-def unused(name: str, used: dict[str, Any]) -> str:
-    """Return a name, with a number if it is used already."""
-    number, wanted = 1, name
-    while name in used:
-        number += 1
-        name = f"{wanted}_{number}"
-    return name
 
 
 def messages_of(endpoint: Endpoint) -> list[Any]:

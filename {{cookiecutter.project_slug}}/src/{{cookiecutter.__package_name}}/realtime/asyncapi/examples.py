@@ -24,7 +24,7 @@ class NoExampleError(Exception):
 
 def example_of(schema: Schema, definitions: dict[str, Schema], seen: tuple[str, ...] = ()) -> Any:
     """Return what the schema names, an example, default or constant, or else make up a value."""
-    if "$ref" in schema:
+    if "$ref" in schema and "examples" not in schema:
         name = schema["$ref"].rpartition("/")[2]
         if name in seen:
             raise NoExampleError(name)
@@ -32,9 +32,8 @@ def example_of(schema: Schema, definitions: dict[str, Schema], seen: tuple[str, 
     for key in ("examples", "enum"):
         if schema.get(key):
             return schema[key][0]
-    for key in ("const", "default"):
-        if key in schema:
-            return schema[key]
+    if "const" in schema or schema.get("default") is not None:
+        return schema.get("const", schema.get("default"))
 
     def inner(part: Schema) -> Any:
         return example_of(part, definitions, seen)
@@ -75,7 +74,12 @@ def fields_of(schema: Schema) -> list[str]:
     """Return the fields that an example shows: the required ones, and those with examples."""
     required = schema.get("required", [])
     properties: dict[str, Schema] = schema.get("properties", {})
-    return [key for key, each in properties.items() if key in required or "examples" in each]
+    return [key for key, each in properties.items() if key in required or has_examples(each)]
+
+
+def has_examples(schema: Schema) -> bool:
+    """Return whether a schema, or a branch of it, names examples."""
+    return "examples" in schema or any("examples" in each for each in schema.get("anyOf", ()))
 
 
 def array_of(schema: Schema, inner: Callable[[Schema], Any]) -> list[Any]:

@@ -33,8 +33,9 @@ def described_fields(schema: Schema) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for name, each in schema.get("properties", {}).items():
         title = element("code", name)
-        meaning = each.get("description", "") + default_of(each)
-        optional = "" if name in required else " (optional)"
+        is_required = name in required
+        meaning = each.get("description", "") + ("" if is_required else default_of(each))
+        optional = "" if is_required else " (optional)"
         rows.append((Html(title + optional), type_of(each), code_in(meaning)))
     return rows
 

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass, field, is_dataclass
 from inspect import isclass
-from typing import Any, Literal, is_typeddict
+from typing import Any, Literal
 
 from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
@@ -21,11 +21,15 @@ INVALID = (ErrorCode.INVALID_JSON, ErrorCode.INVALID_SHAPE, ErrorCode.TEXT_EXPEC
 
 @dataclass(eq=False)
 class Message:
-    """One kind of message, and how its type is validated, or else written."""
+    """One kind of message, and how its type is validated, or else written.
+
+    `declared` is the union that it is one of.
+    """
 
     name: str
     adapter: TypeAdapter[Any]
     mode: Mode
+    declared: TypeAdapter[Any] | None = None
     content_type: str = JSON
     description: str = ""
     examples: list[Any] = field(default_factory=list)
@@ -55,16 +59,18 @@ def messages(declared: Any, mode: Mode) -> list[Message]:
     if raw_types(declared) is not None:
         return [raw_message(kind, notes, mode) for kind, notes in branches(declared)]
     if all(is_model(kind) for kind in kinds):
-        return [Message(name_of(kind), TypeAdapter(kind), mode) for kind in kinds]
-    return [Message("json", TypeAdapter(declared), mode)]
+        union: TypeAdapter[Any] = TypeAdapter(declared)
+        return [Message(name_of(kind), TypeAdapter(kind), mode, union) for kind in kinds]
+    return [Message("json", TypeAdapter(declared), mode, description="JSON.")]
 
 
 def raw_message(kind: type, notes: tuple[Any, ...], mode: Mode) -> Message:
     """Return a text or binary message, with what a `Field` says of it."""
     if kind is bytes:
-        message = Message("binary", TypeAdapter(bytes), mode, BINARY)
+        about = "Binary data."
+        message = Message("binary", TypeAdapter(bytes), mode, None, BINARY, about)
     else:
-        message = Message("text", TypeAdapter(str), mode, TEXT)
+        message = Message("text", TypeAdapter(str), mode, None, TEXT, "Text.")
         message.examples = ["Hello"] if mode == "validation" else []
     for note in notes:
         if isinstance(note, FieldInfo):
@@ -87,14 +93,24 @@ def error_message(*, is_json: bool) -> Message:
 def is_model(kind: Any) -> bool:
     """Return whether a type has fields and a name that says what it is."""
     kind = getattr(kind, "__origin__", kind)  # of a generic dataclass
-    if is_typeddict(kind):
-        return True
-    return isclass(kind) and (issubclass(kind, BaseModel) or is_dataclass(kind))
+    if not isclass(kind):
+        return False
+    is_typed_dict = hasattr(kind, "__required_keys__")
+    return is_typed_dict or is_dataclass(kind) or issubclass(kind, BaseModel)
 
 
 def name_of(kind: Any) -> str:
     """Return the name of a type, as a key that every tool takes."""
     return identifier(getattr(kind, "__name__", str(kind))) or "json"
+
+
+def unused(name: str, used: dict[str, Any]) -> str:
+    """Return a name, with a number if it is used already."""
+    number, wanted = 1, name
+    while name in used:
+        number += 1
+        name = f"{wanted}_{number}"
+    return name
 
 
 def identifier(text: str) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args, get_origin
 
+from fastapi._compat import ModelField
 from fastapi.dependencies.models import Dependant
 from fastapi.dependencies.utils import get_flat_params, get_typed_signature
 from pydantic import TypeAdapter
@@ -11,6 +12,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from .messages import Mode
+
+PLACES = ("path", "query", "header", "cookie")
 
 
 @dataclass(eq=False)
@@ -35,15 +38,36 @@ def parameters(dependant: Dependant | None, in_path: Iterable[str]) -> list[Para
 
 def declared_parameters(dependant: Dependant) -> Iterator[Parameter]:
     """Yield what `Path`, `Query`, `Header` and `Cookie` declare, once each."""
-    seen = set()
-    for declared in get_flat_params(dependant):
-        info: Any = declared.field_info
-        place = info.in_.value
-        name = declared.validation_alias or declared.alias
-        if (name, place) not in seen and getattr(info, "include_in_schema", True):
-            seen.add((name, place))
-            kind = Annotated[info.annotation, None, *info.metadata]
-            yield Parameter(name, place, TypeAdapter(kind), info.is_required(), notes_of(info))
+    for place in PLACES:
+        fields = [each for part in tree(dependant) for each in getattr(part, f"{place}_params")]
+        # FastAPI takes models apart that stand for several parameters.
+        whole = Dependant()
+        getattr(whole, f"{place}_params").extend(fields)
+        unique = {name_of(each, place): each.field_info for each in get_flat_params(whole)}
+        for name, info in unique.items():
+            if getattr(info, "include_in_schema", True):
+                yield declared_parameter(name, place, info)
+
+
+def declared_parameter(name: str, place: str, info: FieldInfo) -> Parameter:
+    """Return a parameter with its type and limits."""
+    annotation: Any = info.annotation
+    adapter: TypeAdapter[Any] = TypeAdapter(Annotated[annotation, None, *info.metadata])
+    return Parameter(name, place, adapter, info.is_required(), notes_of(info))
+
+
+def tree(dependant: Dependant) -> Iterator[Dependant]:
+    """Yield an endpoint's dependant, and those of its dependencies."""
+    yield dependant
+    for dependency in dependant.dependencies:
+        yield from tree(dependency)
+
+
+def name_of(field: ModelField, place: str) -> str:
+    """Return the name that clients use."""
+    if alias := field.validation_alias or field.field_info.alias:
+        return alias
+    return field.name.replace("_", "-") if place == "header" else field.name
 
 
 def named_parameter(dependant: Dependant | None, name: str) -> Parameter:

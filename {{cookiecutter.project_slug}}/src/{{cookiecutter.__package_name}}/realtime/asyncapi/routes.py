@@ -19,7 +19,7 @@ class Documents:
 
     def __init__(self, app: FastAPI) -> None:
         self._app = app
-        self._routes: list[Any] = []
+        self._routes: list[Any] | None = None
         self._document: dict[str, Any] = {}
 
     def at(self, server: str) -> dict[str, Any]:

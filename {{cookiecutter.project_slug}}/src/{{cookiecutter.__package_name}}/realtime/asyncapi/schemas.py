@@ -34,10 +34,14 @@ class SchemaGenerator(GenerateJsonSchema):
         return array
 
     def field_is_required(self, field: Any, total: bool) -> bool:
-        """What we send has all fields; those whose default is `None` may be left out."""
-        default = field["schema"].get("default")
-        is_always_sent = self.mode == "serialization" and default is not None
-        return is_always_sent or super().field_is_required(field, total)
+        """What we send has all fields, but may leave out those whose default is `None`.
+
+        A field of one value is required both ways: in unions, it says which type a message has.
+        """
+        schema = field["schema"]
+        is_constant = len(schema.get("schema", {}).get("expected", ())) == 1
+        is_sent = self.mode == "serialization" and schema.get("default") is not None
+        return is_constant or is_sent or super().field_is_required(field, total)
 
     def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> dict[str, Any]:
         """A type that JSON Schema cannot describe may be anything."""
@@ -69,7 +73,8 @@ class Schemas:
                 wanted = [example_of(schema, self.definitions)]
             except NoExampleError:
                 wanted = []
-        return [example for example in wanted if is_valid(example, message.adapter)]
+        adapters = [message.adapter, message.declared or message.adapter]
+        return [each for each in wanted if all(is_valid(each, adapter) for adapter in adapters)]
 
     def resolved(self, message: Message) -> dict[str, Any]:
         schema = self[message]
