@@ -150,10 +150,13 @@ class Connection(lifecycle.Lifecycle, Generic[Incoming, Outgoing]):
         turn = FairTurn()
         await self.accept()
         while self.is_open:
-            received = None if self.inbox is None else self.inbox.take()
-            if received is None:
-                received = await self._wait_for_message(turn)
-            message, size = received
+            if self.inbox is None:  # nothing tells whether it had to be waited for
+                message, size = await self._receive_event()
+            elif (received := self.inbox.take()) is not None:
+                message, size = received
+            else:
+                turn.begin()
+                message, size = await self.inbox.get()
             if not isinstance(message, (str, bytes)):
                 self._note_end(message)
                 return
@@ -174,11 +177,8 @@ class Connection(lifecycle.Lifecycle, Generic[Incoming, Outgoing]):
             else:
                 yield message
 
-    async def _wait_for_message(self, turn: FairTurn) -> Received:
-        if self.inbox is not None:
-            turn.begin()
-            return await self.inbox.get()
-        event = await self._receive()  # nothing tells whether it had to be waited for
+    async def _receive_event(self) -> Received:
+        event = await self._receive()
         text = event.get("text")
         message = event.get("bytes") if text is None else text
         return (event, 0) if message is None else (message, wire_size(message))

@@ -21,10 +21,13 @@ class RateLimiter:
 
     def allow(self, now: float, size: int = 0) -> bool:
         """Count a message of `size` bytes, and return whether it is within the limit."""
-        earned = (now - self._updated_at) * self._rate
-        cost = min(1 + size // COUNTED_BYTES, self._burst)  # the longest one always fits
-        self._allowance = min(self._burst, self._allowance + earned) - cost
+        allowance = self._allowance + (now - self._updated_at) * self._rate
+        if allowance > self._burst:
+            allowance = self._burst
+        # A long message counts as several, but the longest one always fits.
+        cost = 1 if size < COUNTED_BYTES else min(1 + size // COUNTED_BYTES, self._burst)
         self._updated_at = now
+        self._allowance = allowance - cost
         return self._allowance >= 0
 
     @property

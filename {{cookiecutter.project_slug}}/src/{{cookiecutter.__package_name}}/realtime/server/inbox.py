@@ -61,18 +61,15 @@ class Inbox:
     async def get(self) -> Received:
         """Wait until there is something, and take it."""
         while (received := self.take()) is None:
-            if self._waiter is None:
-                await self._wait()
-            else:  # somebody else reads, too
+            if self._waiter is not None:  # somebody else reads, too
                 await asyncio.wait([self._waiter])
+                continue
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
         return received
-
-    async def _wait(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
