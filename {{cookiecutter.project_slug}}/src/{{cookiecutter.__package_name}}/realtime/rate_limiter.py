@@ -22,7 +22,7 @@ class RateLimiter:
     def allow(self, now: float, size: int = 0) -> bool:
         """Count a message of `size` bytes, and return whether it is within the limit."""
         allowance = self._allowance + (now - self._updated_at) * self._rate
-        if allowance > self._burst:
+        if not allowance < self._burst:  # also where it is nan: no time has passed at an infinite rate
             allowance = self._burst
         # A long message counts as several, but the longest one always fits.
         cost = 1 if size < COUNTED_BYTES else min(1 + size // COUNTED_BYTES, self._burst)
