@@ -225,6 +225,7 @@ def test_other_unions_are_one_message(app: FastAPI) -> None:
         Item,
         Page[Item],
         Row,
+        Literal["a", "b"],
         tuple[int, str],
         list[Tick],
         dict[str, int],
