@@ -20,7 +20,7 @@ from {{ cookiecutter.__package_name }}.realtime import (
 from .serving import engine_app
 from .test_asyncapi import Keys, Order, Page
 
-HOSTILE = "</title><script>alert('1')</script><img src=x onerror=alert(2)>\"'&"
+HOSTILE = "\"'&></title><script>alert('1')</script><img src=x onerror=alert(2)>"
 
 
 class Tags(HTMLParser):
