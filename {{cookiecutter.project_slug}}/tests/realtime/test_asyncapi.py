@@ -225,6 +225,7 @@ def test_other_unions_are_one_message(app: FastAPI) -> None:
         Item,
         Page[Item],
         Row,
+        Literal["a", "b"],
         tuple[int, str],
         list[Tick],
         dict[str, int],
@@ -326,6 +327,8 @@ def test_prefixes_mounts_and_several_paths_have_channels(app: FastAPI) -> None:
 
     async def talk(connection: Admitted[str, str]) -> None: ...
 
+    async def never_reached(connection: Admitted[str, str]) -> None: ...
+
     inner.websocket("/talk/{room:path}")(talk)
     inner.websocket("/talk")(talk)
     inner.websocket("/talk/{room}/{seat}", name="a seat")(talk)
@@ -333,7 +336,7 @@ def test_prefixes_mounts_and_several_paths_have_channels(app: FastAPI) -> None:
     outer.include_router(inner, prefix="/inner")
     app.include_router(outer, prefix="/outer")
     app.mount("/mounted", mounted)
-    app.websocket("/outer/inner/talk")(talk)  # never reached
+    app.websocket("/outer/inner/talk")(never_reached)
     addresses = {key: each["address"] for key, each in document(app)["channels"].items()}
     assert addresses == {
         "talk_room": "/outer/inner/talk/{room}",

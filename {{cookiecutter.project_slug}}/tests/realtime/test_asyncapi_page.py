@@ -20,7 +20,7 @@ from {{ cookiecutter.__package_name }}.realtime import (
 from .serving import engine_app
 from .test_asyncapi import Keys, Order, Page
 
-HOSTILE = "</title><script>alert('1')</script><img src=x onerror=alert(2)>\"'&"
+HOSTILE = "\"'&></title><script>alert('1')</script><img src=x onerror=alert(2)>"
 
 
 class Tags(HTMLParser):
@@ -78,9 +78,11 @@ def test_the_page_has_all_that_a_client_must_know(app: FastAPI) -> None:
         All day.
         """
 
+    app.state.engine.subprotocols = ("v1", "v2")
     text = text_of(page_of(app))
     for part in (
         "ws://testserver",
+        "Subprotocols: v1 v2",
         "/shop/{shop}",
         "All day.",
         "shop path integer",
@@ -113,7 +115,7 @@ def test_text_is_never_markup(app: FastAPI) -> None:
 
     talk.__doc__ = f"`{HOSTILE}`"
     app.websocket(f"/{HOSTILE}", name=HOSTILE)(talk)
-    page = page_of(app)
+    page = page_of(app, root_path=f"/{HOSTILE}")
     tags = Tags(page)
     assert not {"script", "img", "link", "iframe"} & set(tags.tags)
     assert not any(name.startswith("on") or name in ("src", "style") for name, _ in tags.attributes)

@@ -38,14 +38,18 @@ def http_note(endpoint: Endpoint) -> str:
 def keyed(exchange: Exchange) -> dict[str, Message]:
     """Return messages by keys that differ in a channel, also between its subprotocols."""
     keys: dict[str, Message] = {}
-    suffix = f"_{identifier(exchange.subprotocol)}" if exchange.subprotocol else ""
-    directions = (("", exchange.incoming), ("_sent", exchange.outgoing))
-    for direction, messages in directions:
-        for message in messages:
-            key = f"{message.name}{suffix}"
-            key = f"{key}{direction}" if key in keys else key
-            keys[unused(key, keys)] = message
+    suffix = suffix_of(exchange)
+    for message in exchange.incoming:
+        keys[unused(f"{message.name}{suffix}", keys)] = message
+    for message in exchange.outgoing:
+        key = f"{message.name}{suffix}"
+        keys[unused(f"{key}_sent" if key in keys else key, keys)] = message
     return keys
+
+
+def suffix_of(exchange: Exchange) -> str:
+    """Return what tells the names under a subprotocol from others."""
+    return f"_{identifier(exchange.subprotocol)}" if exchange.subprotocol else ""
 
 
 def message_of(message: Message, exchange: Exchange, schemas: Schemas) -> dict[str, Any]:
@@ -63,29 +67,32 @@ def message_of(message: Message, exchange: Exchange, schemas: Schemas) -> dict[s
     return {key: value for key, value in described.items() if value or key == "payload"}
 
 
-def operations_of(key: str, endpoint: Endpoint, security: list[str]) -> dict[str, Any]:
+def operations_of(channel: str, endpoint: Endpoint, security: list[str]) -> dict[str, Any]:
     """Return what the application receives and sends, for each subprotocol."""
-    operations = {}
-    for exchange in endpoint.exchanges:
-        suffix = f"_{identifier(exchange.subprotocol)}" if exchange.subprotocol else ""
-        keys = {id(message): name for name, message in keyed(exchange).items()}
-        for action, messages in (("receive", exchange.incoming), ("send", exchange.outgoing)):
-            if messages:
-                names = [keys[id(message)] for message in messages]
-                operation = operation_of(action, key, names, endpoint, exchange)
-                if security:
-                    schemes = "#/components/securitySchemes/"
-                    operation["security"] = [{"$ref": f"{schemes}{name}"} for name in security]
-                operations[f"{action}_{key}{suffix}"] = operation
-    return operations
+    schemes = [{"$ref": f"#/components/securitySchemes/{name}"} for name in security]
+    operations = {
+        f"{action}_{channel}{suffix_of(exchange)}": operation_of(
+            action, channel, endpoint, exchange
+        )
+        for exchange in endpoint.exchanges
+        for action in ("receive", "send")
+    }
+    return {
+        key: operation | ({"security": schemes} if schemes else {})
+        for key, operation in operations.items()
+        if operation["messages"]
+    }
 
 
 def operation_of(
-    action: str, channel: str, messages: list[str], endpoint: Endpoint, exchange: Exchange
+    action: str, channel: str, endpoint: Endpoint, exchange: Exchange
 ) -> dict[str, Any]:
     """Return an operation, from the application's point of view."""
+    is_receive = action == "receive"
+    messages = exchange.incoming if is_receive else exchange.outgoing
+    keys = [key for key, message in keyed(exchange).items() if message in messages]
+    who = "Clients send" if is_receive else "Clients receive"
     under = f" under `{exchange.subprotocol}`" if exchange.subprotocol else ""
-    who = "Clients send" if action == "receive" else "Clients receive"
     about = f" {exchange.subprotocol.summary}" if exchange.subprotocol else ""
     return {
         "action": action,
@@ -93,7 +100,7 @@ def operation_of(
         "title": f"{who}{under}",
         "summary": endpoint.description.partition("\n")[0],
         "description": f"{who} these messages at {endpoint.address}{under}.{about}",
-        "messages": [{"$ref": f"#/channels/{channel}/messages/{name}"} for name in messages],
+        "messages": [{"$ref": f"#/channels/{channel}/messages/{key}"} for key in keys],
     }
 
 

@@ -44,9 +44,13 @@ def declared_parameters(dependant: Dependant) -> Iterator[Parameter]:
         whole = Dependant()
         getattr(whole, f"{place}_params").extend(fields)
         unique = {name_of(each, place): each.field_info for each in get_flat_params(whole)}
-        for name, info in unique.items():
-            if getattr(info, "include_in_schema", True):
-                yield declared_parameter(name, place, info)
+        shown = {name: info for name, info in unique.items() if is_shown(info)}
+        yield from (declared_parameter(name, place, info) for name, info in shown.items())
+
+
+def is_shown(info: FieldInfo) -> bool:
+    """Return whether a parameter is to be documented."""
+    return getattr(info, "include_in_schema", True)
 
 
 def declared_parameter(name: str, place: str, info: FieldInfo) -> Parameter:
