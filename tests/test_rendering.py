@@ -42,7 +42,7 @@ ALWAYS = """
     ENGINE/handshake/connection_limiter.py ENGINE/handshake/identity.py
     ENGINE/handshake/origin.py
     ENGINE/server/__init__.py ENGINE/server/command.py ENGINE/server/fast_path.py
-    ENGINE/server/frames.py ENGINE/server/http_protocol.py ENGINE/server/inbox.py
+    ENGINE/server/frames.py ENGINE/server/http_protocol.py ENGINE/server/inbox.py ENGINE/server/light_protocol.py ENGINE/server/upgrade.py
     ENGINE/server/logging.py ENGINE/server/metrics.py ENGINE/server/open_files.py
     ENGINE/server/shutdown.py ENGINE/server/sliced_protocol.py ENGINE/server/stop_signals.py
     ENGINE/server/websocket_protocol.py ENGINE/server/write_deadline.py

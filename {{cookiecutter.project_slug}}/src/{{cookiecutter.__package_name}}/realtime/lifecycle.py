@@ -254,8 +254,9 @@ class Lifecycle:
     def _note_start(self) -> None:
         self._accepted = self.is_open = True
         self._opened_at = time.monotonic()
-        origin = self.websocket.headers.get("origin", "")
-        logger.info("connected", extra=self.log_fields() | {"origin": origin})
+        if logger.isEnabledFor(logging.INFO):
+            origin = self.websocket.headers.get("origin", "")
+            logger.info("connected", extra=self.log_fields() | {"origin": origin})
         if self._closed_early is not None:
             self.close_soon(*self._closed_early)  # while the handshake was being answered
 
@@ -276,14 +277,17 @@ class Lifecycle:
             return
         seconds = time.monotonic() - self._opened_at
         durations.record(seconds, {ROUTE: self.route, CLOSE_CODE: self.close_code or NO_CODE})
-        fields = self.log_fields() | {
+        if logger.isEnabledFor(logging.INFO):
+            logger.info("disconnected", extra=self.log_fields() | self._end_fields(seconds))
+
+    def _end_fields(self, seconds: float) -> dict[str, Any]:
+        return {
             "code": self.close_code,
             "reason": self.close_reason,
             "seconds": round(seconds, 3),
             "messages_in": self.messages_in,
             "messages_out": self.messages_out,
         }
-        logger.info("disconnected", extra=fields)
 
     def _warn(self, message: str, **fields: Any) -> None:
         logger.warning(message, extra=self.log_fields() | fields)

@@ -1,9 +1,12 @@
 """Frames of WebSocket, as the client sends them (RFC 6455 §5.2)."""
 
-from websockets.frames import apply_mask
+from websockets.exceptions import ProtocolError
+from websockets.frames import Close, apply_mask
 
 TEXT, BINARY = 0x81, 0x82
 """The first byte of a message in one frame, without reserved bits."""
+CLOSE, PING, PONG = 0x88, 0x89, 0x8A
+"""The first byte of a control frame."""
 MASKED = 0x80
 LONGEST = 125
 """Bytes of a message whose length stands in the second byte."""
@@ -52,3 +55,32 @@ def read_message(
         return (message.decode(), size, end) if first == TEXT else None
     except UnicodeDecodeError:
         return None
+
+
+def read_control(data: bytes | bytearray, start: int) -> tuple[int, bytes, int] | None:
+    """Return the control frame that begins there: its first byte, payload, and what follows.
+
+    It is `None` for all but one that is whole, masked, and valid, like `read_message`.
+    """
+    if start + 6 > len(data) or not CLOSE <= data[start] <= PONG:
+        return None
+    first, size = data[start], data[start + 1] - MASKED
+    end = start + 6 + size
+    if not 0 <= size <= LONGEST or end > len(data):
+        return None
+    payload = apply_mask(data[start + 6 : end], data[start + 2 : start + 6])
+    return (first, payload, end) if first != CLOSE or is_close(payload) else None
+
+
+def is_close(payload: bytes) -> bool:
+    """Tell whether this is a code and a reason that a client may close with."""
+    try:
+        Close.parse(payload)
+    except (ProtocolError, UnicodeDecodeError):
+        return False
+    return True
+
+
+def control_frame(first: int, payload: bytes) -> bytes:
+    """Return a control frame of the server."""
+    return bytes((first, len(payload))) + payload

@@ -1,14 +1,12 @@
 """uvicorn's WebSocket protocol, which parses a few frames of a client at a time."""
 
 import asyncio
-from typing import Any, cast
+from typing import cast
 
 from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.protocol import OPEN
 
-from .frames import frame_size, read_message
-from .inbox import Inbox
+from .frames import frame_size, read_control, read_message
+from .light_protocol import LightWebSocketProtocol
 
 FRAMES_PER_TURN = 64
 """Frames of one client that are parsed at once; uvicorn reads up to 40,000 small ones."""
@@ -18,22 +16,17 @@ TURNS_AT_END = 16
 """Turns for what came before the connection was lost."""
 
 
-class SlicedWebSocketProtocol(WebSocketsSansIOProtocol):
+class SlicedWebSocketProtocol(LightWebSocketProtocol):
     """Parses a few frames, and then gives others their turn.
 
     What cannot be parsed yet, because the handshake has not been answered, the inbox is full, or
     others have their turn, is kept in `unparsed`; reading is paused meanwhile.
     """
 
-    queue: Any
     bytes_after_close = 0
     unparsed: bytes | bytearray = b""
     frame_rest = 0  # bytes of the current frame that the parser has not seen
     turn: asyncio.Handle | None = None
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.inbox = self.queue = Inbox(self.go_on_reading)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Pass on what came before the end, unless it is very much."""
@@ -59,7 +52,7 @@ class SlicedWebSocketProtocol(WebSocketsSansIOProtocol):
         if self.unparsed:
             self.unparsed = self.unparsed + data
         else:
-            self.unparsed = data[self.take_messages(data) :]
+            self.unparsed = data[self.take_frames(data) :]
         if self.unparsed and self.turn is None:
             self.take_turn()
 
@@ -68,7 +61,7 @@ class SlicedWebSocketProtocol(WebSocketsSansIOProtocol):
         self.turn = None
         if self.can_parse() and not self.read_paused:
             self.parse_frames()
-            self.take(self.take_messages(self.unparsed))
+            self.take(self.take_frames(self.unparsed))
         if self.transport.is_closing():
             return
         if self.can_parse() or not self.handshake_complete:
@@ -85,21 +78,29 @@ class SlicedWebSocketProtocol(WebSocketsSansIOProtocol):
 
     def can_parse(self) -> bool:
         """Tell whether there is more of a frame, after the handshake and before the end."""
-        if not self.unparsed or not self.handshake_complete or self.conn.eof_sent:
+        if not self.unparsed or not self.handshake_complete or self.has_ended:
             return False
         return self.frame_rest > 0 or frame_size(self.unparsed, 0) is not None
 
-    def take_messages(self, data: bytes | bytearray) -> int:
-        """Put messages into the inbox, as long as data begins with one in one frame.
+    def take_frames(self, data: bytes | bytearray) -> int:
+        """Take messages and control frames, as long as data begins with a common one.
 
         Return where what is left for the parser begins.
         """
         start, limit = 0, self.config.ws_max_size
-        if self.conn.state is not OPEN or self.frame_rest or self.frames:
+        if not self.is_open or self.frame_rest or self.frames:
             return start
-        while not self.read_paused and (found := read_message(data, start, limit)):
-            message, size, start = found
-            self.put(message, size)
+        while not self.read_paused:
+            if found := read_message(data, start, limit):
+                message, size, start = found
+                self.put(message, size)
+            elif control := read_control(data, start):
+                opcode, payload, start = control
+                self.take_control_frame(opcode, payload)
+                if self.transport.is_closing():
+                    return len(data)
+            else:
+                break
         return start
 
     def put(self, message: str | bytes, size: int) -> None:
