@@ -59,7 +59,8 @@ ALWAYS = """
     tests/realtime/test_logging.py tests/realtime/test_metrics.py
     tests/realtime/test_open_files.py tests/realtime/test_rate_limiter.py
     tests/realtime/test_routes.py tests/realtime/test_server.py tests/realtime/test_settings.py
-    tests/realtime/test_shutdown.py tests/realtime/test_soak.py tests/realtime/test_uvicorn.py
+    tests/realtime/test_shutdown.py tests/realtime/test_soak.py
+    tests/realtime/test_upgrade.py tests/realtime/test_uvicorn.py
 """
 ONLY_WITH = {
     "include_echo": "src/PACKAGE/endpoints/echo.py tests/test_echo.py",

@@ -1,5 +1,6 @@
 """Frames that are read without the parser give what they give with it."""
 
+import asyncio
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -14,6 +15,9 @@ from websockets.frames import apply_mask
 
 from {{ cookiecutter.__package_name }}.realtime.server import sliced_protocol
 from {{ cookiecutter.__package_name }}.realtime.server.frames import read_message
+from {{ cookiecutter.__package_name }}.realtime.server.http_protocol import (
+    LimitedHttpProtocol,
+)
 from {{ cookiecutter.__package_name }}.realtime.server.inbox import (
     MAX_MESSAGES,
     Received,
@@ -22,6 +26,7 @@ from {{ cookiecutter.__package_name }}.realtime.server.sliced_protocol import (
     FRAMES_PER_TURN,
 )
 from {{ cookiecutter.__package_name }}.realtime.server.websocket_protocol import (
+    CONTROL_FRAMES_PER_SECOND,
     LimitedWebSocketProtocol,
 )
 
@@ -66,6 +71,12 @@ class Transport:
         self.written = b""
         self.is_closed = False
         self.is_paused = False
+        self.protocol: Any = None
+
+    def set_protocol(self, protocol: object) -> None:
+        self.protocol = protocol
+
+    get_protocol = Mock()
 
     def write(self, data: bytes) -> None:
         self.written += data
@@ -94,15 +105,18 @@ class Transport:
 class Server:
     """A protocol whose handshake has been answered, and an application that takes everything."""
 
-    def __init__(self, limit: int = LIMIT) -> None:
-        config = Config("", interface="asgi3", log_config=None, ws_max_size=limit)
+    def __init__(self, limit: int = LIMIT, *, fast: bool = True, **options: Any) -> None:
+        config = Config("", interface="asgi3", log_config=None, ws_max_size=limit, **options)
         config.loaded = True
+        config.ws_protocol_class = LimitedWebSocketProtocol
         config.loaded_app = self.app
         self.loop: Any = Loop()
         self.transport: Any = Transport()
-        self.protocol = LimitedWebSocketProtocol(config, ServerState(), {}, self.loop)
-        self.protocol.connection_made(self.transport)
-        self.protocol.data_received(handshake("/"))
+        kind: Any = LimitedHttpProtocol if fast else LimitedWebSocketProtocol
+        protocol = kind(config, ServerState(), {}, self.loop)
+        protocol.connection_made(self.transport)
+        protocol.data_received(handshake("/"))
+        self.protocol: LimitedWebSocketProtocol = self.transport.protocol or protocol
         with pytest.raises(StopIteration):
             self.protocol.send({"type": "websocket.accept"}).send(None)
         self.transport.written = b""
@@ -169,7 +183,8 @@ def outcome_of(reads: list[bytes], cuts: list[int], *, fast: bool) -> tuple[obje
     with pytest.MonkeyPatch.context() as monkeypatch:
         if not fast:
             monkeypatch.setattr(sliced_protocol, "read_message", lambda *_: None)
-        server = Server()
+            monkeypatch.setattr(sliced_protocol, "read_control", lambda *_: None)
+        server = Server(fast=fast)
         for data in reads:
             edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
             for start, end in pairwise(edges):
@@ -186,6 +201,12 @@ def outcome_of(reads: list[bytes], cuts: list[int], *, fast: bool) -> tuple[obje
 @example([frame(0x82, b"a" * 20) + frame(0x82, frame(0x81, b"no message"))], [30])
 @example([frame(0x82, b"a" * LIMIT), frame(0x82, b"a" * (LIMIT + 1))], [])
 @example([CLOSE + LATE, LATE], [])
+@example([frame(0x88, b"\x03\xe9why") + LATE, LATE], [])
+@example([frame(0x88, b"\x03\xed")], [])
+@example([frame(0x88, b"\x03"), LATE], [])
+@example([frame(0x88, b"\x0b\xb8\xff")], [])
+@example([frame(0x01, b"a"), frame(0x88, b"\x03\xe8")], [])
+@example([frame(0x89, b"ping" * 20) + frame(0x8A, b"") + LATE], [])
 @example([frame(0x01, b"") + 61 * frame(0, b"") + frame(0x80, b"") + CLOSE + LATE], [])
 @example([unmasked(frame(0x81, b"a")) + frame(0x81, b"b")], [])
 def test_the_same_bytes_give_the_same_messages_and_close_codes(
@@ -205,11 +226,44 @@ def test_message_of_any_length_and_mask_is_read(text: str, mask: bytes) -> None:
         assert read_message(data + b"after", 6, 65_535) == (message, len(payload), len(data))
 
 
-def test_messages_bypass_the_parser(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_messages_and_control_frames_need_no_parser() -> None:
     server = Server()
-    monkeypatch.setattr(server.protocol, "parse", pytest.fail)
-    server.read(frame(0x81, b"a") + frame(0x82, b"b" * 200))
-    assert server.taken[1:] == [("a", 1), (b"b" * 200, 200)]
+    server.read(frame(0x81, b"a") + frame(0x82, b"b" * 200) + frame(0x89, b"c") + frame(0x8A, b"d"))
+    server.read(frame(0x88, b"\x0f\xa0bye"))
+    closed = {"type": "websocket.disconnect", "code": 4000, "reason": "bye"}
+    assert server.taken[1:] == [("a", 1), (b"b" * 200, 200), (closed, 0)]
+    assert server.transport.written == b"\x8a\x01c\x88\x05\x0f\xa0bye"
+    assert server.protocol.parser is None
+
+
+@pytest.mark.parametrize("timeout", [5, None])
+def test_ping_needs_no_parser(timeout: float | None) -> None:
+    server = Server(ws_ping_timeout=timeout)
+    server.protocol.send_keepalive_ping()
+    ping = server.transport.written
+    assert ping[:2] == b"\x89\x04"
+    server.read(frame(0x8A, ping[2:]))
+    assert (server.protocol.pending_ping_payload, server.protocol.parser) == (None, None)
+
+
+def test_no_ping_follows_a_close_frame() -> None:
+    server = Server()
+    server.read(CLOSE)
+    server.protocol.send_keepalive_ping()
+    assert server.transport.written == b"\x88\x00"
+
+
+@pytest.mark.anyio
+async def test_sender_waits_while_the_transport_is_full() -> None:
+    server = Server()
+    server.protocol.pause_writing()
+    sending = asyncio.create_task(server.protocol.send({"type": "websocket.send", "text": "a"}))
+    await asyncio.sleep(0)
+    assert server.transport.written == b""
+    server.protocol.resume_writing()
+    await sending
+    assert server.transport.written == b"\x81\x01a"
+    assert Server().protocol.writable.is_set()
 
 
 @pytest.mark.parametrize(
@@ -231,6 +285,12 @@ def test_flood_fills_the_inbox_and_no_more(message: bytes, most: int) -> None:
     server.take()
     assert len(server.taken) == 501
     assert not server.transport.is_paused
+
+
+def test_nothing_is_taken_after_too_many_pings() -> None:
+    server = Server()
+    server.read(frame(0x89, b"") * 1000 + LATE)
+    assert server.outcome == ([], b"\x8a\x00" * CONTROL_FRAMES_PER_SECOND, True)
 
 
 def test_nothing_is_taken_after_a_close() -> None:
