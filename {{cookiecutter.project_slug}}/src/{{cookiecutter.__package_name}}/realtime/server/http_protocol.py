@@ -141,7 +141,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             return  # any other upgrade is ignored, and the request answered as usual
         self.write_deadline.stop()
         self.handle_websocket_upgrade()
-        del self.parser  # it refers to this protocol: only the garbage collector would free both
+        # They refer to this protocol: only the garbage collector would free it, some time.
+        del self.parser, self.write_deadline
         if early and not self.transport.is_closing():
             cast("asyncio.Protocol", self.transport.get_protocol()).data_received(early)
 

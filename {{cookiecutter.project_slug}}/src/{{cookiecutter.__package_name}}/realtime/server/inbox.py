@@ -13,6 +13,8 @@ MAX_BYTES = 65_536
 
 Received = tuple[str | bytes | Message, int]
 """A text or binary message and its size in bytes, or another event of ASGI."""
+NOTHING: deque[Received] = deque(maxlen=0)
+"""What all empty inboxes have; a deque of its own would take 600 bytes of each idle connection."""
 
 
 class Inbox:
@@ -26,7 +28,7 @@ class Inbox:
     def __init__(self, resume: Callable[[], None]) -> None:
         """`resume` is called when an inbox that was full is empty."""
         self.is_full = False
-        self._received: deque[Received] = deque()
+        self._received = NOTHING
         self._bytes = 0
         self._resume = resume
         self._waiter: asyncio.Future[None] | None = None
@@ -36,7 +38,7 @@ class Inbox:
 
     def put(self, message: str | bytes, size: int) -> None:
         """Add a message of so many bytes."""
-        self._received.append((message, size))
+        self._add((message, size))
         self._bytes += size
         if len(self._received) >= MAX_MESSAGES or self._bytes >= MAX_BYTES:
             self.is_full = True
@@ -44,8 +46,12 @@ class Inbox:
 
     def put_nowait(self, event: Message) -> None:
         """Add an event that is no message; uvicorn calls this."""
-        self._received.append((event, 0))
+        self._add((event, 0))
         self._wake()
+
+    def detach(self) -> None:
+        """Call `resume` no more: the connection is lost, and nothing shall refer to it."""
+        self._resume = ignore
 
     def take(self) -> Received | None:
         """Return what came first, and remove it; `None` where nothing waits."""
@@ -53,9 +59,11 @@ class Inbox:
             return None
         received = self._received.popleft()
         self._bytes -= received[1]
-        if self.is_full and not self._received:
-            self.is_full = False
-            self._resume()
+        if not self._received:
+            self._received = NOTHING
+            if self.is_full:
+                self.is_full = False
+                self._resume()
         return received
 
     async def get(self) -> Received:
@@ -71,9 +79,18 @@ class Inbox:
                 self._waiter = None
         return received
 
+    def _add(self, received: Received) -> None:
+        if not self._received:
+            self._received = deque()
+        self._received.append(received)
+
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+def ignore() -> None:
+    """Do nothing."""
 
 
 def find_inbox(scope: Scope) -> Inbox | None:

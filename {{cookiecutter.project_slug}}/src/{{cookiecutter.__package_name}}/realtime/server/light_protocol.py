@@ -121,6 +121,11 @@ class LightWebSocketProtocol(WebSocketsSansIOProtocol):
         task.add_done_callback(self.on_task_complete)
         self.tasks.add(task)
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End, and leave no cycle of references to the garbage collector."""
+        super().connection_lost(exc)
+        self.inbox.detach()
+
     async def send(self, message: ASGISendEvent) -> None:
         """Answer a handshake that was taken over; uvicorn answers all others, and does the rest."""
         is_taken_over = self.accept and self.initial_response is None
