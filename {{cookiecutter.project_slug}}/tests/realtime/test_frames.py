@@ -287,10 +287,13 @@ def test_flood_fills_the_inbox_and_no_more(message: bytes, most: int) -> None:
     assert not server.transport.is_paused
 
 
-def test_nothing_is_taken_after_too_many_pings() -> None:
+@pytest.mark.parametrize("before", [b"", frame(0x01, b"a")], ids=["between", "in a message"])
+def test_nothing_is_taken_after_too_many_pings(before: bytes) -> None:
     server = Server()
+    server.read(before)
     server.read(frame(0x89, b"") * 1000 + LATE)
-    assert server.outcome == ([], b"\x8a\x00" * CONTROL_FRAMES_PER_SECOND, True)
+    assert (server.taken[1:], server.transport.is_closed) == ([], True)
+    assert len(server.transport.written) < 4 * CONTROL_FRAMES_PER_SECOND
 
 
 def test_nothing_is_taken_after_a_close() -> None:
@@ -300,6 +303,16 @@ def test_nothing_is_taken_after_a_close() -> None:
     server.take()
     server.read(LATE)
     assert [received for received in server.taken[1:] if isinstance(received[0], str)] == []
+
+
+@pytest.mark.anyio
+async def test_inbox_of_a_closed_connection_is_taken_and_reading_does_not_go_on() -> None:
+    server = Server()
+    server.transport.close()
+    server.protocol.data_received(frame(0x82, b"a") * MAX_MESSAGES)
+    events = [await server.protocol.receive() for _ in range(MAX_MESSAGES)]
+    assert events == [{"type": "websocket.receive", "bytes": b"a"}] * MAX_MESSAGES
+    assert not server.transport.is_paused
 
 
 def test_application_that_takes_little_by_little_gets_all_in_order() -> None:

@@ -69,3 +69,12 @@ async def test_cancelled_reader_takes_nothing_and_stops_no_other(inbox: Inbox) -
     inbox.put("a", 1)
     assert await second == ("a", 1)
     assert len(inbox) == 0
+
+
+async def test_inbox_of_a_lost_connection_refers_to_nothing(
+    inbox: Inbox, resumed: list[int]
+) -> None:
+    inbox.put("long", MAX_BYTES)
+    inbox.detach()
+    assert await inbox.get() == ("long", MAX_BYTES)
+    assert resumed == []

@@ -22,6 +22,14 @@ EXPECTED = (
 )
 WITH_BODY = {b"content-length", b"transfer-encoding"}
 
+BROWSERS = b"""
+    host connection upgrade origin cookie user-agent pragma cache-control accept-encoding
+    accept-language sec-websocket-key sec-websocket-version sec-websocket-protocol
+    sec-websocket-extensions authorization x-forwarded-for x-forwarded-proto
+"""
+COMMON = {name: name for name in BROWSERS.split()}
+"""Names of headers; all connections share these instead of keeping copies."""
+
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -40,7 +48,7 @@ def read_handshake(method: str, target: bytes, headers: Headers) -> Handshake | 
     It is `None` for all that is unusual, like a header that is there twice: whether that is valid
     is the business of `websockets`, which parses the head once more.
     """
-    headers = [(name, value.strip(b" \t")) for name, value in headers]
+    headers = [(COMMON.get(name, name), value.strip(b" \t")) for name, value in headers]
     found = dict(headers)
     key, offered = found.get(b"sec-websocket-key", b""), found.get(b"sec-websocket-protocol")
     if method != "GET" or not is_usual(target, headers, found) or not KEY.fullmatch(key):
