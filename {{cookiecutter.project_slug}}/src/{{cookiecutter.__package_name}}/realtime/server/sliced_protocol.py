@@ -95,10 +95,9 @@ class SlicedWebSocketProtocol(LightWebSocketProtocol):
                 message, size, start = found
                 self.put(message, size)
             elif control := read_control(data, start):
-                opcode, payload, start = control
+                opcode, payload, end = control
                 self.take_control_frame(opcode, payload)
-                if self.transport.is_closing():
-                    return len(data)
+                start = len(data) if self.transport.is_closing() else end
             else:
                 break
         return start
