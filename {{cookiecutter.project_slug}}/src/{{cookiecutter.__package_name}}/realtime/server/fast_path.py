@@ -42,15 +42,19 @@ class FindTransport:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "websocket":
-            protocol = getattr(send, "__self__", None)
-            if isinstance(protocol, PROTOCOLS):
-                scope["transport"] = protocol.transport
-                if getattr(receive, "__self__", None) is protocol:
-                    scope["inbox"] = getattr(protocol, "inbox", None)
-            elif not self.has_warned and is_run_by_uvicorn():
-                self.has_warned = True
-                logger.warning(HIDDEN, getattr(send, "__qualname__", type(send).__qualname__))
+            self.find(scope, receive, send)
         return self.app(scope, receive, send)
+
+    def find(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Put what can be found into `scope`; warn once if a middleware hides it."""
+        protocol = getattr(send, "__self__", None)
+        if isinstance(protocol, PROTOCOLS):
+            scope["transport"] = protocol.transport
+            if getattr(receive, "__self__", None) is protocol:
+                scope["inbox"] = getattr(protocol, "inbox", None)
+        elif not self.has_warned and is_run_by_uvicorn():
+            self.has_warned = True
+            logger.warning(HIDDEN, getattr(send, "__qualname__", type(send).__qualname__))
 
 
 def is_run_by_uvicorn() -> bool:
