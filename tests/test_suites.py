@@ -22,7 +22,7 @@ LONG_NAMES: list[Answers] = [
 
 @project_params(ENGINES)
 def test_it_passes_all_tests_which_run_every_line(project: Path, answers: Answers) -> None:
-    run_module("pytest", "-n", "2", "-p", "no:cacheprovider", "--cov", cwd=project)
+    run_module("pytest", "-n", "2", "-p", "no:cacheprovider", "--cov", "--maxfail=3", cwd=project)
 
 
 @project_params([answers for answers in PROJECTS if answers not in ENGINES])

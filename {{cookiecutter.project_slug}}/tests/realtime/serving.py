@@ -68,6 +68,13 @@ class StoppableServer(uvicorn.Server):
         super().__init__(config)
         self.main_loop_began = threading.Event()
 
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Run; where the start fails, too, nobody waits for the main loop."""
+        try:
+            super().run(sockets)
+        finally:
+            self.main_loop_began.set()
+
     async def main_loop(self) -> None:
         self._loop, self._stopped = asyncio.get_running_loop(), asyncio.Event()
         self.main_loop_began.set()
@@ -89,7 +96,8 @@ class StoppableServer(uvicorn.Server):
     def stop(self) -> None:
         """End the main loop, from another thread."""
         self.main_loop_began.wait()
-        self._loop.call_soon_threadsafe(self._stopped.set)
+        if self.started:
+            self._loop.call_soon_threadsafe(self._stopped.set)
 
 
 @contextmanager
