@@ -32,6 +32,12 @@ ALWAYS = """
     ENGINE/errors.py ENGINE/fair_turn.py ENGINE/formats.py ENGINE/lifecycle.py
     ENGINE/load_settings.py ENGINE/rate_limiter.py
     ENGINE/settings.py
+    ENGINE/message_types.py ENGINE/signature.py
+    ENGINE/asyncapi/__init__.py ENGINE/asyncapi/channels.py ENGINE/asyncapi/document.py
+    ENGINE/asyncapi/endpoints.py ENGINE/asyncapi/examples.py ENGINE/asyncapi/fields.py
+    ENGINE/asyncapi/html.py ENGINE/asyncapi/messages.py ENGINE/asyncapi/page.py
+    ENGINE/asyncapi/parameters.py ENGINE/asyncapi/routes.py ENGINE/asyncapi/schemas.py
+    ENGINE/asyncapi/style.css
     ENGINE/handshake/__init__.py ENGINE/handshake/admission.py
     ENGINE/handshake/connection_limiter.py ENGINE/handshake/identity.py
     ENGINE/handshake/origin.py
@@ -40,11 +46,12 @@ ALWAYS = """
     ENGINE/server/open_files.py
     ENGINE/server/shutdown.py ENGINE/server/sliced_protocol.py ENGINE/server/stop_signals.py ENGINE/server/websocket_protocol.py
     ENGINE/server/write_deadline.py
-    tests/__init__.py tests/conftest.py tests/test_command.py tests/test_health.py
+    tests/__init__.py tests/conftest.py tests/test_asyncapi.py tests/test_command.py tests/test_health.py
     tests/test_routes.py tests/test_settings.py
     tests/realtime/__init__.py tests/realtime/conftest.py tests/realtime/routes.py
     tests/realtime/metric_reader.py tests/realtime/serving.py tests/realtime/soak.py
-    tests/realtime/test_admission.py
+    tests/realtime/test_admission.py tests/realtime/test_asyncapi.py
+    tests/realtime/test_asyncapi_page.py tests/realtime/test_message_types.py
     tests/realtime/test_command.py tests/realtime/test_connection.py
     tests/realtime/test_engine.py tests/realtime/test_errors.py tests/realtime/test_fair_turn.py
     tests/realtime/test_fast_path.py tests/realtime/test_formats.py

@@ -15,7 +15,7 @@ from .endpoints.health import router as health
 {% if cookiecutter.include_json %}
 from .endpoints.json_messages import router as json_messages
 {% endif %}
-from .realtime import Engine
+from .realtime import Engine, add_asyncapi
 {% if cookiecutter.include_broadcast %}
 from .realtime.rooms import Rooms
 {% endif %}
@@ -56,6 +56,7 @@ def create_app(settings: Settings) -> FastAPI:
     Engine(settings).install(app)
 {% endif %}
 
+    add_asyncapi(app)
     app.include_router(health)
 {% if cookiecutter.include_echo %}
     app.include_router(echo)

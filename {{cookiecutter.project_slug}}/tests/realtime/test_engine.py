@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 import pytest
 from fastapi import Depends, FastAPI, HTTPException
@@ -58,6 +58,7 @@ class QueryAuthenticator:
     """Takes `?name=` for a client's subject, valid for `seconds`, unless it is `revoked`."""
 
     subprotocols = ("credentials",)
+    security_schemes: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, seconds: float = 600) -> None:
         self.expires = time.time() + seconds

@@ -14,6 +14,7 @@ class CloseCode(IntEnum):
 
     NORMAL = 1000
     GOING_AWAY = 1001
+    PROTOCOL_ERROR = 1002
     UNSUPPORTED_DATA = 1003
     ABNORMAL = 1006  # never sent: it stands for a lost connection
     INVALID_DATA = 1007
@@ -34,6 +35,22 @@ CAUSED_BY_CLIENT = frozenset(
     }
 )
 """Close codes caused by the client; logged as warnings."""
+
+MEANINGS = {
+    CloseCode.NORMAL: "The endpoint is done.",
+    CloseCode.GOING_AWAY: "Idle for too long: reconnect when there is something to say.",
+    CloseCode.PROTOCOL_ERROR: "A frame was not valid: a bug in the client.",
+    CloseCode.UNSUPPORTED_DATA: "Text or binary where the other is expected: a bug in the client.",
+    CloseCode.INVALID_DATA: "A text was not UTF-8: a bug in the client.",
+    CloseCode.POLICY_VIOLATION: "Too many messages, or too many invalid ones: don't reconnect.",
+    CloseCode.MESSAGE_TOO_BIG: "A message was too big: don't send it again.",
+    CloseCode.INTERNAL_ERROR: "A bug in the server: reconnect later.",
+    CloseCode.SERVICE_RESTART: "The server restarts: reconnect after a random delay.",
+    CloseCode.TRY_AGAIN_LATER: "Overloaded, or this client reads too slowly: "
+    "reconnect after a random delay.",
+    CloseCode.UNAUTHORIZED: "The token expired or was revoked: get a new one, then reconnect.",
+}
+"""What the engine closes with a code for, and what a client should do then."""
 
 
 def check_close(code: int, reason: str) -> tuple[int, str]:

@@ -28,6 +28,7 @@ from .server.open_files import connections_that_fit
 from .server.shutdown import Drain
 from .server.stop_signals import StopSignals
 from .settings import RealtimeSettings
+from .signature import Signatures
 
 S = TypeVar("S", bound="Service")
 
@@ -70,6 +71,7 @@ class Engine:
         self._counts = ConnectionCounts()
         self.connections = cast("set[Connection]", self._counts.open)
         self.long_messages = LongMessages()
+        self.signatures = Signatures()
         self.limiter = ConnectionLimiter(settings.max_connections, settings.max_connections_per_ip)
         self.drain = Drain(self.connections, settings.drain_seconds, self.flush)
         self.services = tuple(services)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any, Protocol, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, from_json, to_json
 
 MAX_PATH = 200
@@ -34,6 +34,20 @@ DETAILS = {
     ErrorCode.FORBIDDEN: "You may not do this.",
     ErrorCode.UNAVAILABLE: "This can't be done now; try again later.",
 }
+
+
+class ErrorDetail(BaseModel):
+    """Why a message was refused; `path` is where it first has the wrong shape."""
+
+    code: str = Field(examples=[ErrorCode.INVALID_SHAPE])
+    detail: str = Field(examples=[DETAILS[ErrorCode.INVALID_SHAPE]])
+    path: str | None = Field(None, examples=["data.price"])
+
+
+class ErrorFrame(BaseModel):
+    """A message was refused; the connection stays open."""
+
+    error: ErrorDetail
 
 
 class InvalidMessage(Exception):

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import Depends, HTTPException, WebSocket, WebSocketDisconnect
 
 from ..close_codes import CloseCode
-from ..connection import Connection
+from ..connection import Connection, Incoming, Outgoing
 from ..engine import Engine, engine_of
 from ..errors import close_code_for
 from .origin import check_origin
@@ -22,12 +22,12 @@ class Admission:
 
     The handshake is answered when the endpoint first uses the connection, with the first of
     `subprotocols` that the client offers; then all other dependencies and parameters have been
-    checked. The connection is closed when the endpoint returns, with 1000, or by the exception
+    checked. A `Subprotocol` has message types of its own. The connection is closed when the endpoint returns, with 1000, or by the exception
     that it raises: see `errors.close_code_for`; any other exception is a bug, and gives 1011.
     """
 
     def __init__(self, *subprotocols: str) -> None:
-        self._subprotocols = subprotocols
+        self.subprotocols = subprotocols
 
     async def __call__(self, websocket: WebSocket) -> AsyncIterator[Connection]:
         engine = engine_of(websocket)
@@ -35,7 +35,13 @@ class Admission:
             raise HTTPException(503, "restarting")
         check_origin(websocket, engine.settings.allowed_origins, engine.settings.require_origin)
         subprotocol = self._choose(websocket, engine)
-        connection = Connection(websocket, engine.settings, subprotocol, engine.long_messages)
+        connection: Connection = Connection(
+            websocket,
+            engine.settings,
+            subprotocol,
+            engine.long_messages,
+            engine.signatures.types(websocket.scope, subprotocol),
+        )
         engine.add(connection)
         try:
             await engine.authenticate(connection)
@@ -50,12 +56,13 @@ class Admission:
             await engine.remove(connection)
 
     def _choose(self, websocket: WebSocket, engine: Engine) -> str | None:
-        known = (*self._subprotocols, *engine.subprotocols)
+        known = (*self.subprotocols, *engine.subprotocols)
         offered = websocket.scope["subprotocols"]
         return next((name for name in known if name in offered), None)
 
 
-Admitted = Annotated[Connection, Depends(Admission())]
+Admitted = Annotated[Connection[Incoming, Outgoing], Depends(Admission())]
+"""A parameter of endpoints: `connection: Admitted[Incoming, Outgoing]`; see `Connection`."""
 
 
 async def close_after(connection: Connection, error: Exception) -> None:
