@@ -9,7 +9,9 @@ PARTS = (
     f"{ENGINE}/rooms/redis",
     f"{ENGINE}/rooms",
     f"{ENGINE}/tokens",
+    "src/{{ cookiecutter.__package_name }}/web",
     "tests/realtime/redis",
+    "tests/web",
 )
 """Folders whose files are all skipped where an answer turns them off."""
 

@@ -126,6 +126,7 @@ def test_the_next_steps_say_what_the_broker_needs(
 def test_folders_of_parts_that_are_off_are_removed(bake: Bake) -> None:
     engine = bake(**ALL_OFF).project_path / "src/my_websocket_app/realtime"
     assert {path.name for path in engine.iterdir() if path.is_dir()} == {"handshake", "server"}
+    assert not engine.with_name("web").exists()
     rooms = bake(project_slug="in-memory").project_path / "src/in_memory/realtime/rooms"
     assert not (rooms / "redis").exists()
 

@@ -100,7 +100,13 @@ ONLY_WITH = {
         ENGINE/tokens/signing.py ENGINE/tokens/tokens.py
         tests/realtime/test_keys.py tests/realtime/test_tokens.py
     """,
+    "include_demo": """
+        src/PACKAGE/web/client.d.ts src/PACKAGE/web/client.js tests/web/__init__.py
+        tests/web/client.test.mjs tests/web/test_client.py tests/web/test_types.py
+    """,
 }
+WITHOUT_BROADCAST: Answers = {"broker": "memory", "include_demo": False}
+"""What these answers come to without rooms."""
 ROUTES = {"include_echo": "/ws", "include_json": "/ws_json", "include_broadcast": "/ws_broadcast"}
 
 
@@ -121,7 +127,7 @@ def package(project: Path) -> str:
 
 @project_params()
 def test_the_files_are_exactly_those_that_were_asked_for(project: Path, answers: Answers) -> None:
-    wanted = answers if answers["include_broadcast"] else {**answers, "broker": "memory"}
+    wanted = answers if answers["include_broadcast"] else answers | WITHOUT_BROADCAST
     off = (False, "none", "memory")
     chosen = [paths for key, paths in ONLY_WITH.items() if wanted[key] not in off]
     listed = " ".join([ALWAYS, *chosen]).replace("ENGINE", "src/PACKAGE/realtime")
