@@ -10,6 +10,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -259,12 +260,16 @@ def test_a_client_in_another_language_accepts_every_frame(bake: Bake) -> None:
 def test_a_stop_closes_every_connection_with_1012_in_time(
     bake: Bake, number: int, workers: str
 ) -> None:
-    project = bake().project_path
+    project = bake(broker="redis").project_path
     run("uv", "sync", cwd=project)  # `uv run` would pass a signal on that it gets itself
     settings = {"APP_PORT": "0", "APP_WORKERS": workers, "APP_DRAIN_SECONDS": "3"}
     settings["APP_MESSAGE_BURST"] = "10000"  # for clients that say much before they stall
     with (
-        running(project, ".venv/bin/my-websocket-app", **settings) as (where, server),
+        broker_for(workers) as broker,
+        running(project, ".venv/bin/my-websocket-app", **settings, APP_BROKER_URL=broker) as (
+            where,
+            server,
+        ),
         ExitStack() as stack,
     ):
         for _ in range(2 * int(workers)):
@@ -278,6 +283,24 @@ def test_a_stop_closes_every_connection_with_1012_in_time(
             assert member.close_code == 1012
         rest, _ = server.communicate(timeout=20)
         assert not re.search("Traceback|ERROR", rest), rest
+
+
+@contextmanager
+def broker_for(workers: str) -> Iterator[str]:
+    """Yield the URL of what carries rooms: several workers need a Redis."""
+    if workers == "1":
+        yield "memory://"
+        return
+    if shutil.which("redis-server") is None:
+        pytest.skip("there is no redis-server")
+    with tempfile.TemporaryDirectory(prefix="redis-") as folder:  # the path of a socket is short
+        path = Path(folder) / "redis.sock"
+        command = ["redis-server", "--port", "0", "--unixsocket", path, "--dir", folder]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as redis:
+            try:
+                yield f"unix://{path}"
+            finally:
+                redis.kill()
 
 
 @contextmanager
@@ -333,10 +356,14 @@ def test_ctrl_c_without_a_terminal_leaves_no_traceback(
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_sigterm_to_every_process_of_the_group_closes_with_1012(bake: Bake, workers: str) -> None:
-    project = bake().project_path
-    command = ("uv", "run", "my-websocket-app")
+    project = bake(broker="redis").project_path
+    settings = {"APP_PORT": "0", "APP_WORKERS": workers}
     with (
-        running(project, *command, APP_PORT="0", APP_WORKERS=workers) as (where, server),
+        broker_for(workers) as broker,
+        running(project, "uv", "run", "my-websocket-app", **settings, APP_BROKER_URL=broker) as (
+            where,
+            server,
+        ),
         ExitStack() as stack,
     ):
         url = f"ws://{where}/ws_broadcast"

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from logging.config import dictConfig
@@ -162,7 +163,8 @@ def test_start_and_end_of_a_connection_are_logged_once(caplog: pytest.LogCapture
     caplog.set_level(logging.INFO)
     with running(echo_app()) as url, connect(f"{url}/all") as client:
         port = client.local_address[1]
-    lines = [record for record in caplog.records if str(port) in str(vars(record))]
+    own = re.compile(rf"[:, ]{port}\b")
+    lines = [record for record in caplog.records if own.search(str(vars(record)))]
     assert [record.getMessage() for record in lines] == ["connected", "disconnected"]
     assert "connection open" not in caplog.text
 

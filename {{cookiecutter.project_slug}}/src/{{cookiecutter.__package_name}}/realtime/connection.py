@@ -98,7 +98,9 @@ class Connection(lifecycle.Lifecycle):
         if not self._accepted:
             await self.accept()
         if (transport := self._start_sending()) is not None:
-            transport.write(server_frame(message))
+            frame = server_frame(message)
+            self.bytes_out += len(frame)
+            transport.write(frame)
         else:
             await self._send_when_there_is_room(message)
 
@@ -111,6 +113,7 @@ class Connection(lifecycle.Lifecycle):
         if not self._accepted:
             await self.accept()
         if (transport := self._start_sending()) is not None:
+            self.bytes_out += len(frame)
             transport.write(frame)
         else:
             await self._send_when_there_is_room(frame_message(frame))
@@ -137,7 +140,9 @@ class Connection(lifecycle.Lifecycle):
             self.messages_in += 1
             text = event.get("text")
             message: str | bytes = event["bytes"] if text is None else text
-            if (size := _size(message)) > LONG_MESSAGE_BYTES:
+            size = _size(message)
+            self.bytes_in += size
+            if size > LONG_MESSAGE_BYTES:
                 await self._long_messages.wait_turn()
             if size > self._settings.max_message_bytes:
                 reason = "message too big; see APP_MAX_MESSAGE_BYTES"
@@ -176,6 +181,7 @@ class Connection(lifecycle.Lifecycle):
 
     async def _send_when_there_is_room(self, message: str | bytes) -> None:
         kind = "text" if isinstance(message, str) else "bytes"
+        self.bytes_out += _size(message)
         try:
             async with asyncio.timeout(lifecycle.STALL_TIMEOUT):
                 await self.websocket.send({"type": "websocket.send", kind: message})

@@ -9,7 +9,7 @@ from contextlib import (
     AsyncExitStack,
     asynccontextmanager,
 )
-from typing import Annotated, Any, Protocol, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar, cast
 
 from fastapi import Depends, FastAPI, HTTPException
 from fastapi.requests import HTTPConnection
@@ -23,6 +23,7 @@ from .handshake.connection_limiter import ConnectionLimiter
 from .handshake.identity import Authenticator, Identity
 from .server.fast_path import FindTransport
 from .server.logging import CheckClient, set_up_logging
+from .server.metrics import ConnectionCounts, running
 from .server.open_files import connections_that_fit
 from .server.shutdown import Drain
 from .server.stop_signals import StopSignals
@@ -66,7 +67,8 @@ class Engine:
         self.settings = settings
         self.authenticator = authenticator
         self.subprotocols = authenticator.subprotocols if authenticator else ()
-        self.connections: set[Connection] = set()
+        self._counts = ConnectionCounts()
+        self.connections = cast("set[Connection]", self._counts.open)
         self.long_messages = LongMessages()
         self.limiter = ConnectionLimiter(settings.max_connections, settings.max_connections_per_ip)
         self.drain = Drain(self.connections, settings.drain_seconds, self.flush)
@@ -152,7 +154,7 @@ class Engine:
             await connection.wait_flushed()
         finally:
             connection.log_end()
-            self.connections.discard(connection)
+            self._counts.remove(connection)
             self.limiter.release(connection.host)
 
     @asynccontextmanager
@@ -166,6 +168,7 @@ class Engine:
             for service in self.services:
                 await stack.enter_async_context(service.lifespan(self))
             self._is_running = True
+            running.add(self._counts)
             signals = StopSignals(self.drain.run)
             signals.install()
             # The modules live as long as the process; collecting garbage among them could take
@@ -177,6 +180,7 @@ class Engine:
                 gc.unfreeze()
                 signals.restore()
                 self._is_running = False
+                running.discard(self._counts)
                 idle.cancel()
 
 

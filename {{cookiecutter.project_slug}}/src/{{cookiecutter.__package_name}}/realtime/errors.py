@@ -11,6 +11,7 @@ from starlette.websockets import WebSocketState
 
 from .close_codes import CloseCode, check_close
 from .server.logging import connection_fields, handshake_refused, refusals
+from .server.metrics import ROUTE, STATUS, refused, route_of
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -80,6 +81,7 @@ async def _refuse(websocket: WebSocket, error: Exception) -> Response:
         "reason": reason,
     }
     refusals.warning("refused", extra=fields)
+    refused.add(1, {ROUTE: route_of(websocket.scope), STATUS: status})
     return response
 
 

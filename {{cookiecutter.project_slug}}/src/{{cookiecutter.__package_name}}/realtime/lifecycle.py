@@ -14,6 +14,7 @@ from .close_codes import CAUSED_BY_CLIENT, CloseCode, check_close
 from .handshake.identity import ANONYMOUS, Identity
 from .server.fast_path import find_transport
 from .server.logging import connection_fields, connection_id
+from .server.metrics import CLOSE_CODE, NO_CODE, ROUTE, durations, route_of
 
 STALL_TIMEOUT = 10.0
 """Seconds that a client may take to make room for one frame; after that it counts as gone."""
@@ -32,6 +33,8 @@ class Lifecycle:
         "_opened_at",
         "_opening",
         "_reading",
+        "bytes_in",
+        "bytes_out",
         "close_code",
         "close_reason",
         "identity",
@@ -53,6 +56,8 @@ class Lifecycle:
         self.close_reason = ""
         self.messages_in = 0
         self.messages_out = 0
+        self.bytes_in = 0
+        self.bytes_out = 0
         self._opened_at = time.monotonic()
         self._accepted = False
         self._opening: asyncio.Future[None] | None = None
@@ -70,6 +75,16 @@ class Lifecycle:
     def id(self) -> str:
         """What names this connection in the log, and in events of rooms."""
         return connection_id(self.websocket.scope)
+
+    @property
+    def route(self) -> str:
+        """The path of the route, with the names of its parameters: `/ws_broadcast/{room:path}`."""
+        return route_of(self.websocket.scope)
+
+    @property
+    def unsent_bytes(self) -> int:
+        """How many bytes wait for the client; unknown, and 0, where frames go through ASGI."""
+        return 0 if self.transport is None else self.transport.get_write_buffer_size()
 
     @property
     def subject(self) -> str:
@@ -194,7 +209,7 @@ class Lifecycle:
         self._stop_reading()
 
     def _has_unsent(self) -> bool:
-        return self.transport is not None and self.transport.get_write_buffer_size() > 0
+        return self.unsent_bytes > 0
 
     def _drop_stalled(self) -> None:
         self._warn("dropped", reason="it stopped reading")
@@ -253,13 +268,15 @@ class Lifecycle:
         return fields | {"subject": self.subject} if self.subject else fields
 
     def log_end(self) -> None:
-        """Write the last line about this connection: how it ended, and what it did."""
+        """Log and record how this connection ended, and what it did."""
         if not self._accepted:
             return
+        seconds = time.monotonic() - self._opened_at
+        durations.record(seconds, {ROUTE: self.route, CLOSE_CODE: self.close_code or NO_CODE})
         fields = self.log_fields() | {
             "code": self.close_code,
             "reason": self.close_reason,
-            "seconds": round(time.monotonic() - self._opened_at, 3),
+            "seconds": round(seconds, 3),
             "messages_in": self.messages_in,
             "messages_out": self.messages_out,
         }

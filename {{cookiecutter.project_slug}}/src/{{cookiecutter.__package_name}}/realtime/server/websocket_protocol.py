@@ -9,6 +9,7 @@ from ..close_codes import CloseCode
 from .fast_path import HIGH_WATER
 from .http_protocol import refusal
 from .logging import address_of, connection_fields, refusals
+from .metrics import STATUS, refused
 from .sliced_protocol import SlicedWebSocketProtocol
 from .write_deadline import WriteDeadline
 
@@ -68,6 +69,7 @@ class LimitedWebSocketProtocol(SlicedWebSocketProtocol):
     def after_refusal(self, status: int) -> None:
         """Log a refusal that the application does not see."""
         self.log("refused", status=status, reason=NO_HANDSHAKE)
+        refused.add(1, {STATUS: status})
         self.start_write_deadline()
 
     def start_keepalive(self) -> None:
