@@ -192,7 +192,9 @@ def test_the_start_names_the_address_of_a_page(
     records: list[logging.LogRecord] = []
     monkeypatch.setattr(logger, "handle", records.append)
     command.serve("app", RealtimeSettings(host=host), page="/page")
-    uvicorn.Server(uvicorn.Config("app", host=host))._log_started_message([])
+    config = uvicorn.Config("app", host=host, log_config=None)
+    config.ssl = None
+    uvicorn.Server(config)._log_started_message([])
     (record,), (name_page,) = records, filters
     assert name_page.filter(record)
     assert record.getMessage().endswith(f"(Press CTRL+C to quit). Open {address} in a browser.")
