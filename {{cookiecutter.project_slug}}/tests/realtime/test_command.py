@@ -184,8 +184,13 @@ def test_uvicorn_is_set_up_for_websockets(options: dict[str, Any]) -> None:
     ],
 )
 def test_the_start_names_the_address_of_a_page(
-    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], host: str, address: str
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    options: dict[str, Any],
+    host: str,
+    address: str,
 ) -> None:
+    caplog.set_level(logging.INFO)
     filters: list[logging.Filter] = []
     logger = logging.getLogger("uvicorn.error")
     monkeypatch.setattr(logger, "addFilter", filters.append)
