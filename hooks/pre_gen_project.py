@@ -20,6 +20,7 @@ TAKEN = frozenset(
     src sortedcontainers starlette test tests truststore ty typer typing_extensions typing_inspection
     uvicorn uvloop watchfiles websockets yaml
     {{ "redis hiredis" if cookiecutter.__redis }}
+    {{ "axe_playwright_python greenlet playwright" if cookiecutter.include_demo }}
     """.split()
 )
 

@@ -102,11 +102,11 @@ class StoppableServer(uvicorn.Server):
 
 @contextmanager
 def running(app: FastAPI, **options: Any) -> Generator[str]:
-    """Run uvicorn in a thread, on a free port, with small buffers that are soon full.
+    """Run uvicorn in a thread, by default on a free port, with small buffers that are soon full.
 
     Yields `ws://127.0.0.1:<port>`.
     """
-    with socket.create_server(("127.0.0.1", 0), backlog=100) as listener:
+    with socket.create_server(("127.0.0.1", options.get("port", 0)), backlog=100) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         limit = app.state.engine.settings.max_message_bytes
         options = {"ws_max_size": limit, "ws_ping_interval": None} | options
