@@ -9,7 +9,10 @@ PARTS = (
     f"{ENGINE}/rooms/redis",
     f"{ENGINE}/rooms",
     f"{ENGINE}/tokens",
+    "src/{{ cookiecutter.__package_name }}/web/page",
+    "src/{{ cookiecutter.__package_name }}/web",
     "tests/realtime/redis",
+    "tests/web",
 )
 """Folders whose files are all skipped where an answer turns them off."""
 
@@ -21,6 +24,10 @@ Your project is in {{ cookiecutter.project_slug }}. To run it:
     uv run {{ cookiecutter.project_slug }} key >> .env
 {% endif %}
     uv run {{ cookiecutter.project_slug }}
+{% if cookiecutter.include_demo %}
+
+Then open http://127.0.0.1:8000/ in a browser.
+{% endif %}
 {% if cookiecutter.__redis %}
 
 It expects Redis at APP_BROKER_URL, redis://127.0.0.1:6379/0 by default; with memory://,
@@ -31,7 +38,7 @@ Without the broadcast endpoint, the answer broker=redis has no effect.
 {% endif %}
 {% if cookiecutter.__endpoints %}
 
-To talk to it, in another terminal:
+{{ "Or talk" if cookiecutter.include_demo else "To talk" }} to it in another terminal:
 
 {% if cookiecutter.auth == "jwt" %}
     export APP_TOKEN=$(uv run {{ cookiecutter.project_slug }} token zoe)

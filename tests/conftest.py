@@ -29,8 +29,8 @@ COMBINATIONS: list[Answers] = [
     dict(zip(ENDPOINTS, choice, strict=True))
     for choice in itertools.product([True, False], repeat=len(ENDPOINTS))
 ]
-ALL_ON: Answers = {**COMBINATIONS[0], "auth": "jwt", "broker": "memory"}
-ALL_OFF: Answers = {**COMBINATIONS[-1], "auth": "none", "broker": "memory"}
+ALL_ON: Answers = {**COMBINATIONS[0], "auth": "jwt", "broker": "memory", "include_demo": True}
+ALL_OFF: Answers = {**COMBINATIONS[-1], "auth": "none", "broker": "memory", "include_demo": False}
 
 # Cookiecutter renders the answers that it is given this way, hence the quotes around braces.
 HOSTILE_TEXTS = [
@@ -50,23 +50,32 @@ def hostile(text: str, **answers: Any) -> Answers:
     return {"project_name": text, "description": text, "author_name": text, **answers}
 
 
-# Each combination of endpoints meets a hostile text, each endpoint both kinds of admission, and
-# each broker all of these.
+# Each combination of endpoints meets a hostile text, each endpoint both kinds of admission and
+# projects with and without the demo, and each broker all of these.
 COVERING: list[Answers] = [
     hostile(
         text,
         **combination,
         auth=AUTH[sum(combination.values()) % 2 == 0],
         broker=BROKERS[index % 2],
+        include_demo=index // 2 % 2 == 0,
     )
     for index, (text, combination) in enumerate(zip(HOSTILE_TEXTS, COMBINATIONS, strict=True))
 ]
 PLAIN: list[Answers] = [
-    {**combination, "auth": auth, "broker": "memory"}
-    for combination in COMBINATIONS
+    {
+        **combination,
+        "auth": auth,
+        "broker": "memory",
+        "include_demo": (index // 2 % 2 == 0) == (auth == "jwt"),
+    }
+    for index, combination in enumerate(COMBINATIONS)
     for auth in AUTH
 ]
-WITH_REDIS: list[Answers] = [{**COMBINATIONS[0], "auth": auth, "broker": "redis"} for auth in AUTH]
+WITH_REDIS: list[Answers] = [
+    {**COMBINATIONS[0], "auth": auth, "broker": "redis", "include_demo": auth == "jwt"}
+    for auth in AUTH
+]
 PROJECTS = [*PLAIN, *WITH_REDIS, *COVERING]
 
 
@@ -75,7 +84,8 @@ def describe(answers: Answers) -> str:
     chosen = [key.removeprefix("include_") for key in ENDPOINTS if answers.get(key, True)]
     name = ascii(answers.get("project_name", ""))[1:17]
     broker = "redis" if answers.get("broker") == "redis" else ""
-    words = ["+".join(chosen) or "nothing", answers.get("auth", ""), broker, name]
+    demo = "demo" if answers.get("include_demo", True) else ""
+    words = ["+".join(chosen) or "nothing", answers.get("auth", ""), broker, demo, name]
     return " ".join(filter(None, words))
 
 

@@ -46,6 +46,7 @@ BIDIRECTIONAL += ["\u200e", "\u200f", "\u061c"]
 
 def test_a_slug_may_be_any_name_that_the_project_does_not_need(bake: Bake) -> None:
     assert bake(project_slug="redis").exit_code == 0
+    assert bake(project_slug="playwright", include_demo=False).exit_code == 0
 
 
 @pytest.mark.parametrize("field", ["project_name", "description", "author_name"])
@@ -100,6 +101,13 @@ def test_the_next_steps_talk_to_an_endpoint_that_is_there(
     assert "\n\n\n" not in said.strip("\n")
 
 
+def test_the_next_steps_name_the_page(bake: Bake, capfd: pytest.CaptureFixture[str]) -> None:
+    bake()
+    assert "uv run my-websocket-app\n\nThen open http://127.0.0.1:8000/" in capfd.readouterr().out
+    bake(project_slug="no-page", include_demo=False)
+    assert "browser" not in capfd.readouterr().out
+
+
 def test_a_package_may_not_hide_the_redis_that_it_needs(
     bake: Bake, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -127,6 +135,7 @@ def test_folders_of_parts_that_are_off_are_removed(bake: Bake) -> None:
     engine = bake(**ALL_OFF).project_path / "src/my_websocket_app/realtime"
     always = {"asyncapi", "handshake", "server"}
     assert {path.name for path in engine.iterdir() if path.is_dir()} == always
+    assert not engine.with_name("web").exists()
     rooms = bake(project_slug="in-memory").project_path / "src/in_memory/realtime/rooms"
     assert not (rooms / "redis").exists()
 

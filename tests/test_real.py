@@ -129,7 +129,7 @@ def test_its_suite_passes_in_an_environment_of_its_own(
     project: Path, answers: Answers, python: str
 ) -> None:
     version = newest_python() if python == "newest" else python
-    run("uv", "run", "--python", version, "pytest", "--cov", cwd=project)
+    run("uv", "run", "--python", version, "pytest", "--cov", "--maxfail=3", cwd=project)
     assert (project / "uv.lock").exists()
 
 

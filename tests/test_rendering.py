@@ -1,6 +1,7 @@
 """Level 0: every project has exactly the files that it should, and nothing odd in them."""
 
 import ast
+import html
 import json
 import re
 import tomllib
@@ -14,6 +15,7 @@ from cookiecutter.main import cookiecutter
 from .conftest import (
     ALL_OFF,
     ALL_ON,
+    ENDPOINTS,
     PLAIN,
     PROJECTS,
     TEMPLATE,
@@ -112,7 +114,25 @@ ONLY_WITH = {
         ENGINE/tokens/signing.py ENGINE/tokens/tokens.py
         tests/realtime/test_keys.py tests/realtime/test_tokens.py
     """,
+    "include_demo": """
+        src/PACKAGE/web/__init__.py src/PACKAGE/web/routes.py PAGE/icon.svg PAGE/index.html
+        PAGE/style.css tests/web/__init__.py tests/web/conftest.py tests/web/test_page.py
+        tests/web/test_routes.py
+    """,
 }
+PAGE_WITH = {
+    "any endpoint": "PAGE/announcer.js PAGE/explain.js PAGE/transcript.js",
+    "a console": "PAGE/console.js",
+    "tokens": "PAGE/token.js tests/web/test_token_field.py",
+    "include_broadcast": """
+        src/PACKAGE/web/client.d.ts src/PACKAGE/web/client.js PAGE/conversation.js
+        PAGE/members.js PAGE/network.js PAGE/rate.js PAGE/room.js tests/web/client.test.mjs
+        tests/web/test_client.py tests/web/test_room_page.py tests/web/test_types.py
+    """,
+}
+"""Files that are there with `include_demo` and something else."""
+WITHOUT_BROADCAST: Answers = {"broker": "memory"}
+"""What these answers come to without rooms."""
 ROUTES = {"include_echo": "/ws", "include_json": "/ws_json", "include_broadcast": "/ws_broadcast"}
 
 
@@ -133,10 +153,22 @@ def package(project: Path) -> str:
 
 @project_params()
 def test_the_files_are_exactly_those_that_were_asked_for(project: Path, answers: Answers) -> None:
-    wanted = answers if answers["include_broadcast"] else {**answers, "broker": "memory"}
+    wanted = answers if answers["include_broadcast"] else answers | WITHOUT_BROADCAST
     off = (False, "none", "memory")
     chosen = [paths for key, paths in ONLY_WITH.items() if wanted[key] not in off]
-    listed = " ".join([ALWAYS, *chosen]).replace("ENGINE", "src/PACKAGE/realtime")
+    if answers["include_demo"]:
+        has_endpoint = any(answers[key] for key in ENDPOINTS)
+        parts = {
+            "any endpoint": has_endpoint,
+            "a console": answers["include_echo"] or answers["include_json"],
+            "tokens": has_endpoint and answers["auth"] == "jwt",
+            "include_broadcast": answers["include_broadcast"],
+        }
+        chosen += [PAGE_WITH[part] for part, is_there in parts.items() if is_there]
+    listed = " ".join([ALWAYS, *chosen])
+    listed = listed.replace("ENGINE", "src/PACKAGE/realtime").replace(
+        "PAGE/", "src/PACKAGE/web/page/"
+    )
     expected = listed.replace("PACKAGE", package(project)).split()
     assert list(files(project)) == sorted(expected)
     assert [path for path in project.rglob("*") if path.is_dir() and not any(path.iterdir())] == []
@@ -177,6 +209,11 @@ def test_free_text_arrives_as_it_was_typed(project: Path, answers: Answers) -> N
     main = files(project)[f"src/{package(project)}/application.py"]
     (title,) = re.findall(r"title = (.*)", main)
     assert ast.literal_eval(title) == typed
+    if answers["include_demo"]:
+        page = files(project)[f"src/{package(project)}/web/page/index.html"]
+        titles = re.findall("<(?:title|h1)>(.*)</", page)
+        assert [html.unescape(title) for title in titles] == [typed, typed]
+        assert "<script>" not in page
     assert "<script>" not in files(project)["README.md"]
 
 

@@ -27,7 +27,11 @@ from .realtime.serving import running
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[str]:
     """Run the command with a server that ends at once; return what was served."""
     served: list[str] = []
-    monkeypatch.setattr(command, "serve", lambda application, settings: served.append(application))
+{% if cookiecutter.include_demo %}
+    monkeypatch.setattr(command, "serve", lambda name, settings, page: served.extend([name, page]))
+{% else %}
+    monkeypatch.setattr(command, "serve", lambda name, settings: served.append(name))
+{% endif %}
     monkeypatch.setattr(sys, "argv", ["command", *arguments])
     command.main()
     return served
@@ -40,7 +44,11 @@ def test_it_serves_the_application(monkeypatch: pytest.MonkeyPatch) -> None:
 {% if cookiecutter.__redis %}
     monkeypatch.setenv("APP_BROKER_URL", "memory://")
 {% endif %}
+{% if cookiecutter.include_demo %}
+    assert run(monkeypatch) == ["{{ cookiecutter.__package_name }}.main:app", "/"]
+{% else %}
     assert run(monkeypatch) == ["{{ cookiecutter.__package_name }}.main:app"]
+{% endif %}
     module = runpy.run_module("{{ cookiecutter.__package_name }}.main")
     with TestClient(module["app"]) as client:
         assert client.get("/readyz").status_code == 200
@@ -61,7 +69,7 @@ def test_several_workers_are_refused_where_rooms_are_in_memory(
 {% endif %}
     monkeypatch.setenv("APP_WORKERS", "2")
 {% if cookiecutter.__redis %}
-    assert run(monkeypatch) == ["{{ cookiecutter.__package_name }}.main:app"]
+    assert "{{ cookiecutter.__package_name }}.main:app" in run(monkeypatch)
     monkeypatch.setenv("APP_BROKER_URL", "memory://")
 {% endif %}
     with pytest.raises(SystemExit, match="APP_WORKERS=2: .* in the memory of one process"):

@@ -64,7 +64,11 @@ def main() -> None:
     except SettingsError as error:
 {% endif %}
         sys.exit(str(error))
+{% if cookiecutter.include_demo %}
+    serve(f"{__package__}.main:app", settings, page="/" if settings.demo else "")
+{% else %}
     serve(f"{__package__}.main:app", settings)
+{% endif %}
 
 
 def parse_arguments() -> argparse.Namespace:

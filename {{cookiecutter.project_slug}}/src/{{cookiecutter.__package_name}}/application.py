@@ -26,6 +26,9 @@ from .realtime.rooms.redis import redis_broker
 from .realtime.tokens import TokenAuthenticator
 {% endif %}
 from .settings import Settings
+{% if cookiecutter.include_demo %}
+from .web.routes import router as web
+{% endif %}
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -66,5 +69,9 @@ def create_app(settings: Settings) -> FastAPI:
 {% endif %}
 {% if cookiecutter.include_broadcast %}
     app.include_router(broadcast)
+{% endif %}
+{% if cookiecutter.include_demo %}
+    if settings.demo:
+        app.include_router(web)
 {% endif %}
     return app

@@ -41,6 +41,11 @@ class Settings(RealtimeSettings):
     echo_prefix: str = "Message text was: "
     """Put before every text that the echo endpoint returns."""
 {% endif %}
+{% if cookiecutter.include_demo %}
+
+    demo: bool = True
+    """Whether there is a page at `/` that shows the endpoints."""
+{% endif %}
 
 
 SettingsDep = Annotated[Settings, Depends(current_settings)]

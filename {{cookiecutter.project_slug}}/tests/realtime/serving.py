@@ -68,6 +68,13 @@ class StoppableServer(uvicorn.Server):
         super().__init__(config)
         self.main_loop_began = threading.Event()
 
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Run; where the start fails, too, nobody waits for the main loop."""
+        try:
+            super().run(sockets)
+        finally:
+            self.main_loop_began.set()
+
     async def main_loop(self) -> None:
         self._loop, self._stopped = asyncio.get_running_loop(), asyncio.Event()
         self.main_loop_began.set()
@@ -89,16 +96,17 @@ class StoppableServer(uvicorn.Server):
     def stop(self) -> None:
         """End the main loop, from another thread."""
         self.main_loop_began.wait()
-        self._loop.call_soon_threadsafe(self._stopped.set)
+        if self.started:
+            self._loop.call_soon_threadsafe(self._stopped.set)
 
 
 @contextmanager
 def running(app: FastAPI, **options: Any) -> Generator[str]:
-    """Run uvicorn in a thread, on a free port, with small buffers that are soon full.
+    """Run uvicorn in a thread, by default on a free port, with small buffers that are soon full.
 
     Yields `ws://127.0.0.1:<port>`.
     """
-    with socket.create_server(("127.0.0.1", 0), backlog=100) as listener:
+    with socket.create_server(("127.0.0.1", options.get("port", 0)), backlog=100) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         limit = app.state.engine.settings.max_message_bytes
         options = {"ws_max_size": limit, "ws_ping_interval": None} | options

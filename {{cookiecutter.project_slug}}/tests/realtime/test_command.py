@@ -1,6 +1,7 @@
 """`serve`, which runs an application on uvicorn, in a process of its own."""
 
 import json
+import logging
 import os
 import re
 import signal
@@ -172,6 +173,37 @@ def test_uvicorn_is_set_up_for_websockets(options: dict[str, Any]) -> None:
         "ws_per_message_deflate": False,
         "timeout_graceful_shutdown": 3,
     }
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8000/page"),
+        ("0.0.0.0", "http://127.0.0.1:8000/page"),
+        ("::", "http://[::1]:8000/page"),
+    ],
+)
+def test_the_start_names_the_address_of_a_page(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    options: dict[str, Any],
+    host: str,
+    address: str,
+) -> None:
+    caplog.set_level(logging.INFO)
+    filters: list[logging.Filter] = []
+    logger = logging.getLogger("uvicorn.error")
+    monkeypatch.setattr(logger, "addFilter", filters.append)
+    records: list[logging.LogRecord] = []
+    monkeypatch.setattr(logger, "handle", records.append)
+    command.serve("app", RealtimeSettings(host=host), page="/page")
+    config = uvicorn.Config("app", host=host, log_config=None)
+    config.ssl = None
+    uvicorn.Server(config)._log_started_message([])
+    (record,), (name_page,) = records, filters
+    assert name_page.filter(record)
+    assert record.getMessage().endswith(f"(Press CTRL+C to quit). Open {address} in a browser.")
+    assert address in vars(record)["color_message"]
 
 
 @pytest.mark.parametrize("proxies", ["*", "10.0.0.1,*"])

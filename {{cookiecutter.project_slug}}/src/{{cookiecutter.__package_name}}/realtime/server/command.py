@@ -10,18 +10,21 @@ import uvicorn
 
 from ..settings import RealtimeSettings
 from .http_protocol import LimitedHttpProtocol
-from .logging import uvicorn_log_config
+from .logging import NamePage, uvicorn_log_config
 from .websocket_protocol import LimitedWebSocketProtocol
 
 
-def serve(application: str, settings: RealtimeSettings) -> None:
+def serve(application: str, settings: RealtimeSettings, page: str = "") -> None:
     """Serve an application, named like `package.main:app`, until Ctrl-C or SIGTERM.
 
-    Open connections then get 1012, and `drain_seconds` to end.
+    Open connections then get 1012, and `drain_seconds` to end. `page` is the path of a page that
+    the log names at the start.
     """
     log_config = uvicorn_log_config(settings.log_format)
     dictConfig(log_config)
     logging.captureWarnings(settings.log_format == "json")
+    if page:
+        logging.getLogger("uvicorn.error").addFilter(NamePage(page))
     proxies = settings.trusted_proxies
     signal.signal(signal.SIGINT, interrupt)
     uvicorn.run(

@@ -28,6 +28,15 @@ DUPLICATES = (
 )
 """Messages of uvicorn about events that the engine logs itself."""
 
+STARTED = (
+    "Uvicorn running on %s://%s:%d (Press CTRL+C to quit)",
+    "Uvicorn running on %s://[%s]:%d (Press CTRL+C to quit)",
+)
+"""Messages of uvicorn that name its address."""
+
+LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+"""Where a server that listens on all networks is found from its own machine."""
+
 ADDRESS = re.compile(r"[0-9A-Za-z.:_%-]{1,64}")
 """An IP address, perhaps with a zone, or the name of a host."""
 
@@ -115,6 +124,24 @@ def _shorten_arguments(record: logging.LogRecord) -> bool:
     if isinstance(record.args, tuple):
         record.args = tuple(_shorten(value) for value in record.args)
     return True
+
+
+class NamePage(logging.Filter):
+    """Adds the address of a page to the line in which uvicorn says where it is running."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.msg in STARTED and isinstance(record.args, tuple):
+            scheme, host, port = record.args
+            host = LOOPBACK.get(str(host), host)
+            where = f"[{host}]" if ":" in str(host) else host
+            page = f". Open {scheme}://{where}:{port}{self.path} in a browser."
+            record.msg += page
+            vars(record)["color_message"] += page
+        return True
 
 
 class CheckClient:
