@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import uvloop
 
@@ -139,11 +139,16 @@ class Client(asyncio.BufferedProtocol):
             self.opened.set_exception(exc or ConnectionError("closed before the handshake"))
 
 
-async def open_client(target: Target, tally: Tally, more: str = "", number: int = 0) -> Client:
+C = TypeVar("C", bound=Client)
+
+
+async def open_client(
+    target: Target, tally: Tally, more: str = "", number: int = 0, kind: type[C] = Client
+) -> C:
     """Connect and shake hands."""
     loop = asyncio.get_running_loop()
     port, path = target.address(number)
-    _, client = await loop.create_connection(lambda: Client(tally), "127.0.0.1", port)
+    _, client = await loop.create_connection(lambda: kind(tally), "127.0.0.1", port)
     request = HANDSHAKE.format(path=path, port=port, more=target.headers + more)
     client.transport.write(request.encode())
     await client.opened
@@ -325,7 +330,9 @@ async def stalled(target: Target, members: int, seconds: float) -> dict[str, flo
             return {"delivered": min(1.0, (tally.bytes - start) / (count * weight))}
 
 
-async def echo(target: Target, count: int, payload: bytes, seconds: float) -> dict[str, float]:
+async def echo(
+    target: Target, count: int, payload: bytes, seconds: float, clocks: Clocks
+) -> dict[str, float]:
     """Let every client send a message as soon as it has the answer to the one before."""
     answers = 0
 
@@ -340,13 +347,63 @@ async def echo(target: Target, count: int, payload: bytes, seconds: float) -> di
             client.on_bytes = again
             client.transport.write(request)
         await asyncio.sleep(QUIET)  # to warm up
-        before, began, cpu = answers, time.perf_counter(), time.process_time()
+        before, began, cpu, there = (
+            answers,
+            time.perf_counter(),
+            time.process_time(),
+            CpuSince(clocks),
+        )
         await asyncio.sleep(seconds)
         took = time.perf_counter() - began
         return {
             "messages_per_second": (answers - before) / took,
+            **there.us_for_each(answers - before),
             "client_share": (time.process_time() - cpu) / took,
         }
+
+
+class Flood(Client):
+    """A client that has always sent more than was answered."""
+
+    chunk = frame(b"x" * 64) * 100
+    is_writing = True
+
+    def resume_writing(self) -> None:
+        self.is_writing = True
+
+    def pause_writing(self) -> None:
+        self.is_writing = False
+
+    async def run(self) -> None:
+        """Write as much as the connection takes."""
+        while not self.transport.is_closing():
+            if self.is_writing:
+                self.transport.write(self.chunk)
+            await asyncio.sleep(0.001)
+
+
+async def flooded(target: Target, floods: int, seconds: float) -> dict[str, float]:
+    """Let some clients flood the server; time the answers that another one gets."""
+    tally, took = Tally(), []
+    them = [await open_client(target, tally, kind=Flood) for _ in range(floods)]
+    quiet = await open_client(target, tally)
+    tasks = [asyncio.create_task(flood.run()) for flood in them]
+    answered = asyncio.Event()
+    quiet.on_bytes = lambda _: answered.set()
+    end = time.perf_counter() + seconds
+    while (sent := time.perf_counter()) < end:
+        answered.clear()
+        quiet.transport.write(frame(b"x" * 64))
+        async with asyncio.timeout(PATIENCE):
+            await answered.wait()
+        took.append(time.perf_counter() - sent)
+        await asyncio.sleep(0.02)
+    for client in (*them, quiet):
+        client.transport.abort()
+    await asyncio.wait(tasks)
+    await asyncio.sleep(QUIET)
+    took.sort()
+    return {"p50_ms": 1000 * took[len(took) // 2], "p99_ms": 1000 * took[len(took) * 99 // 100]}
 
 
 async def publishing(

@@ -21,7 +21,9 @@ class Peer:
     packages: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()  # of npm
     talk: dict[str, Any] = field(default_factory=dict)
-    replies: bool = False  # has /ws and /ws_json, too
+    has_room: bool = True
+    replies: bool = False  # has /ws, too
+    has_json: bool = False  # and /ws_json
     turns_of: str = ""  # the application to measure the longest turn of the event loop of
     environment: dict[str, str] = field(default_factory=dict)
     project: dict[str, str] = field(default_factory=dict)  # answers to render it with
@@ -40,10 +42,10 @@ def python(where: Path, *arguments: str | Path) -> list[str | Path]:
     return [where / "peers/bin" / arguments[0], *arguments[1:]]
 
 
-def uvicorn(module: str) -> Callable[[Path, int], list[str | Path]]:
+def uvicorn(module: str, *options: str) -> Callable[[Path, int], list[str | Path]]:
     """Serve a module of `servers/` with stock uvicorn."""
     return lambda where, port: python(
-        where, "uvicorn", "--app-dir", SERVERS, f"{module}:app", "--port", str(port)
+        where, "uvicorn", "--app-dir", SERVERS, f"{module}:app", "--port", str(port), *options
     )
 
 
@@ -64,16 +66,45 @@ JOINS = {
 """How many members join a room, and up to how many connections it names who joins."""
 
 FASTAPI = ("fastapi", "uvicorn[standard]")
+PROJECT = {"project_slug": "my-websocket-app"}
+REPLIES = {"replies": True, "has_json": True}
+
+
+def variant(name: str, program: str, *packages: str) -> Peer:
+    """Return this project, started by a program of `servers/`."""
+    installed = [option for package in packages for option in ("--with", package)]
+    return Peer(
+        f"{OURS} {name}",
+        lambda where, port: [
+            *("uv", "run", "--quiet", "--project", where / "my-websocket-app", *installed),
+            *("python", SERVERS / program),
+        ],
+        environment=UNLIMITED,
+        project=PROJECT,
+        has_room=False,
+        **REPLIES,
+    )
+
+
 PEERS = [
     Peer(
         OURS,
         lambda where, port: [where / "my-websocket-app/.venv/bin/my-websocket-app"],
-        replies=True,
         turns_of="my_websocket_app.main:app",
         environment=UNLIMITED,
-        project={"project_slug": "my-websocket-app"},
+        project=PROJECT,
+        **REPLIES,
     ),
-    Peer(BASE, uvicorn("tutorial"), FASTAPI, replies=True, turns_of="tutorial:app"),
+    variant("without log", "quiet.py"),
+    variant("with metrics", "metered.py", "opentelemetry-sdk"),
+    Peer(BASE, uvicorn("tutorial"), FASTAPI, turns_of="tutorial:app", **REPLIES),
+    Peer(
+        "tutorial without log",
+        uvicorn("tutorial", "--log-level", "warning"),
+        FASTAPI,
+        has_room=False,
+        **REPLIES,
+    ),
     Peer(
         "tutorial on granian",
         lambda where, port: python(
@@ -88,7 +119,7 @@ PEERS = [
             str(port),
         ),
         (*FASTAPI, "granian"),
-        replies=True,
+        **REPLIES,
     ),
     Peer("litestar channels", uvicorn("litestar_channels"), (*FASTAPI, "litestar")),
     Peer(
@@ -117,6 +148,7 @@ PEERS = [
         "picows",
         lambda where, port: python(where, "python", SERVERS / "picows_loop.py", str(port)),
         ("picows", "uvloop"),
+        replies=True,
     ),
     Peer(
         "node ws",

@@ -72,6 +72,14 @@ TABLES = {
         Column("JSON/s", "json", "messages_per_second", integer),
         Column("connections/s", "connections", "connections_per_second", integer),
     ],
+    "replies-cpu": [
+        Column("echo, µs", "echo", "cpu_us", one_digit),
+        Column("JSON, µs", "json", "cpu_us", one_digit),
+    ],
+    "floods": [
+        Column("p50, ms", "20 floods", "p50_ms", one_digit),
+        Column("p99, ms", "20 floods", "p99_ms", one_digit),
+    ],
     "memory": [
         Column("client offers compression", "memory, browser", MEMORY, one_digit),
         Column("client does not", "memory, plain", MEMORY, one_digit),

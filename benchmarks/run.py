@@ -244,20 +244,23 @@ def scenarios(
 ) -> Iterator[tuple[str, Coroutine[Any, Any, Figures]]]:
     """Yield everything that is measured of a peer; the stalled member last."""
     clocks = {"cpu_us": server.cpu}
-    for burst in (1, 4, 16):
+    for burst in (1, 4, 16) if peer.has_room else ():
         yield f"fan-out 500, K={burst}", client.fan_out(target, 500, burst, seconds, clocks)
-    yield "100 publishers, 100/s", client.paced(target, 500, 100, 100, 3 * seconds)
+    if peer.has_room:
+        yield "100 publishers, 100/s", client.paced(target, 500, 100, 100, 3 * seconds)
     if peer.replies:
         reply, checked = replace(target, path="/ws"), replace(target, path="/ws_json")
         document = b'{"user":"zoe","tags":["a","b"],"position":{"x":1.5,"y":-2}}'
-        yield "echo", client.echo(reply, 100, b"x" * 64, seconds)
-        if peer.name != LIMIT:
-            yield "json", client.echo(checked, 100, document, seconds)
+        yield "echo", client.echo(reply, 100, b"x" * 64, seconds, clocks)
+        if peer.has_json:
+            yield "json", client.echo(checked, 100, document, seconds, clocks)
         yield "connections", client.connecting(reply, seconds)
+        yield "20 floods", client.flooded(reply, 20, 3 * seconds)
     if peer.name in (OURS, BASE, LIMIT):
         for members in (10, 100, 1000, 10_000):
             yield f"fan-out {members}, K=4", client.fan_out(target, members, 4, seconds, clocks)
-    yield "stalled member", growth(target, server, max(5, seconds))  # to fill all buffers
+    if peer.has_room:
+        yield "stalled member", growth(target, server, max(5, seconds))  # to fill all buffers
 
 
 class Findings(dict[str, Figures]):
@@ -277,7 +280,8 @@ class Findings(dict[str, Figures]):
 def measure(peer: Peer, where: Path, seconds: float, core: int | None) -> Findings:
     """Start a peer and measure everything; memory in processes of their own."""
     found = Findings()
-    for name, more in (("memory, browser", client.DEFLATE), ("memory, plain", "")):
+    memories = {"memory, browser": client.DEFLATE, "memory, plain": ""} if peer.has_room else {}
+    for name, more in memories.items():
         with running(peer, where, core) as (target, server):
             found.take(name, memory(target, server, 1000, more))
     if peer.turns_of:

@@ -44,10 +44,10 @@ ALWAYS = """
     ENGINE/handshake/connection_limiter.py ENGINE/handshake/identity.py
     ENGINE/handshake/origin.py
     ENGINE/server/__init__.py ENGINE/server/command.py ENGINE/server/fast_path.py
-    ENGINE/server/http_protocol.py ENGINE/server/logging.py ENGINE/server/metrics.py
-    ENGINE/server/open_files.py
-    ENGINE/server/shutdown.py ENGINE/server/sliced_protocol.py ENGINE/server/stop_signals.py ENGINE/server/websocket_protocol.py
-    ENGINE/server/write_deadline.py
+    ENGINE/server/frames.py ENGINE/server/http_protocol.py ENGINE/server/inbox.py ENGINE/server/light_protocol.py ENGINE/server/upgrade.py
+    ENGINE/server/logging.py ENGINE/server/metrics.py ENGINE/server/open_files.py
+    ENGINE/server/shutdown.py ENGINE/server/sliced_protocol.py ENGINE/server/stop_signals.py
+    ENGINE/server/websocket_protocol.py ENGINE/server/write_deadline.py
     tests/__init__.py tests/conftest.py tests/test_asyncapi.py tests/test_command.py tests/test_health.py
     tests/test_routes.py tests/test_settings.py
     tests/realtime/__init__.py tests/realtime/conftest.py tests/realtime/routes.py
@@ -56,12 +56,13 @@ ALWAYS = """
     tests/realtime/test_asyncapi_page.py tests/realtime/test_message_types.py
     tests/realtime/test_command.py tests/realtime/test_connection.py
     tests/realtime/test_engine.py tests/realtime/test_errors.py tests/realtime/test_fair_turn.py
-    tests/realtime/test_fast_path.py tests/realtime/test_formats.py
-    tests/realtime/test_hostile.py tests/realtime/test_idle.py tests/realtime/test_logging.py
-    tests/realtime/test_metrics.py
+    tests/realtime/test_fast_path.py tests/realtime/test_formats.py tests/realtime/test_frames.py
+    tests/realtime/test_hostile.py tests/realtime/test_idle.py tests/realtime/test_inbox.py
+    tests/realtime/test_logging.py tests/realtime/test_metrics.py
     tests/realtime/test_open_files.py tests/realtime/test_rate_limiter.py
     tests/realtime/test_routes.py tests/realtime/test_server.py tests/realtime/test_settings.py
-    tests/realtime/test_shutdown.py tests/realtime/test_soak.py tests/realtime/test_uvicorn.py
+    tests/realtime/test_shutdown.py tests/realtime/test_soak.py
+    tests/realtime/test_upgrade.py tests/realtime/test_uvicorn.py
 """
 ONLY_WITH = {
     "include_echo": "src/PACKAGE/endpoints/echo.py tests/test_echo.py",

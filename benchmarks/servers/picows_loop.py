@@ -26,12 +26,22 @@ class Member(WSListener):
                     member.send(WSMsgType.TEXT, message)
 
 
-def make_member(request: WSUpgradeRequest) -> Member:
-    return Member()
+class Echo(WSListener):
+    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        if frame.msg_type == WSMsgType.CLOSE:
+            transport.send_close(frame.get_close_code())
+            transport.disconnect()
+        elif frame.msg_type == WSMsgType.TEXT:
+            message = b"Message text was: " + frame.get_payload_as_bytes()
+            transport.send(WSMsgType.TEXT, message)
+
+
+def make_listener(request: WSUpgradeRequest) -> WSListener:
+    return Echo() if request.path == b"/ws" else Member()
 
 
 async def main() -> None:
-    server = await ws_create_server(make_member, "127.0.0.1", int(sys.argv[1]))
+    server = await ws_create_server(make_listener, "127.0.0.1", int(sys.argv[1]))
     await server.serve_forever()
 
 

@@ -172,6 +172,7 @@ def test_uvicorn_is_set_up_for_websockets(options: dict[str, Any]) -> None:
         "ws_max_size": 1000,
         "ws_per_message_deflate": False,
         "timeout_graceful_shutdown": 3,
+        "timeout_worker_healthcheck": 60,
     }
 
 

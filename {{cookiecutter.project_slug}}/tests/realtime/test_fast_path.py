@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.middleware.gzip import GZipMiddleware
 from fastapi.testclient import TestClient
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import {{ cookiecutter.__package_name }}.realtime.server.fast_path as fast_path
 from {{ cookiecutter.__package_name }}.realtime import Admitted
@@ -51,12 +51,17 @@ async def pass_http_through(
 
 @pytest.fixture
 def app() -> FastAPI:
-    """An application that sends which way its frames take."""
+    """An application that sends which way its frames take, and where messages come from."""
     app = echo_app(max_message_bytes=100_000)
 
     @app.websocket("/way")
     async def way(connection: Admitted) -> None:
         await connection.send("ASGI" if connection.transport is None else "transport")
+
+    @app.websocket("/source")
+    async def source(connection: Admitted) -> None:
+        async for _ in connection:
+            await connection.send("ASGI" if connection.inbox is None else "inbox")
 
     return app
 
@@ -104,6 +109,47 @@ def test_middleware_that_wraps_send_is_not_bypassed_and_warned_of_once(
     (line,) = warnings(caplog)
     assert "WrapSend" in line
     assert "broadcasts to large rooms are several times slower" in line
+
+
+class WrapReceive:
+    """Middleware that keeps what is received."""
+
+    def __init__(self, app: ASGIApp, received: list[Message]) -> None:
+        self.app = app
+        self.received = received
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def wrapped() -> Message:
+            self.received.append(await receive())
+            return self.received[-1]
+
+        await self.app(scope, wrapped, send)
+
+
+def source_of(url: str) -> str | bytes:
+    """Return where a connection's messages came from."""
+    with connect(f"{url}/source") as websocket:
+        websocket.send("hello")
+        return websocket.recv(timeout=10)
+
+
+@pytest.mark.parametrize(
+    ("protocols", "source"), [({}, "ASGI"), (OWN_PROTOCOLS, "inbox")], ids=["stock", "own"]
+)
+def test_inbox_is_read_under_our_own_protocol(
+    app: FastAPI, protocols: dict[str, object], source: str
+) -> None:
+    with running(app, **protocols) as url:
+        assert source_of(url) == source
+
+
+def test_middleware_that_wraps_receive_is_not_bypassed(app: FastAPI) -> None:
+    received: list[Message] = []
+    app.add_middleware(WrapReceive, received=received)
+    with running(app, **OWN_PROTOCOLS) as url:
+        assert source_of(url) == "ASGI"
+        assert way_taken(url) == "transport"
+    assert {"type": "websocket.receive", "text": "hello"} in received
 
 
 def test_other_servers_are_not_warned_of(app: FastAPI, caplog: pytest.LogCaptureFixture) -> None:

@@ -12,6 +12,7 @@ from fastapi import FastAPI, HTTPException, Request, Response, WebSocket
 from fastapi.responses import StreamingResponse
 
 import {{ cookiecutter.__package_name }}.realtime.server.http_protocol as http_protocol
+import {{ cookiecutter.__package_name }}.realtime.server.inbox as inbox
 import {{ cookiecutter.__package_name }}.realtime.server.sliced_protocol as sliced_protocol
 import {{ cookiecutter.__package_name }}.realtime.server.websocket_protocol as websocket_protocol
 import {{ cookiecutter.__package_name }}.realtime.server.write_deadline as write_deadline
@@ -33,6 +34,7 @@ from .serving import (
 
 EMPTY_PING = bytes([0x89, 0x80, 0, 0, 0, 0])
 EMPTY_FRAGMENT = bytes([0x00, 0x80, 0, 0, 0, 0])
+EMPTY_LAST_FRAGMENT = bytes([0x80, 0x80, 0, 0, 0, 0])
 
 
 @pytest.fixture
@@ -440,11 +442,10 @@ def test_many_small_frames_are_parsed_in_turns_and_in_order(
         handle(self)
 
     monkeypatch.setattr(websocket_protocol.LimitedWebSocketProtocol, "handle_events", record)
+    fragments = [bytes([0x01, 0x84, 0, 0, 0, 0]) + b"%04d" % number for number in range(1000)]
     with raw_client(url, "/all") as raw:
-        raw.sendall(b"".join(text_frame(f"{number:04}".encode()) for number in range(1000)))
-        received = b""
-        while len(received) < 6000:
-            received += raw.recv(10_000)
+        raw.sendall(b"".join(fragment + EMPTY_LAST_FRAGMENT for fragment in fragments))
+        received = receive(raw, 6000)
     assert received == b"".join(b"\x81\x04%04d" % number for number in range(1000))
     assert max(parsed) <= sliced_protocol.FRAMES_PER_TURN
 
@@ -495,12 +496,12 @@ def test_no_more_frames_are_parsed_while_messages_wait(app: FastAPI, url: str) -
         for _ in range(1000):
             await asyncio.sleep(0)
         protocol = websocket.scope["transport"].get_protocol()
-        await websocket.send_text(str(protocol.queue.qsize()))
+        await websocket.send_text(str(len(protocol.inbox)))
 
     with raw_client(url, "/slow") as raw:
         raw.sendall(text_frame(b"") * 3000)
         frame = raw.recv(10)
-    assert int(frame[2 : 2 + frame[1]]) < sliced_protocol.FRAMES_PER_TURN
+    assert int(frame[2 : 2 + frame[1]]) == inbox.MAX_MESSAGES - 1
 
 
 def test_messages_before_an_invalid_frame_arrive_and_none_after_it(app: FastAPI, url: str) -> None:

@@ -5,6 +5,7 @@ When a new release changes it, the failing test names what changed; then look at
 """
 
 import ast
+import asyncio
 import inspect
 import signal
 import textwrap
@@ -19,10 +20,13 @@ from uvicorn.config import LOGGING_CONFIG
 from uvicorn.logging import DefaultFormatter
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from uvicorn.server import ServerState
 from websockets.server import ServerProtocol
 
 import {{ cookiecutter.__package_name }}.realtime.server.http_protocol as http_protocol
+import {{ cookiecutter.__package_name }}.realtime.server.light_protocol as light_protocol
 import {{ cookiecutter.__package_name }}.realtime.server.logging as server_logging
+import {{ cookiecutter.__package_name }}.realtime.server.sliced_protocol as sliced_protocol
 import {{ cookiecutter.__package_name }}.realtime.server.stop_signals as stop_signals
 import {{ cookiecutter.__package_name }}.realtime.server.websocket_protocol as websocket_protocol
 
@@ -52,9 +56,13 @@ METHODS: dict[type, dict[str, str]] = {
         "handle_ping": "(self)",
         "handle_pong": "(self, event)",
         "keepalive_timeout": "(self)",
+        "on_task_complete": "(self, task)",
+        "pause_writing": "(self)",
         "receive": "(self) -> coroutine",
         "run_asgi": "(self) -> coroutine",
+        "schedule_ping": "(self)",
         "send": "(self, message) -> coroutine",
+        "send_keepalive_ping": "(self)",
         "send_receive_event_to_app": "(self)",
         "start_keepalive": "(self)",
     },
@@ -78,13 +86,19 @@ METHODS: dict[type, dict[str, str]] = {
 """Methods that the engine overrides or calls; `server/` and `serving.py` of these tests do."""
 
 ATTRIBUTES: dict[type, str] = {
-    HttpToolsProtocol: "client cycle headers loop parser pipeline transport",
+    HttpToolsProtocol: (
+        "app_state client config connections cycle headers loop parser pipeline scheme scope server "
+        "server_state transport url ws_protocol_class"
+    ),
     RequestResponseCycle: "disconnected message_event response_complete scope",
     WebSocketsSansIOProtocol: (
-        "client close_sent config conn curr_msg_data_type frames handshake_complete "
-        "handshake_initiated loop queue read_paused request response scope transport"
+        "app app_state asgi_version client close_sent close_timeout close_timer config conn "
+        "connections curr_msg_data_type default_headers disconnected frames handshake_complete "
+        "handshake_initiated initial_response last_ping_rtt logger loop pending_ping_payload "
+        "ping_interval ping_sent_at ping_timeout ping_timer pong_timer queue read_paused request "
+        "response root_path scheme scope server tasks transport writable"
     ),
-    ServerProtocol: "close_rcvd close_sent eof_sent handshake_exc parser_exc",
+    ServerProtocol: "close_rcvd close_sent eof_sent handshake_exc parser_exc state",
     uvicorn.Server: "lifespan server_state servers",
     DefaultFormatter: "use_colors",
 }
@@ -108,6 +122,8 @@ MESSAGES: dict[ModuleType, tuple[str, ...]] = {
 
 EXTENDED = {
     http_protocol.LimitedHttpProtocol: HttpToolsProtocol,
+    light_protocol.LightWebSocketProtocol: WebSocketsSansIOProtocol,
+    sliced_protocol.SlicedWebSocketProtocol: WebSocketsSansIOProtocol,
     websocket_protocol.LimitedWebSocketProtocol: WebSocketsSansIOProtocol,
     server_logging.TextFormatter: DefaultFormatter,
 }
@@ -123,7 +139,24 @@ def test_tables_name_all_that_our_classes_override_or_use() -> None:
         of_base = {*dir(base), *attributes_set(base)}
         of_own = {name for name in vars(own) if not name.startswith("__")}
         used = (of_own | attributes_used(own)) & of_base
-        assert used <= {*METHODS[base], *ATTRIBUTES[base].split()}, own
+        unnamed = used - {*METHODS[base], *ATTRIBUTES[base].split()}
+        assert not unnamed, own
+
+
+def test_protocol_has_what_the_constructor_of_uvicorns_sets() -> None:
+    stock = WebSocketsSansIOProtocol(loaded_config(), ServerState(), {}, asyncio.new_event_loop())
+    own = light_protocol.LightWebSocketProtocol
+    assert attributes_set(own) | {*dir(own)} >= {*vars(stock)}
+    for name in {*vars(stock)} & {*vars(own)} - {"conn", "writable"}:
+        assert getattr(own, name) == getattr(stock, name), name
+    stock.loop.close()
+
+
+def loaded_config() -> uvicorn.Config:
+    """A configuration as a server has it, without an application."""
+    config = uvicorn.Config("", interface="asgi3", log_config=None)
+    config.loaded, config.loaded_app = True, print
+    return config
 
 
 def test_messages_that_the_log_leaves_out_are_checked() -> None:

@@ -14,7 +14,8 @@ from .fair_turn import LONG_MESSAGE_BYTES, FairTurn, LongMessages
 from .formats import JSON, ErrorCode, Format, InvalidMessage, decode_json
 from .message_types import ANY_MESSAGE, MessageTypes
 from .rate_limiter import RateLimiter
-from .server.fast_path import HIGH_WATER, frame_message, server_frame
+from .server.fast_path import HIGH_WATER, frame_message, server_frame, wire_size
+from .server.inbox import Received
 from .settings import RealtimeSettings
 
 T = TypeVar("T")
@@ -149,18 +150,20 @@ class Connection(lifecycle.Lifecycle, Generic[Incoming, Outgoing]):
         turn = FairTurn()
         await self.accept()
         while self.is_open:
-            asked = time.monotonic()
-            event = await self._receive()
-            if event["type"] == "websocket.disconnect":
-                self._note_end(event)
+            if self.inbox is None:  # nothing tells whether it had to be waited for
+                message, size = await self._receive_event()
+            elif (received := self.inbox.take()) is not None:
+                message, size = received
+            else:
+                turn.begin()
+                message, size = await self.inbox.get()
+            if not isinstance(message, (str, bytes)):
+                self._note_end(message)
                 return
             now = time.monotonic()
-            if turn.is_over(asked, now):
+            if turn.is_over(now):
                 await asyncio.sleep(0)
             self.messages_in += 1
-            text = event.get("text")
-            message: str | bytes = event["bytes"] if text is None else text
-            size = _size(message)
             self.bytes_in += size
             if size > LONG_MESSAGE_BYTES:
                 await self._long_messages.wait_turn()
@@ -173,6 +176,12 @@ class Connection(lifecycle.Lifecycle, Generic[Incoming, Outgoing]):
                 await self.close(CloseCode.UNSUPPORTED_DATA, f"{EXPECTED[refused]} expected")
             else:
                 yield message
+
+    async def _receive_event(self) -> Received:
+        event = await self._receive()
+        text = event.get("text")
+        message = event.get("bytes") if text is None else text
+        return (event, 0) if message is None else (message, wire_size(message))
 
     async def _limit_rate(self, message: str | bytes) -> None:
         if self._limiter.is_flooded:
@@ -201,7 +210,7 @@ class Connection(lifecycle.Lifecycle, Generic[Incoming, Outgoing]):
 
     async def _send_when_there_is_room(self, message: str | bytes) -> None:
         kind = "text" if isinstance(message, str) else "bytes"
-        self.bytes_out += _size(message)
+        self.bytes_out += wire_size(message)
         try:
             async with asyncio.timeout(lifecycle.STALL_TIMEOUT):
                 await self.websocket.send({"type": "websocket.send", kind: message})
@@ -213,10 +222,3 @@ class Connection(lifecycle.Lifecycle, Generic[Incoming, Outgoing]):
             # only its reader knows.
             self.abort()
             raise WebSocketDisconnect(CloseCode.GOING_AWAY) from None
-
-
-def _size(message: str | bytes) -> int:
-    """Return the length on the wire, in bytes."""
-    if isinstance(message, bytes) or message.isascii():
-        return len(message)
-    return len(message.encode())

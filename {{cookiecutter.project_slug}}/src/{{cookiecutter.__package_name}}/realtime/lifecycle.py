@@ -13,6 +13,7 @@ from starlette.websockets import WebSocketState
 from .close_codes import CAUSED_BY_CLIENT, CloseCode, check_close
 from .handshake.identity import ANONYMOUS, Identity
 from .server.fast_path import find_transport
+from .server.inbox import find_inbox
 from .server.logging import connection_fields, connection_id
 from .server.metrics import CLOSE_CODE, NO_CODE, ROUTE, durations, route_of
 
@@ -38,6 +39,7 @@ class Lifecycle:
         "close_code",
         "close_reason",
         "identity",
+        "inbox",
         "is_open",
         "messages_in",
         "messages_out",
@@ -49,6 +51,7 @@ class Lifecycle:
     def __init__(self, websocket: WebSocket, subprotocol: str | None) -> None:
         self.websocket = websocket
         self.transport = find_transport(websocket.scope)
+        self.inbox = find_inbox(websocket.scope)
         self.subprotocol = subprotocol
         self.identity = ANONYMOUS
         self.is_open = False
@@ -251,8 +254,9 @@ class Lifecycle:
     def _note_start(self) -> None:
         self._accepted = self.is_open = True
         self._opened_at = time.monotonic()
-        origin = self.websocket.headers.get("origin", "")
-        logger.info("connected", extra=self.log_fields() | {"origin": origin})
+        if logger.isEnabledFor(logging.INFO):
+            origin = self.websocket.headers.get("origin", "")
+            logger.info("connected", extra=self.log_fields() | {"origin": origin})
         if self._closed_early is not None:
             self.close_soon(*self._closed_early)  # while the handshake was being answered
 
@@ -273,14 +277,17 @@ class Lifecycle:
             return
         seconds = time.monotonic() - self._opened_at
         durations.record(seconds, {ROUTE: self.route, CLOSE_CODE: self.close_code or NO_CODE})
-        fields = self.log_fields() | {
+        if logger.isEnabledFor(logging.INFO):
+            logger.info("disconnected", extra=self.log_fields() | self._end_fields(seconds))
+
+    def _end_fields(self, seconds: float) -> dict[str, Any]:
+        return {
             "code": self.close_code,
             "reason": self.close_reason,
             "seconds": round(seconds, 3),
             "messages_in": self.messages_in,
             "messages_out": self.messages_out,
         }
-        logger.info("disconnected", extra=fields)
 
     def _warn(self, message: str, **fields: Any) -> None:
         logger.warning(message, extra=self.log_fields() | fields)

@@ -39,6 +39,8 @@ def serve(application: str, settings: RealtimeSettings, page: str = "") -> None:
         # Compression costs 32 KiB a connection, and CPU for every copy of a broadcast.
         ws_per_message_deflate=False,
         timeout_graceful_shutdown=settings.drain_seconds,  # for what is not a WebSocket
+        # Within uvicorn's 5 seconds, a busy machine may not even have imported the application.
+        timeout_worker_healthcheck=60,
         log_config=log_config,
     )
     # `uv run` repeats Ctrl-C after 0.2 seconds, when Python may already be shutting down.

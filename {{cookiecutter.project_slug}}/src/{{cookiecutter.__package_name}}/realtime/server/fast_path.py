@@ -1,4 +1,4 @@
-"""Fast path: write frames to uvicorn's transport, bypassing ASGI."""
+"""Fast path: write frames to uvicorn's transport and read from its inbox, bypassing ASGI."""
 
 import asyncio
 import logging
@@ -28,10 +28,12 @@ logger = logging.getLogger(__name__)
 
 
 class FindTransport:
-    """Middleware that puts a WebSocket's transport into `scope["transport"]`.
+    """Middleware that puts a WebSocket's transport and inbox into `scope`.
 
-    It is found under uvicorn, behind any middleware that passes `send` on as it is. Under other
-    servers, and behind a middleware that wraps `send`, there is none, and frames go through ASGI.
+    The transport is found under uvicorn, behind any middleware that passes `send` on as it is.
+    Under other servers, and behind a middleware that wraps `send`, there is none, and frames go
+    through ASGI. So do messages, but for this project's own protocol and behind a middleware that
+    does not wrap `receive`.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -40,13 +42,19 @@ class FindTransport:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "websocket":
-            protocol = getattr(send, "__self__", None)
-            if isinstance(protocol, PROTOCOLS):
-                scope["transport"] = protocol.transport
-            elif not self.has_warned and is_run_by_uvicorn():
-                self.has_warned = True
-                logger.warning(HIDDEN, getattr(send, "__qualname__", type(send).__qualname__))
+            self.find(scope, receive, send)
         return self.app(scope, receive, send)
+
+    def find(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Put what can be found into `scope`; warn once if a middleware hides it."""
+        protocol = getattr(send, "__self__", None)
+        if isinstance(protocol, PROTOCOLS):
+            scope["transport"] = protocol.transport
+            if getattr(receive, "__self__", None) is protocol:
+                scope["inbox"] = getattr(protocol, "inbox", None)
+        elif not self.has_warned and is_run_by_uvicorn():
+            self.has_warned = True
+            logger.warning(HIDDEN, getattr(send, "__qualname__", type(send).__qualname__))
 
 
 def is_run_by_uvicorn() -> bool:
@@ -91,3 +99,10 @@ def frame_message(frame: bytes) -> str | bytes:
     """Return the message that a frame made by `server_frame` was made from."""
     payload = frame[{126: 4, 127: 10}.get(frame[1], 2) :]
     return payload.decode() if frame[0] == 0x81 else payload
+
+
+def wire_size(message: str | bytes) -> int:
+    """Return the bytes of a message's payload."""
+    if isinstance(message, bytes) or message.isascii():
+        return len(message)
+    return len(message.encode())

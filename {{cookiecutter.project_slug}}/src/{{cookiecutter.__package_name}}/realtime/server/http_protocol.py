@@ -10,7 +10,9 @@ from starlette.types import Scope
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from .light_protocol import LightWebSocketProtocol
 from .logging import address_of, connection_fields, refusals
+from .upgrade import read_handshake
 from .write_deadline import WriteDeadline
 
 HANDSHAKE_SECONDS = 10.0
@@ -139,8 +141,29 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             return  # any other upgrade is ignored, and the request answered as usual
         self.write_deadline.stop()
         self.handle_websocket_upgrade()
+        # They refer to this protocol: only the garbage collector would free it, some time.
+        del self.parser, self.write_deadline
         if early and not self.transport.is_closing():
             cast("asyncio.Protocol", self.transport.get_protocol()).data_received(early)
+
+    def handle_websocket_upgrade(self) -> None:
+        """Hand over a handshake, as it is where it can be, else as bytes to parse again."""
+        handshake = None
+        kind: Any = self.ws_protocol_class
+        if issubclass(kind, LightWebSocketProtocol) and not self.may_compress():
+            handshake = read_handshake(self.scope["method"], self.url, self.headers)
+        if handshake is None:
+            super().handle_websocket_upgrade()
+            return
+        self.connections.discard(self)
+        protocol = kind(self.config, self.server_state, self.app_state, self.loop)
+        protocol.take_over(self, handshake)
+        self.transport.set_protocol(protocol)
+
+    def may_compress(self) -> bool:
+        """Tell whether compression may be agreed on."""
+        offered = any(name == b"sec-websocket-extensions" for name, _ in self.headers)
+        return offered and self.config.ws_per_message_deflate
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self.running = cycle

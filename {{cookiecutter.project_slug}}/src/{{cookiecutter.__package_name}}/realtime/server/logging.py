@@ -46,6 +46,9 @@ PORT = re.compile(r"[0-9]{1,5}")
 ROOT = __name__.partition(".")[0]
 """The package whose loggers this module sets up: the application's, with the engine in it."""
 
+_quote = json.JSONEncoder(default=str).encode
+"""Returns a value as JSON; `json.dumps` would make an encoder for each."""
+
 refusals = logging.getLogger(f"{__name__.removesuffix('.server.logging')}.handshake")
 """Logs every handshake or request that is refused, wherever that is."""
 
@@ -188,12 +191,9 @@ class JsonFormatter(logging.Formatter):
 
 
 def _extra_fields(record: logging.LogRecord) -> dict[str, Any]:
-    fields = {name: value for name, value in vars(record).items() if name not in STANDARD_FIELDS}
-    return {name: _shorten(value) for name, value in fields.items()}
-
-
-def _quote(value: object) -> str:
-    return json.dumps(value, default=str)
+    return {
+        name: _shorten(value) for name, value in vars(record).items() if name not in STANDARD_FIELDS
+    }
 
 
 def _shorten(value: object) -> object:

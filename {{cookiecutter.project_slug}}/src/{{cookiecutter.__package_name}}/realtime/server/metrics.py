@@ -74,7 +74,8 @@ class ConnectionCounts:
         """Count a connection that ends among the ended ones."""
         with self._lock:
             self.open.discard(connection)
-            self._ended.update(counts_of(connection))
+            for key, count in counts_of(connection).items():
+                self._ended[key] += count
 
     def sums(self) -> Counter[tuple[str, str]]:
         """Return a sum for each route and name of a count."""

@@ -1,9 +1,12 @@
 """uvicorn's WebSocket protocol, which parses a few frames of a client at a time."""
 
 import asyncio
+from typing import cast
 
 from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from .frames import frame_size, read_control, read_message
+from .light_protocol import LightWebSocketProtocol
 
 FRAMES_PER_TURN = 64
 """Frames of one client that are parsed at once; uvicorn reads up to 40,000 small ones."""
@@ -13,11 +16,11 @@ TURNS_AT_END = 16
 """Turns for what came before the connection was lost."""
 
 
-class SlicedWebSocketProtocol(WebSocketsSansIOProtocol):
+class SlicedWebSocketProtocol(LightWebSocketProtocol):
     """Parses a few frames, and then gives others their turn.
 
-    What cannot be parsed yet, because the handshake has not been answered, messages wait for the
-    application, or others have their turn, is kept in `unparsed`; reading is paused meanwhile.
+    What cannot be parsed yet, because the handshake has not been answered, the inbox is full, or
+    others have their turn, is kept in `unparsed`; reading is paused meanwhile.
     """
 
     bytes_after_close = 0
@@ -46,12 +49,11 @@ class SlicedWebSocketProtocol(WebSocketsSansIOProtocol):
             if self.bytes_after_close > MAX_BYTES_AFTER_CLOSE:
                 self.transport.abort()
                 return
-        waits = self.unparsed or self.frame_rest or self.read_paused or not self.handshake_complete
-        if not waits and not self.conn.eof_sent and frame_size(data, 0) == len(data):
-            self.parse(data)  # the usual case: one frame
-            return
-        self.unparsed = self.unparsed + data if self.unparsed else data
-        if self.turn is None:
+        if self.unparsed:
+            self.unparsed = self.unparsed + data
+        else:
+            self.unparsed = data[self.take_frames(data) :]
+        if self.unparsed and self.turn is None:
             self.take_turn()
 
     def take_turn(self) -> None:
@@ -59,6 +61,7 @@ class SlicedWebSocketProtocol(WebSocketsSansIOProtocol):
         self.turn = None
         if self.can_parse() and not self.read_paused:
             self.parse_frames()
+            self.take(self.take_frames(self.unparsed))
         if self.transport.is_closing():
             return
         if self.can_parse() or not self.handshake_complete:
@@ -75,9 +78,46 @@ class SlicedWebSocketProtocol(WebSocketsSansIOProtocol):
 
     def can_parse(self) -> bool:
         """Tell whether there is more of a frame, after the handshake and before the end."""
-        if not self.unparsed or not self.handshake_complete or self.conn.eof_sent:
+        if not self.unparsed or not self.handshake_complete or self.has_ended:
             return False
         return self.frame_rest > 0 or frame_size(self.unparsed, 0) is not None
+
+    def take_frames(self, data: bytes | bytearray) -> int:
+        """Take messages and control frames, as long as data begins with a common one.
+
+        Return where what is left for the parser begins.
+        """
+        start, limit = 0, self.config.ws_max_size
+        if not self.is_open or self.frame_rest or self.frames:
+            return start
+        while not self.read_paused:
+            if found := read_message(data, start, limit):
+                message, size, start = found
+                self.put(message, size)
+            elif control := read_control(data, start):
+                opcode, payload, end = control
+                self.take_control_frame(opcode, payload)
+                start = len(data) if self.transport.is_closing() else end
+            else:
+                break
+        return start
+
+    def put(self, message: str | bytes, size: int) -> None:
+        """Put a message into the inbox, and read no more while that is full."""
+        self.inbox.put(message, size)
+        if self.inbox.is_full and not self.read_paused and not self.transport.is_closing():
+            self.read_paused = True
+            self.transport.pause_reading()
+
+    def go_on_reading(self) -> None:
+        """Parse or read on, since the inbox is empty."""
+        if not self.read_paused:
+            return
+        self.read_paused = False
+        if self.unparsed:
+            self.take_turn_soon()
+        elif not self.transport.is_closing():
+            self.transport.resume_reading()
 
     def parse_frames(self) -> None:
         """Parse up to `FRAMES_PER_TURN` frames, the last perhaps in part."""
@@ -107,34 +147,16 @@ class SlicedWebSocketProtocol(WebSocketsSansIOProtocol):
         return data
 
     async def receive(self) -> ASGIReceiveEvent:
-        """Return the next event; when there are no more, parse or read on."""
-        message = await self.queue.get()
-        if self.read_paused and self.queue.empty():
-            self.read_paused = False
-            if self.unparsed:
-                self.take_turn_soon()
-            elif not self.transport.is_closing():
-                self.transport.resume_reading()
-        return message
+        """Return what comes next, as an event of ASGI."""
+        message, _ = await self.inbox.get()
+        if isinstance(message, str):
+            return {"type": "websocket.receive", "text": message}
+        if isinstance(message, bytes):
+            return {"type": "websocket.receive", "bytes": message}
+        return cast(ASGIReceiveEvent, message)
 
     async def send(self, message: ASGISendEvent) -> None:
         """Send; after a close frame, go on to parse until the client's own is found."""
         await super().send(message)
         if self.close_sent and self.unparsed:
             self.take_turn_soon()
-
-
-def frame_size(data: bytes | bytearray, start: int) -> int | None:
-    """Return the size of the client's frame that begins there (RFC 6455 §5.2).
-
-    It is `None` where there is no complete header, but for the mask.
-    """
-    if start + 1 >= len(data):
-        return None
-    length = data[start + 1] & 0x7F
-    if length < 126:
-        return 6 + length
-    width = 2 if length == 126 else 8
-    if start + 2 + width > len(data):
-        return None
-    return 6 + width + int.from_bytes(data[start + 2 : start + 2 + width], "big")

@@ -1,5 +1,6 @@
 """uvicorn's WebSocket protocol, with limits on control frames, fragments and slow readers."""
 
+import asyncio
 from http import HTTPStatus
 
 from websockets.frames import Frame
@@ -45,9 +46,9 @@ class LimitedWebSocketProtocol(SlicedWebSocketProtocol):
             self.transport.close()
             self.after_refusal(400)
 
-    async def run_asgi(self) -> None:
-        """Run the application, and bound the time for what it leaves to be written."""
-        await super().run_asgi()
+    def on_task_complete(self, task: asyncio.Task[None]) -> None:
+        """Bound the time for what the application has left to be written."""
+        super().on_task_complete(task)
         self.start_write_deadline()
 
     def start_write_deadline(self) -> None:
@@ -73,9 +74,8 @@ class LimitedWebSocketProtocol(SlicedWebSocketProtocol):
         self.start_write_deadline()
 
     def start_keepalive(self) -> None:
-        """Start to ping and to parse; the handshake is over, and its 3 KiB are not kept."""
+        """Start to ping and to parse, since the handshake is over."""
         super().start_keepalive()
-        del self.request, self.response
         if self.unparsed:
             self.take_turn_soon()
 
@@ -85,6 +85,13 @@ class LimitedWebSocketProtocol(SlicedWebSocketProtocol):
             return
         if self.transport.get_write_buffer_size() < HIGH_WATER:
             super().handle_ping()
+
+    def answer_ping(self, payload: bytes) -> None:
+        """Answer, unless there are too many, or the answers are not read."""
+        if self.is_flooded() or self.transport.is_closing():
+            return
+        if self.transport.get_write_buffer_size() < HIGH_WATER:
+            super().answer_ping(payload)
 
     def handle_pong(self, event: Frame) -> None:
         """Note that the client is there."""
@@ -113,21 +120,14 @@ class LimitedWebSocketProtocol(SlicedWebSocketProtocol):
             self.fail(CloseCode.MESSAGE_TOO_BIG, "too many fragments")
 
     def send_receive_event_to_app(self) -> None:
-        """Queue a message, and read no more until the application has taken it."""
+        """Put a message into the inbox."""
         data, self.frames = b"".join(self.frames), []
         if self.close_sent:
             return
         try:
-            if self.curr_msg_data_type == "text":
-                self.queue.put_nowait({"type": "websocket.receive", "text": data.decode()})
-            else:
-                self.queue.put_nowait({"type": "websocket.receive", "bytes": data})
+            self.put(data.decode() if self.curr_msg_data_type == "text" else data, len(data))
         except UnicodeDecodeError:
             self.fail(CloseCode.INVALID_DATA, "invalid UTF-8")
-            return
-        if not self.read_paused and not self.transport.is_closing():
-            self.read_paused = True
-            self.transport.pause_reading()
 
     def fail(self, code: CloseCode, reason: str) -> None:
         """Close because of what the client sent, unless it has closed already."""

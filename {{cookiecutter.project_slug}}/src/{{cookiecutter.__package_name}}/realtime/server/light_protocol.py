@@ -1,0 +1,194 @@
+"""uvicorn's WebSocket protocol, without what an open connection seldom needs."""
+
+import asyncio
+import logging
+import random
+from typing import Any
+from urllib.parse import unquote
+
+from uvicorn._types import ASGISendEvent, WebSocketAcceptEvent, WebSocketScope
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.utils import ClientDisconnected
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from uvicorn.server import ServerState
+from websockets.frames import Close, Frame, Opcode
+from websockets.protocol import OPEN
+from websockets.server import ServerProtocol
+
+from .frames import CLOSE, PING, PONG, control_frame
+from .inbox import Inbox
+from .upgrade import Handshake, answer
+
+WRITABLE = asyncio.Event()
+"""Set, for all transports that have room."""
+WRITABLE.set()
+
+
+class LightWebSocketProtocol(WebSocketsSansIOProtocol):
+    """Takes a handshake that HTTP's parser has read, and makes a parser only when it needs one.
+
+    A process holds thousands of these, so what is the same for most of them is the class's.
+    """
+
+    queue: Any
+    logger = logging.getLogger("uvicorn.error")
+    handshake_initiated = handshake_complete = close_sent = disconnected = read_paused = False
+    close_timer = ping_timer = pong_timer = pending_ping_payload = initial_response = None
+    close_timeout = 10.0
+    ping_sent_at = last_ping_rtt = 0.0
+    curr_msg_data_type = "bytes"
+    writable = WRITABLE
+    parser: ServerProtocol | None = None
+    accept: bytes | None = None
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        """Set what uvicorn's own does, but for what the class has, and for the parser."""
+        self.config = config
+        self.app = config.loaded_app
+        self.loop = _loop or asyncio.get_running_loop()
+        self.root_path = config.root_path
+        self.asgi_version = config.asgi_version
+        self.app_state = app_state
+        self.server_state = server_state
+        self.connections = server_state.connections
+        self.tasks = server_state.tasks
+        self.default_headers = server_state.default_headers
+        self.ping_interval = config.ws_ping_interval
+        self.ping_timeout = config.ws_ping_timeout
+        self.frames: list[bytes] = []
+        self.inbox = self.queue = Inbox(self.go_on_reading)
+
+    def go_on_reading(self) -> None:
+        """Read on, since the inbox is empty."""
+        raise NotImplementedError
+
+    @property
+    def conn(self) -> ServerProtocol:
+        """What parses and writes all frames but the most common; made on first use."""
+        if self.parser is None and self.accept is not None:
+            size = self.config.ws_max_size
+            self.parser = ServerProtocol(state=OPEN, max_size=size, logger=self.logger)
+        elif self.parser is None:
+            arguments = self.config, self.server_state, self.app_state, self.loop
+            self.parser = WebSocketsSansIOProtocol(*arguments).conn
+        return self.parser
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the handshake has been answered with 101, and neither side has closed."""
+        if not self.handshake_complete or self.close_sent:
+            return False
+        return self.parser is None or self.parser.state is OPEN
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether what else may come is not parsed any more."""
+        return self.disconnected or (self.parser is not None and self.parser.eof_sent)
+
+    def take_over(self, http: HttpToolsProtocol, handshake: Handshake) -> None:
+        """Take a connection and a handshake from HTTP, and run the application."""
+        self.transport = http.transport
+        self.server, self.client = http.server, http.client
+        self.scheme = "wss" if http.scheme == "https" else "ws"
+        self.connections.add(self)
+        self.accept, self.handshake_initiated = handshake.accept, True
+        path, _, query = handshake.target.partition("?")
+        self.scope: WebSocketScope = {
+            "type": "websocket",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.4"},
+            "http_version": "1.1",
+            "scheme": self.scheme,
+            "server": self.server,
+            "client": self.client,
+            "root_path": self.root_path,
+            "path": self.root_path + unquote(path),
+            "raw_path": self.root_path.encode("ascii") + path.encode("ascii"),
+            "query_string": query.encode("ascii"),
+            "headers": handshake.headers,
+            "subprotocols": handshake.subprotocols,
+            "state": self.app_state.copy(),
+            "extensions": {"websocket.http.response": {}},
+        }
+        self.inbox.put_nowait({"type": "websocket.connect"})
+        task = self.loop.create_task(self.run_asgi())
+        task.add_done_callback(self.on_task_complete)
+        self.tasks.add(task)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End, and leave no cycle of references to the garbage collector."""
+        super().connection_lost(exc)
+        self.inbox.detach()
+
+    async def send(self, message: ASGISendEvent) -> None:
+        """Answer a handshake that was taken over; uvicorn answers all others, and does the rest."""
+        is_taken_over = self.accept and self.initial_response is None
+        if not is_taken_over or message["type"] != "websocket.accept":
+            await super().send(message)
+            return
+        await self.writable.wait()
+        if self.disconnected:
+            raise ClientDisconnected
+        if not self.transport.is_closing():
+            self.send_answer(message)
+
+    def send_answer(self, message: WebSocketAcceptEvent) -> None:
+        """Write the 101."""
+        headers = [*self.default_headers, *message.get("headers", [])]
+        if subprotocol := message.get("subprotocol"):
+            headers.append((b"Sec-WebSocket-Protocol", subprotocol.encode()))
+        self.transport.write(answer(self.accept or b"", headers))
+        self.accept, self.handshake_complete = b"", True
+        self.start_keepalive()
+
+    def start_keepalive(self) -> None:
+        """Start to ping; if uvicorn has answered the handshake, don't keep its 3 KiB."""
+        super().start_keepalive()
+        if self.parser is not None:
+            del self.request, self.response
+
+    def pause_writing(self) -> None:
+        """Make senders wait."""
+        self.writable = asyncio.Event()
+
+    def send_keepalive_ping(self) -> None:
+        """Send a ping."""
+        self.ping_timer = None
+        if self.close_sent or self.transport.is_closing():
+            return
+        self.pending_ping_payload = random.randbytes(4)
+        self.ping_sent_at = self.loop.time()
+        self.transport.write(control_frame(PING, self.pending_ping_payload))
+        if self.ping_timeout is None:
+            self.schedule_ping()
+        else:
+            self.pong_timer = self.loop.call_later(self.ping_timeout, self.keepalive_timeout)
+
+    def take_control_frame(self, opcode: int, payload: bytes) -> None:
+        """Handle a valid ping, pong or close frame while the connection is open."""
+        if opcode == PONG:
+            self.handle_pong(Frame(Opcode.PONG, payload))
+        elif opcode == PING:
+            self.answer_ping(payload)
+        else:
+            self.answer_close(payload)
+
+    def answer_ping(self, payload: bytes) -> None:
+        """Send a pong."""
+        self.transport.write(control_frame(PONG, payload))
+
+    def answer_close(self, payload: bytes) -> None:
+        """Tell the application that the client closes, and send its close frame back."""
+        close = Close.parse(payload)
+        if not self.transport.is_closing():
+            event = {"type": "websocket.disconnect", "code": close.code, "reason": close.reason}
+            self.inbox.put_nowait(event)
+            self.transport.write(control_frame(CLOSE, payload))
+            self.transport.close()
+        self.close_sent = self.disconnected = True
