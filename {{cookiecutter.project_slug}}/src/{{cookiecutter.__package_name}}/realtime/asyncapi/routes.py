@@ -6,8 +6,8 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse
 
+from ..signature import find_routes
 from .document import make_document
-from .endpoints import find_routes
 from .page import HEADERS, make_page
 
 HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
