@@ -301,6 +301,37 @@ def test_two_models_of_one_name_stay_apart(app: FastAPI) -> None:
     assert "other" in payload(found, "Item_2")["properties"]
 
 
+@pytest.mark.parametrize("has_tokens", [False, True])
+def test_messages_with_tokens_are_left_out_where_there_are_none(
+    app: FastAPI, has_tokens: bool
+) -> None:
+    app.state.engine.authenticator = Keys() if has_tokens else None
+    first, second = create_model("First"), create_model("Second")
+    shop = Subprotocol("shop.v1", first | second, first, with_tokens=(second,))
+
+    @app.websocket("/shop")
+    async def sell(connection: Annotated[Connection, Depends(Admission("old", shop))]) -> None: ...
+
+    (received,) = [
+        operation["messages"]
+        for key, operation in document(app)["operations"].items()
+        if key == "receive_sell_shop_v1"
+    ]
+    names = [each["$ref"].rpartition("/")[2] for each in received]
+    assert names == ["First_shop_v1", "Second_shop_v1"][: 1 + has_tokens]
+
+
+def test_close_codes_of_an_endpoint_stand_beside_those_of_the_engine(app: FastAPI) -> None:
+    admission = Admission(close_codes={4010: "The table is full."})
+
+    @app.websocket("/table")
+    async def table(connection: Annotated[Connection[str, str], Depends(admission)]) -> None: ...
+
+    codes = document(app)["channels"]["table"]["x-close-codes"]
+    assert codes["4010"] == {"description": "The table is full."}
+    assert "1000" in codes
+
+
 def test_a_model_both_ways_has_a_schema_for_each(app: FastAPI) -> None:
     model = create_model("Both", size=(int, 1))
     endpoint(app, model, model)

@@ -2,6 +2,7 @@
 
 import re
 from base64 import b64encode
+from enum import Enum
 from hashlib import sha256
 from html import unescape
 from html.parser import HTMLParser
@@ -131,6 +132,66 @@ def test_nothing_but_its_own_style_may_be_loaded(app: FastAPI) -> None:
     assert f"style-src 'sha256-{digest}'" in policy
     assert policy.startswith("default-src 'none'")
     assert "http" not in style
+
+
+@pytest.mark.parametrize("path", ["/asyncapi", "/asyncapi.json"])
+def test_no_cache_keeps_an_answer_that_depends_on_the_host(app: FastAPI, path: str) -> None:
+    assert TestClient(app).get(path).headers["cache-control"] == "no-store"
+
+
+class Size(Enum):
+    """What is made."""
+
+    SMALL = "s"
+    LARGE = "l"
+
+
+class Tag(BaseModel):
+    """Differs both ways."""
+
+    name: str = "tea"
+
+
+class Limited(BaseModel):
+    """One field of each kind."""
+
+    size: Size
+    sizes: Annotated[list[Size], Field(min_length=1, max_length=3)]
+    names: set[str]
+    pair: tuple[int, str]
+    row: tuple[Tag, ...]
+    prices: dict[str, Annotated[int, Field(ge=0)]]
+    by_code: dict[Annotated[str, Field(pattern="^[a-z]$")], Tag]
+    even: Annotated[int, Field(multiple_of=2)]
+
+
+def test_types_and_limits_of_fields_are_shown(app: FastAPI) -> None:
+    @app.websocket("/limited")
+    async def limited(
+        connection: Admitted[Limited, Limited], size: Size, sizes: Annotated[list[Size], Query()]
+    ) -> None: ...
+
+    @app.websocket("/lists")
+    async def lists(connection: Admitted[list[Size], dict[str, Tag]]) -> None: ...
+
+    text = text_of(page_of(app))
+    for part in (
+        'size query "s" or "l"',
+        'sizes query list of "s" or "l"',
+        'size "s" or "l"',
+        'sizes list of "s" or "l" (min. items 1, max. items 3)',
+        "names list of different string",
+        "pair tuple (integer; string)",
+        "row list of Tag",
+        "prices object, each value: integer, at least 0",
+        "by_code object, each value: Tag",
+        "even integer, multiple of 2",
+        "Fields of Tag",
+        'JSON : list of "s" or "l"',
+        "JSON : object, each value: Tag",
+    ):
+        assert part in text, part
+    assert "Tag-" not in text
 
 
 def links(app: FastAPI, **options: Any) -> list[str | None]:

@@ -6,19 +6,28 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Annotated, Any, ClassVar
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Protocol
 
 import pytest
 from fastapi import Depends, FastAPI, HTTPException
 from fastapi.requests import HTTPConnection
+from fastapi.responses import JSONResponse
+from fastapi.staticfiles import StaticFiles
 from fastapi.testclient import TestClient
+from pydantic import Field
+from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.testclient import WebSocketDenialResponse
+from websockets.exceptions import InvalidStatus
 
 from {{ cookiecutter.__package_name }}.realtime import (
+    Admission,
     Admitted,
+    Connection,
     Engine,
     EngineDep,
     Identity,
+    Subprotocol,
 )
 from {{ cookiecutter.__package_name }}.realtime.engine import current_settings
 from {{ cookiecutter.__package_name }}.realtime.settings import RealtimeSettings
@@ -156,7 +165,16 @@ def test_authenticated_client_has_a_subject_and_its_subprotocol(
 
 
 def test_connection_closes_with_4401_when_its_identity_expires(serve: Serve) -> None:
-    with connect(f"{serve(app_with(QueryAuthenticator(seconds=0.2)))}/subject?name=zoe") as client:
+    app = engine_app(authenticator=QueryAuthenticator(seconds=600))
+
+    @app.websocket("/expiring")
+    async def expiring(connection: Admitted) -> None:
+        await connection.send(connection.subject)
+        connection.close_at(connection.identity.expires - 600)
+        async for _ in connection:
+            pass
+
+    with connect(f"{serve(app)}/expiring?name=zoe") as client:
         assert receive_all(client) == (["zoe"], 4401)
         assert client.close_reason == "token expired"
 
@@ -195,7 +213,7 @@ def test_new_token_of_the_same_subject_changes_when_the_connection_closes(serve:
     with connect(f"{serve(renewing_app(authenticator))}/renew?name=zoe") as client:
         client.send("zoe")
         assert client.recv(timeout=10) == "zoe"
-        authenticator.expires = time.time() + 0.05
+        authenticator.expires = time.time()  # the answer is on its way before the timer runs
         client.send("zoe")
         assert receive_all(client) == (["zoe"], 4401)
         assert client.close_reason == "token expired"
@@ -282,6 +300,87 @@ def test_there_is_nothing_to_renew_without_tokens() -> None:
     ):
         websocket.send_text("zoe")
         assert websocket.receive_text() == "403 "
+
+
+def test_mounted_application_uses_the_engine_of_its_parent(serve_both_ways: Serve) -> None:
+    app, mounted = engine_app(authenticator=QueryAuthenticator()), FastAPI()
+    app.mount("/static", StaticFiles(directory=Path(__file__).parent))
+
+    @mounted.websocket("/who")
+    async def who(connection: Admitted[str, str]) -> None:
+        async for text in connection:
+            await connection.send(f"{connection.subject}: {text}")
+
+    @mounted.get("/open")
+    async def count(engine: EngineDep) -> int:
+        return len(engine.connections)
+
+    app.mount("/sub", mounted)
+    url = f"{serve_both_ways(app)}/sub/who"
+    with connect(f"{url}?name=zoe") as client:
+        client.send("hello")
+        assert client.recv(timeout=10) == "zoe: hello"
+    assert TestClient(app).get("/sub/open").json() == 0
+    with pytest.raises(InvalidStatus, match="401"):
+        connect(url)
+
+
+def test_mounted_application_keeps_its_own_answers_to_exceptions() -> None:
+    mounted = FastAPI()
+
+    @mounted.exception_handler(StarletteHTTPException)
+    async def answer(request: HTTPConnection, error: Exception) -> JSONResponse:
+        return JSONResponse("own", 404)
+
+    app = engine_app()
+    app.mount("/sub", mounted)
+    with TestClient(app) as client:
+        assert client.get("/sub/nowhere").json() == "own"
+
+
+class Bad(Protocol):
+    """What pydantic has no schema for."""
+
+
+def bad_app(declared: Any) -> FastAPI:
+    """An application with a mounted one that has a bad endpoint."""
+    app, mounted = engine_app(), FastAPI()
+
+    @mounted.websocket("/bad")
+    async def bad(connection: declared) -> None:
+        """Never run."""
+
+    app.mount("/sub", mounted)
+    return app
+
+
+@pytest.mark.parametrize(
+    "declared",
+    [
+        Admitted[Annotated[str, Field(max_length=5)], str],
+        Admitted[Bad, str],
+        Admitted[str, list[Bad]],
+        Annotated[Connection[str, str], Depends(Admission("v0", Subprotocol("v1", Bad, str)))],
+    ],
+    ids=["limits", "incoming", "outgoing", "subprotocol"],
+)
+def test_message_types_that_cannot_work_stop_the_start(declared: Any) -> None:
+    with pytest.raises(TypeError, match="the message types of /sub/bad can't be used: "):
+        TestClient(bad_app(declared)).__enter__()
+
+
+def test_endpoint_that_is_added_after_the_start_works() -> None:
+    app = engine_app()
+    with TestClient(app) as client:
+
+        @app.websocket("/late")
+        async def late(connection: Admitted[int, int]) -> None:
+            async for number in connection:
+                await connection.send(number + 1)
+
+        with client.websocket_connect("/late") as websocket:
+            websocket.send_text("1")
+            assert websocket.receive_text() == "2"
 
 
 def test_http_routes_get_the_settings_too() -> None:

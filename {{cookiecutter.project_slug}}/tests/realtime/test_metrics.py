@@ -7,10 +7,13 @@ from fastapi import HTTPException
 from websockets.exceptions import InvalidStatus
 
 from {{ cookiecutter.__package_name }}.realtime import Admitted
-from {{ cookiecutter.__package_name }}.realtime.server.metrics import BOUNDS
+from {{ cookiecutter.__package_name }}.realtime.server.metrics import (
+    BOUNDS,
+    OTHER_CODE,
+)
 
 from .metric_reader import points, values
-from .serving import Serve, connect, engine_app
+from .serving import Serve, connect, engine_app, receive_all
 
 ROUTE = "/measured/{name}"
 
@@ -53,7 +56,7 @@ def test_connections_and_what_they_carry_are_counted_by_route(url: str) -> None:
     assert new["websocket.server.io", "receive"] == 10
     assert new["websocket.server.io", "transmit"] >= 10
     (duration,) = values(
-        "websocket.server.connection.duration", http_route=ROUTE, websocket_close_code=4000
+        "websocket.server.connection.duration", http_route=ROUTE, websocket_close_code=OTHER_CODE
     )
     assert duration.count >= 1
     assert duration.explicit_bounds == BOUNDS
@@ -70,6 +73,39 @@ def totals() -> Counter[tuple[str, str]]:
     return Counter(
         {(name, point.attributes["network.io.direction"]): point.value for name, point in found}
     )
+
+
+@pytest.mark.parametrize(
+    ("sent", "recorded"), [(1000, 1000), (1001, 1001), (3000, OTHER_CODE), (4999, OTHER_CODE)]
+)
+def test_codes_that_clients_invent_are_recorded_as_one(url: str, sent: int, recorded: int) -> None:
+    before = durations_by_code()
+    with connect(f"{url}zoe") as client:
+        client.close(sent)
+    while not (new := durations_by_code() - before):
+        pass
+    assert new == {recorded: 1}
+
+
+def test_codes_of_the_endpoint_are_recorded_as_they_are(serve_both_ways: Serve) -> None:
+    app = engine_app()
+
+    @app.websocket(ROUTE)
+    async def full(connection: Admitted) -> None:
+        await connection.close(4010, "the table is full")
+
+    before = durations_by_code()
+    with connect(f"{serve_both_ways(app)}/measured/zoe") as client:
+        assert receive_all(client) == ([], 4010)
+    while not (new := durations_by_code() - before):
+        pass
+    assert new == {4010: 1}
+
+
+def durations_by_code() -> Counter[int]:
+    """Return how many connections to our route have ended, by their close codes."""
+    ended = values("websocket.server.connection.duration", http_route=ROUTE)
+    return Counter({point.attributes["websocket.close.code"]: point.count for point in ended})
 
 
 def test_refused_handshakes_are_counted_by_status(url: str) -> None:

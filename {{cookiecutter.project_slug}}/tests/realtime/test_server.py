@@ -1,9 +1,11 @@
 """Clients that could exhaust a server without ever reaching the application."""
 
 import asyncio
+import logging
 import socket
 import struct
 import threading
+import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import ExitStack
 
@@ -35,6 +37,8 @@ from .serving import (
 EMPTY_PING = bytes([0x89, 0x80, 0, 0, 0, 0])
 EMPTY_FRAGMENT = bytes([0x00, 0x80, 0, 0, 0, 0])
 EMPTY_LAST_FRAGMENT = bytes([0x80, 0x80, 0, 0, 0, 0])
+EMPTY_CLOSE = bytes([0x88, 0x80, 0, 0, 0, 0])
+CLOSE_4010 = bytes([0x88, 0x82, 0, 0, 0, 0]) + (4010).to_bytes(2, "big")
 
 
 @pytest.fixture
@@ -718,3 +722,25 @@ def test_close_by_the_server_itself_is_logged_once(
     assert (logged["message"], logged["code"]) == ("closed", code)
     assert logged["reason"]
     assert logged["connection"]
+
+
+@pytest.mark.parametrize(
+    ("last", "code"),
+    [(b"", 1006), (EMPTY_CLOSE, 1005), (CLOSE_4010, 4010)],
+    ids=["none", "without code", "with code"],
+)
+@pytest.mark.parametrize("linger", [None, 0], ids=["fin", "rst"])
+def test_only_a_client_without_close_frame_has_vanished(
+    url: str, caplog: pytest.LogCaptureFixture, last: bytes, code: int, linger: int | None
+) -> None:
+    caplog.set_level(logging.INFO)
+    with raw_client(url, "/all") as raw:
+        raw.sendall(text_frame(b"hello"))
+        assert raw.recv(7, socket.MSG_WAITALL) == b"\x81\x05hello"
+        raw.sendall(last)
+        assert not last or raw.recv(1) == b"\x88"
+        if linger is not None:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    while not (ends := [vars(each) for each in caplog.records if each.message == "disconnected"]):
+        time.sleep(0.01)
+    assert [end["code"] for end in ends] == [code]

@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import time
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Iterable
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
@@ -14,10 +14,11 @@ from typing import Annotated, Any, Protocol, TypeVar, cast
 from fastapi import Depends, FastAPI, HTTPException
 from fastapi.requests import HTTPConnection
 from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .close_codes import CloseCode
 from .connection import Connection
-from .errors import add_error_handlers
+from .errors import add_error_handlers, add_to_mounted
 from .fair_turn import LongMessages
 from .handshake.connection_limiter import ConnectionLimiter
 from .handshake.identity import Authenticator, Identity
@@ -91,10 +92,13 @@ class Engine:
         # Innermost, so that a middleware that wraps `send` is never bypassed.
         app.user_middleware.append(Middleware(FindTransport))
         app.add_middleware(CheckClient)
+        app.add_middleware(ProvideEngine, engine=self)
         own_lifespan = app.router.lifespan_context
 
         @asynccontextmanager
         async def lifespan(app: FastAPI) -> AsyncGenerator[Any]:
+            self.signatures.resolve(app.routes)
+            add_to_mounted(app.routes)
             async with self._running(), own_lifespan(app) as state:
                 yield state
 
@@ -198,9 +202,21 @@ async def close_idle(connections: set[Connection], seconds: float) -> None:
             connection.close_soon(CloseCode.GOING_AWAY, "idle; see APP_IDLE_TIMEOUT")
 
 
+class ProvideEngine:
+    """Middleware that puts the engine into `scope`, where mounted applications find it, too."""
+
+    def __init__(self, app: ASGIApp, engine: Engine) -> None:
+        self.app = app
+        self.engine = engine
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        scope["engine"] = self.engine
+        return self.app(scope, receive, send)
+
+
 def engine_of(connection: HTTPConnection) -> Engine:
-    """Return the engine of the application that a request or a handshake came to."""
-    engine: Engine = connection.app.state.engine
+    """Return the engine that a request or a handshake came through."""
+    engine: Engine = connection.scope["engine"]
     return engine
 
 

@@ -1,11 +1,15 @@
 """What an exception becomes: before the handshake an HTTP response, after it a close code."""
 
+from collections.abc import Sequence
+
 from fastapi import FastAPI, Request, Response, WebSocket, WebSocketDisconnect
 from fastapi.encoders import jsonable_encoder
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import WebSocketException, WebSocketRequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketState
 
@@ -23,6 +27,17 @@ def add_error_handlers(app: FastAPI) -> None:
     app.exception_handler(WebSocketException)(_refuse_or_close)
     app.exception_handler(WebSocketRequestValidationError)(_refuse_or_close)
     app.router.default = _not_found
+
+
+def add_to_mounted(routes: Sequence[BaseRoute]) -> None:
+    """Do so in mounted applications that leave exceptions to FastAPI."""
+    for context in iter_route_contexts(routes):
+        app = getattr(context.original_route, "app", None)
+        if not isinstance(app, FastAPI):
+            continue
+        if app.exception_handlers.get(HTTPException) is http_exception_handler:
+            add_error_handlers(app)
+        add_to_mounted(app.routes)
 
 
 def close_code_for(error: Exception) -> tuple[int, str] | None:

@@ -15,7 +15,7 @@ from .handshake.identity import ANONYMOUS, Identity
 from .server.fast_path import find_transport
 from .server.inbox import find_inbox
 from .server.logging import connection_fields, connection_id
-from .server.metrics import CLOSE_CODE, NO_CODE, ROUTE, durations, route_of
+from .server.metrics import CLOSE_CODE, ROUTE, durations, recorded_code, route_of
 
 STALL_TIMEOUT = 10.0
 """Seconds that a client may take to make room for one frame; after that it counts as gone."""
@@ -276,7 +276,8 @@ class Lifecycle:
         if not self._accepted:
             return
         seconds = time.monotonic() - self._opened_at
-        durations.record(seconds, {ROUTE: self.route, CLOSE_CODE: self.close_code or NO_CODE})
+        code = recorded_code(self.close_code, is_own=self._closing is not None)
+        durations.record(seconds, {ROUTE: self.route, CLOSE_CODE: code})
         if logger.isEnabledFor(logging.INFO):
             logger.info("disconnected", extra=self.log_fields() | self._end_fields(seconds))
 

@@ -1,6 +1,7 @@
 """Makes the AsyncAPI 3.0.0 document of an application."""
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 from fastapi import FastAPI
@@ -9,13 +10,13 @@ from ..close_codes import MEANINGS, CloseCode
 from ..engine import Engine
 from .channels import channel_of, operations_of
 from .endpoints import Endpoint, find_endpoints
-from .messages import identifier, unused
+from .messages import identifier, name_of, unused
 from .schemas import Schemas
 
 ABOUT = """\
 A handshake that is refused gets an HTTP response (`x-handshake-responses`); browsers show 1006. \
 An open connection is closed with a code that says why (`x-close-codes`). Reconnect after 1001, \
-1006, 1011, 1012 and 1013, with a random delay; after others, don't."""
+1006, 1011, 1012 and 1013, with a random delay; after others, don't, unless the endpoint says so."""
 
 REFUSALS = {
     "401": "No valid token.",
@@ -31,6 +32,8 @@ REFUSALS = {
 def make_document(app: FastAPI, engine: Engine) -> dict[str, Any]:
     """Return the document, without servers: these depend on how a client gets here."""
     endpoints = named(find_endpoints(app.routes))
+    if engine.authenticator is None:
+        leave_out_tokens(endpoints.values())
     described = [
         *(message for each in endpoints.values() for message in messages_of(each)),
         *(parameter for each in endpoints.values() for parameter in each.parameters),
@@ -78,6 +81,14 @@ def named(endpoints: list[Endpoint]) -> dict[str, Endpoint]:
     return keys
 
 
+def leave_out_tokens(endpoints: Iterable[Endpoint]) -> None:
+    """Remove messages that only clients with tokens send."""
+    for exchange in (each for endpoint in endpoints for each in endpoint.exchanges):
+        if exchange.subprotocol is not None:
+            names = {name_of(kind) for kind in exchange.subprotocol.with_tokens}
+            exchange.incoming = [each for each in exchange.incoming if each.name not in names]
+
+
 def messages_of(endpoint: Endpoint) -> list[Any]:
     """Return all messages of an endpoint."""
     return [
@@ -104,5 +115,9 @@ def limits_of(endpoint: Endpoint, engine: Engine) -> dict[str, Any]:
             str(int(code)): {"description": meaning}
             for code, meaning in MEANINGS.items()
             if has_tokens or code != CloseCode.UNAUTHORIZED
+        }
+        | {
+            str(code): {"description": meaning}
+            for code, meaning in endpoint.admission.close_codes.items()
         },
     }

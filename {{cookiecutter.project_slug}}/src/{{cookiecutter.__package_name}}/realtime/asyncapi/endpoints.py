@@ -1,17 +1,17 @@
 """Finds the WebSocket routes of an application, and what they declare."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from inspect import cleandoc, getdoc
 from typing import Any
 
 from fastapi.dependencies.models import Dependant
-from fastapi.routing import RouteContext, iter_route_contexts
-from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
+from fastapi.routing import RouteContext
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from ..handshake.admission import Admission
 from ..message_types import Subprotocol
-from ..signature import declared_types, types_under
+from ..signature import Found, declared_types, find_routes, types_under
 from .messages import Exchange, exchange, identifier
 from .parameters import Parameter, parameters
 
@@ -33,19 +33,6 @@ class Endpoint:
     def subprotocols(self) -> list[str]:
         """Names of the subprotocols that it knows."""
         return [str(name) for name in self.admission.subprotocols] if self.admission else []
-
-
-Found = tuple[str, RouteContext]
-
-
-def find_routes(routes: Sequence[BaseRoute], prefix: str = "") -> Iterator[Found]:
-    """Yield all routes with the prefixes of their mounts, in mounted applications, too."""
-    for context in iter_route_contexts(routes):
-        route = context.original_route
-        if isinstance(route, Mount):
-            yield from find_routes(route.routes, f"{prefix}{context.path or ''}")
-        else:
-            yield prefix, context
 
 
 def find_endpoints(routes: Sequence[BaseRoute]) -> list[Endpoint]:

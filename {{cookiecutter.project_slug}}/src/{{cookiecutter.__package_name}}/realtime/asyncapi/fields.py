@@ -3,31 +3,57 @@
 import json
 from typing import Any
 
-from .html import Html, code_in, element, table
+from .html import Html, code_in, element, join, table
 
 Schema = dict[str, Any]
+Definitions = dict[str, Schema]
+
+LIST_LIMITS = {"minItems": "min. items", "maxItems": "max. items"}
+LIMITS = {
+    "minimum": "at least",
+    "maximum": "at most",
+    "exclusiveMinimum": "over",
+    "exclusiveMaximum": "under",
+    "multipleOf": "multiple of",
+    "minLength": "min. length",
+    "maxLength": "max. length",
+    "minProperties": "min. keys",
+    "maxProperties": "max. keys",
+    "pattern": "pattern",
+    "format": "format",
+}
 
 
-def fields_table(payload: Schema, definitions: dict[str, Schema]) -> Html:
+def fields_table(payload: Schema, definitions: Definitions) -> Html:
     """Return the fields of a message, and of the models in it, each in a table of its own."""
-    tables: list[str] = []
+    parts: list[str] = []
     waiting, seen = [payload], set()
     while waiting:
         schema = waiting.pop(0)
-        name = schema.get("$ref", "").rpartition("/")[2]
-        schema = definitions.get(name, schema)
-        if name and name in seen:
+        key = key_of(schema)
+        if key and key in seen:
             continue
-        seen.add(name)
-        rows = described_fields(schema)
-        if rows and schema is not definitions.get(payload.get("$ref", "").rpartition("/")[2]):
-            tables.append(element("p", "Fields of ", element("code", name or "the message"), ":"))
-        tables.append(table(("Field", "Type", "Meaning"), rows))
+        seen.add(key)
+        schema = definitions.get(key, schema)
+        is_message = schema is payload or key == key_of(payload)
+        parts.append(described(schema, definitions, "" if is_message else shown_name(key)))
         waiting += references(schema)
-    return element("div", *tables) if any(tables) else Html("")
+    return element("div", *parts) if any(parts) else Html("")
 
 
-def described_fields(schema: Schema) -> list[tuple[str, ...]]:
+def described(schema: Schema, definitions: Definitions, name: str) -> Html:
+    """Return the fields of a schema, or its type where it has none; a message has no `name`."""
+    rows = described_fields(schema, definitions)
+    if rows:
+        heading = element("p", "Fields of ", element("code", name), ":") if name else ""
+        return join([heading, table(("Field", "Type", "Meaning"), rows)])
+    kind = type_of(schema, definitions)
+    if "enum" in schema or kind in ("any", "object", "string", "string, format binary"):
+        return Html("")  # enums stand where they are used
+    return element("p", element("code", name or "JSON"), ": ", kind)
+
+
+def described_fields(schema: Schema, definitions: Definitions) -> list[tuple[str, ...]]:
     """Return name, type and meaning of each field; names of optional ones say so."""
     required = schema.get("required", [])
     rows: list[tuple[str, ...]] = []
@@ -36,7 +62,7 @@ def described_fields(schema: Schema) -> list[tuple[str, ...]]:
         is_required = name in required
         meaning = each.get("description", "") + ("" if is_required else default_of(each))
         optional = "" if is_required else " (optional)"
-        rows.append((Html(title + optional), type_of(each), code_in(meaning)))
+        rows.append((Html(title + optional), type_of(each, definitions), code_in(meaning)))
     return rows
 
 
@@ -46,45 +72,63 @@ def default_of(schema: Schema) -> str:
     return f" Default: `{json.dumps(default, ensure_ascii=False)}`." if default is not None else ""
 
 
-def type_of(schema: Schema) -> str:
+def key_of(schema: Schema) -> str:
+    """Return the key of the definition that a schema refers to, or nothing."""
+    return str(schema.get("$ref", "")).rpartition("/")[2]
+
+
+def shown_name(key: str) -> str:
+    """Return the name of a model; pydantic adds a mode where a model differs both ways."""
+    return key.removesuffix("-Input").removesuffix("-Output")
+
+
+def type_of(schema: Schema, definitions: Definitions) -> str:
     """Return a type in a few words."""
-    if "$ref" in schema:
-        return schema["$ref"].rpartition("/")[2]
-    for key in ("anyOf", "oneOf", "allOf"):
-        if key in schema:
-            return " or ".join(dict.fromkeys(type_of(each) for each in schema[key]))
-    if "const" in schema:
-        return json.dumps(schema["const"], ensure_ascii=False)
-    if "enum" in schema:
-        return " or ".join(json.dumps(each, ensure_ascii=False) for each in schema["enum"])
-    if schema.get("type") == "array" and isinstance(schema.get("items"), dict):
-        return f"list of {type_of(schema['items'])}"
+    if key := key_of(schema):
+        found = definitions.get(key, {})
+        return type_of(found, definitions) if "enum" in found else shown_name(key)
+    for word in ("anyOf", "oneOf", "allOf"):
+        if word in schema:
+            types = (type_of(each, definitions) for each in schema[word])
+            return " or ".join(dict.fromkeys(types))
+    values = [schema["const"]] if "const" in schema else schema.get("enum")
+    if values:
+        return " or ".join(json.dumps(each, ensure_ascii=False) for each in values)
     kind = schema.get("type", "any")
-    return f"{kind}{limits_of(schema)}"
+    if kind == "array":
+        return list_of(schema, definitions)
+    limited = ", ".join([kind, *limits_of(schema, LIMITS)])
+    value = value_of(schema)
+    return f"{limited}, each value: {type_of(value, definitions)}" if value else limited
 
 
-def limits_of(schema: Schema) -> str:
-    """Return the limits of a number, a text or a list."""
-    words = {
-        "minimum": "at least",
-        "maximum": "at most",
-        "exclusiveMinimum": "over",
-        "exclusiveMaximum": "under",
-        "minLength": "min. length",
-        "maxLength": "max. length",
-        "pattern": "pattern",
-        "format": "format",
-    }
-    limits = [f"{word} {schema[key]}" for key, word in words.items() if key in schema]
-    return f", {', '.join(limits)}" if limits else ""
+def list_of(schema: Schema, definitions: Definitions) -> str:
+    """Return the type of a list, or that of each item of a tuple."""
+    items = schema.get("items", {})
+    if isinstance(items, list):
+        return f"tuple ({'; '.join(type_of(each, definitions) for each in items)})"
+    limits = ", ".join(limits_of(schema, LIST_LIMITS))
+    kind = "list of different" if schema.get("uniqueItems") else "list of"
+    return f"{kind} {type_of(items, definitions)}{f' ({limits})' if limits else ''}"
+
+
+def value_of(schema: Schema) -> Schema:
+    """Return the schema of the values of a dictionary, empty where they may be anything."""
+    values = [schema.get("additionalProperties"), *schema.get("patternProperties", {}).values()]
+    return next((each for each in values if isinstance(each, dict)), {})
+
+
+def limits_of(schema: Schema, words: dict[str, str]) -> list[str]:
+    """Return limits in words."""
+    return [f"{word} {schema[key]}" for key, word in words.items() if key in schema]
 
 
 def references(schema: Schema) -> list[Schema]:
     """Return what the fields of a schema, or its branches, refer to."""
     parts = [*schema.get("properties", {}).values()]
+    parts += [value] if (value := value_of(schema)) else []
     for key in ("anyOf", "oneOf", "allOf"):
         parts += schema.get(key, ())
-    for key in ("items", "additionalProperties"):
-        inner = schema.get(key)
-        parts += inner if isinstance(inner, list) else [inner] if isinstance(inner, dict) else []
+    items = schema.get("items", [])
+    parts += items if isinstance(items, list) else [items]
     return [ref for part in parts for ref in ([part] if "$ref" in part else references(part))]

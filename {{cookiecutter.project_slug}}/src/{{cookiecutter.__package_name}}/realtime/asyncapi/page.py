@@ -11,13 +11,16 @@ from .html import Html, code_in, element, join, prose, table
 
 STYLE = Path(__file__).with_name("style.css").read_text("utf-8")
 
+NO_STORE = {"Cache-Control": "no-store"}
+"""Both documents name the host that was asked for, which caches don't tell apart."""
+
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'; "
     f"style-src 'sha256-{b64encode(sha256(STYLE.encode()).digest()).decode()}'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-}
+} | NO_STORE
 
 Document = dict[str, Any]
 
@@ -84,7 +87,7 @@ def channel(document: Document, key: str, found: Document) -> Html:
         element("h2", element("code", found["address"])),
         prose(found.get("description", "")),
         element("p", offered) if offered else "",
-        table(("Parameter", "In", "Type", "Meaning"), parameter_rows(found)),
+        table(("Parameter", "In", "Type", "Meaning"), parameter_rows(document, found)),
         element("div", *operations, class_="operations"),
         outcomes("Refused handshakes", "Status", found.get("x-handshake-responses", {})),
         outcomes("Close codes", "Code", found.get("x-close-codes", {})),
@@ -97,7 +100,7 @@ def spaced(parts: list[Html]) -> list[str]:
     return [each for part in parts for each in (" ", part)][1:]
 
 
-def parameter_rows(found: Document) -> list[tuple[str, ...]]:
+def parameter_rows(document: Document, found: Document) -> list[tuple[str, ...]]:
     """Return the parameters of the handshake as rows."""
     binding = found["bindings"]["ws"]
     paths = {name: each["x-schema"] for name, each in found.get("parameters", {}).items()}
@@ -111,8 +114,14 @@ def parameter_rows(found: Document) -> list[tuple[str, ...]]:
     return [
         (name, place, kind, meaning)
         for place, schema in places
-        for name, kind, meaning in described_fields(schema)
+        for name, kind, meaning in described_fields(schema, definitions_of(document))
     ]
+
+
+def definitions_of(document: Document) -> Document:
+    """Return the schemas that others refer to."""
+    schemas: Document = document.get("components", {}).get("schemas", {})
+    return schemas
 
 
 def operation(document: Document, found: Document, each: Document) -> Html:
@@ -129,7 +138,7 @@ def message(document: Document, found: Document) -> Html:
         "article",
         element("h4", found["title"], " ", element("small", found["contentType"])),
         prose(found.get("summary", "")),
-        fields_table(found["payload"], document.get("components", {}).get("schemas", {})),
+        fields_table(found["payload"], definitions_of(document)),
         *(element("pre", element("code", text), tabindex="0") for text in examples),
     )
 

@@ -6,9 +6,9 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse
 
+from ..signature import find_routes
 from .document import make_document
-from .endpoints import find_routes
-from .page import HEADERS, make_page
+from .page import HEADERS, NO_STORE, make_page
 
 HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 DEFAULT_SERVER = "ws://localhost:8000"
@@ -57,7 +57,7 @@ def add_asyncapi(app: FastAPI, url: str = "/asyncapi") -> None:
     documents = Documents(app)
 
     async def document(request: Request) -> JSONResponse:
-        return JSONResponse(documents.at(server_of(request)))
+        return JSONResponse(documents.at(server_of(request)), headers=NO_STORE)
 
     async def page(request: Request) -> HTMLResponse:
         root = root_path(request)

@@ -1,7 +1,7 @@
 """Admission: the dependency through which every WebSocket endpoint gets its connection."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Annotated
 
 from fastapi import Depends, HTTPException, WebSocket, WebSocketDisconnect
@@ -26,8 +26,10 @@ class Admission:
     that it raises: see `errors.close_code_for`; any other exception is a bug, and gives 1011.
     """
 
-    def __init__(self, *subprotocols: str) -> None:
+    def __init__(self, *subprotocols: str, close_codes: Mapping[int, str] | None = None) -> None:
+        """`close_codes` are the endpoint's own, 4000 to 4999, with their meanings for clients."""
         self.subprotocols = subprotocols
+        self.close_codes = dict(close_codes or {})
 
     async def __call__(self, websocket: WebSocket) -> AsyncIterator[Connection]:
         engine = engine_of(websocket)

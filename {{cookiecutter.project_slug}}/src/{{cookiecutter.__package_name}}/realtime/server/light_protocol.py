@@ -122,7 +122,8 @@ class LightWebSocketProtocol(WebSocketsSansIOProtocol):
         self.tasks.add(task)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End, and leave no cycle of references to the garbage collector."""
+        """End with 1006, unless one side has closed, and leave no cycle of references."""
+        self.handshake_complete = False  # uvicorn would say 1005, which is a close frame's
         super().connection_lost(exc)
         self.inbox.detach()
 
