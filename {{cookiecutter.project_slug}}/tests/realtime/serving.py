@@ -113,6 +113,7 @@ def running(app: FastAPI, **options: Any) -> Generator[str]:
         server = StoppableServer(uvicorn.Config(app, log_config=None, **options))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
+        server.main_loop_began.wait()  # FastAPI changes filters of warnings at the start, for all threads
         try:
             yield "ws://{}:{}".format(*listener.getsockname())
         finally:

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Protocol
 
 import pytest
-from fastapi import Depends, FastAPI, HTTPException
+from fastapi import Depends, FastAPI, HTTPException, WebSocket
 from fastapi.requests import HTTPConnection
 from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
 from fastapi.testclient import TestClient
 from pydantic import Field
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.routing import WebSocketRoute
 from starlette.testclient import WebSocketDenialResponse
 from websockets.exceptions import InvalidStatus
 
@@ -367,6 +368,17 @@ def bad_app(declared: Any) -> FastAPI:
 def test_message_types_that_cannot_work_stop_the_start(declared: Any) -> None:
     with pytest.raises(TypeError, match="the message types of /sub/bad can't be used: "):
         TestClient(bad_app(declared)).__enter__()
+
+
+def test_a_route_of_starlette_declares_nothing_and_stops_no_start() -> None:
+    async def greet(websocket: WebSocket) -> None:
+        await websocket.accept()
+        await websocket.send_text("hello")
+
+    app = engine_app()
+    app.router.routes.append(WebSocketRoute("/plain", greet))
+    with TestClient(app) as client, client.websocket_connect("/plain") as websocket:
+        assert websocket.receive_text() == "hello"
 
 
 def test_endpoint_that_is_added_after_the_start_works() -> None:
