@@ -230,7 +230,7 @@ def test_the_readme_names_what_is_there_and_nothing_else(project: Path, answers:
     readme = everything["README.md"]
     source = f"src/{package(project)}/"
 
-    written_by_its_reader = re.compile(r"(endpoints/|tests/test_)(shout|orders|items)\.py")
+    written_by_its_reader = re.compile(r"(endpoints/|tests/test_)(shout|orders|items)\.py|metrics\.py")
     for path in set(re.findall(r"[\w/]+\.py\b", readme)):
         if written_by_its_reader.fullmatch(path):
             continue
@@ -246,7 +246,7 @@ def test_the_readme_names_what_is_there_and_nothing_else(project: Path, answers:
         re.findall(r"^# (APP_\w+)=\"?(.*?)\"?$", everything[".env.example"], re.MULTILINE)
     )
     assert table == example
-    others = {"APP_TOKEN", "APP_VOLUME"}  # of the client, and of an example
+    others = {"APP_TOKEN", "APP_VOLUME", "APP_METRICS_PORT"}  # of the client, and of examples
     assert set(re.findall(r"APP_\w+", readme)) - others == set(table)
 
 

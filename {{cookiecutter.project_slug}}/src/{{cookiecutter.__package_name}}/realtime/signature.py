@@ -33,17 +33,18 @@ class Signatures:
     def resolve(self, routes: Sequence[BaseRoute]) -> None:
         """Raise `TypeError` with the path of the first route whose message types can't be used."""
         for prefix, context in find_routes(routes):
-            dependant: Dependant | None = getattr(context, "dependant", None)
             try:
-                if isinstance(context.original_route, WebSocketRoute):
-                    check_types(dependant)
+                check_types(context)
             except Exception as error:
                 path = f"{prefix}{context.path or ''}"
                 raise TypeError(f"the message types of {path} can't be used: {error}") from error
 
 
-def check_types(dependant: Dependant | None) -> None:
+def check_types(context: RouteContext) -> None:
     """Raise what pydantic raises, or `TypeError`, for types of an endpoint that can't be used."""
+    if not isinstance(context.original_route, WebSocketRoute):
+        return
+    dependant: Dependant | None = getattr(context, "dependant", None)
     declared = declared_types(dependant)
     for subprotocol in subprotocols_in(dependant):
         types_under(subprotocol, declared)
