@@ -230,7 +230,9 @@ def test_the_readme_names_what_is_there_and_nothing_else(project: Path, answers:
     readme = everything["README.md"]
     source = f"src/{package(project)}/"
 
-    written_by_its_reader = re.compile(r"(endpoints/|tests/test_)(shout|orders|items)\.py|metrics\.py")
+    written_by_its_reader = re.compile(
+        r"(endpoints/|tests/test_)(shout|orders|items)\.py|metrics\.py"
+    )
     for path in set(re.findall(r"[\w/]+\.py\b", readme)):
         if written_by_its_reader.fullmatch(path):
             continue
