@@ -1,4 +1,4 @@
-"""Level 3: AsyncAPI's own parser has nothing to say against the documents of projects."""
+"""Level 2: AsyncAPI's own parser has nothing to say against the documents of projects."""
 
 import os
 import shutil

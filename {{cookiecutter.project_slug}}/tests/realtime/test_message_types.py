@@ -163,16 +163,23 @@ def test_a_subprotocol_has_its_own_types(client: TestClient) -> None:
         assert websocket.receive_text() == "tea"
 
 
-def test_types_are_made_once_for_an_endpoint(
-    client: TestClient, monkeypatch: pytest.MonkeyPatch
+def test_types_are_made_once_at_the_start_or_for_a_route_that_is_added_later(
+    app: FastAPI, client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = []
     make = MessageTypes.__init__
-    monkeypatch.setattr(MessageTypes, "__init__", lambda *types: made.append(types) or make(*types))
-    for _ in range(3):
-        with client.websocket_connect("/text"):
+    monkeypatch.setattr(
+        MessageTypes, "__init__", lambda *types: made.append(types[1:]) or make(*types)
+    )
+
+    @app.websocket("/later")
+    async def later(connection: Admitted[float, float]) -> None:
+        await connection.send(1.5)
+
+    for path in ("/text", "/later", "/later"):
+        with client.websocket_connect(path):
             pass
-    assert len(made) == 1
+    assert made == [(float, float)]
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,6 @@ from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.server import ServerState
 
 from {{ cookiecutter.__package_name }}.realtime.server import http_protocol
-from {{ cookiecutter.__package_name }}.realtime.server.light_protocol import (
-    LightWebSocketProtocol,
-)
 from {{ cookiecutter.__package_name }}.realtime.server.websocket_protocol import (
     LimitedWebSocketProtocol,
 )
@@ -154,8 +151,3 @@ async def test_no_answer_is_written_to_a_client_that_left(is_lost: bool) -> None
     with pytest.raises(ClientDisconnected) if is_lost else nullcontext():
         await protocol.send({"type": "websocket.accept"})
     assert left.written == b""
-
-
-async def test_protocol_without_turns_is_not_complete() -> None:
-    with pytest.raises(NotImplementedError):
-        LightWebSocketProtocol.go_on_reading((await outcome_of(handshake("/a"))).protocol)

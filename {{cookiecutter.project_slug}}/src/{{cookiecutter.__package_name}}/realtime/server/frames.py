@@ -36,9 +36,9 @@ def read_message(
     It is `None` for all but a text or binary message of up to `limit` and 65,535 bytes in one
     frame that is whole, masked, and valid: whatever else it may be is the parser's business.
     """
-    if start + 6 > len(data) or data[start + 1] < MASKED:
+    if start + 6 > len(data) or data[start + 1] < MASKED or not TEXT <= data[start] <= BINARY:
         return None
-    first, size, mask = data[start], data[start + 1] - MASKED, start + 2
+    size, mask = data[start + 1] - MASKED, start + 2
     if size > LONGEST:
         if size != 126 or start + 8 > len(data):
             return None
@@ -49,10 +49,10 @@ def read_message(
     if end > len(data) or size > limit:
         return None
     message = apply_mask(data[mask + 4 : end], data[mask : mask + 4])
-    if first == BINARY:
+    if data[start] == BINARY:
         return message, size, end
     try:
-        return (message.decode(), size, end) if first == TEXT else None
+        return message.decode(), size, end
     except UnicodeDecodeError:
         return None
 

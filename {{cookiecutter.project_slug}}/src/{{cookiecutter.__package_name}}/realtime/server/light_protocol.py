@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
 
@@ -32,6 +33,7 @@ class LightWebSocketProtocol(WebSocketsSansIOProtocol):
     """
 
     queue: Any
+    go_on_reading: Callable[[], None]  # once the inbox is empty; a subclass has it
     logger = logging.getLogger("uvicorn.error")
     handshake_initiated = handshake_complete = close_sent = disconnected = read_paused = False
     close_timer = ping_timer = pong_timer = pending_ping_payload = initial_response = None
@@ -64,10 +66,6 @@ class LightWebSocketProtocol(WebSocketsSansIOProtocol):
         self.ping_timeout = config.ws_ping_timeout
         self.frames: list[bytes] = []
         self.inbox = self.queue = Inbox(self.go_on_reading)
-
-    def go_on_reading(self) -> None:
-        """Read on, since the inbox is empty."""
-        raise NotImplementedError
 
     @property
     def conn(self) -> ServerProtocol:

@@ -59,9 +59,10 @@ class SlicedWebSocketProtocol(LightWebSocketProtocol):
     def take_turn(self) -> None:
         """Parse some frames; continue later if there are more, and read on if there are not."""
         self.turn = None
+        if not self.read_paused:
+            self.take(self.take_frames(self.unparsed))
         if self.can_parse() and not self.read_paused:
             self.parse_frames()
-            self.take(self.take_frames(self.unparsed))
         if self.transport.is_closing():
             return
         if self.can_parse() or not self.handshake_complete:

@@ -80,18 +80,20 @@ class LimitedWebSocketProtocol(SlicedWebSocketProtocol):
             self.take_turn_soon()
 
     def handle_ping(self) -> None:
-        """Answer, unless there are too many, or the answers are not read."""
-        if self.is_flooded() or self.transport.is_closing():
-            return
-        if self.transport.get_write_buffer_size() < HIGH_WATER:
+        """Send the pong that the parser has made, if there is to be one."""
+        if self.may_answer_ping():
             super().handle_ping()
 
     def answer_ping(self, payload: bytes) -> None:
-        """Answer, unless there are too many, or the answers are not read."""
-        if self.is_flooded() or self.transport.is_closing():
-            return
-        if self.transport.get_write_buffer_size() < HIGH_WATER:
+        """Send a pong, if there is to be one."""
+        if self.may_answer_ping():
             super().answer_ping(payload)
+
+    def may_answer_ping(self) -> bool:
+        """Count a ping; there is no answer to too many, nor to a client that reads none."""
+        if self.is_flooded() or self.transport.is_closing():
+            return False
+        return self.transport.get_write_buffer_size() < HIGH_WATER
 
     def handle_pong(self, event: Frame) -> None:
         """Note that the client is there."""
