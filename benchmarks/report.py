@@ -102,6 +102,11 @@ def median(results: Results, peer: str, column: Column) -> float | None:
     return statistics.median(values) if values else None
 
 
+def with_room(results: Results) -> Results:
+    """Return those of servers that have a room."""
+    return {peer: found for peer, found in results.items() if STALLED in found}
+
+
 def with_ratio(results: Results, peer: str, column: Column, to: str = BASE) -> str:
     """Return a figure and its ratio to that of another server, the tutorial's if none is named."""
     value, base = (median(results, name, column) for name in (peer, to))
@@ -155,7 +160,7 @@ def blocks(document: dict[str, Any]) -> dict[str, str]:
     results = document["results"]
     return {
         "conditions": conditions(document, "run.py"),
-        "summary": table(results, SUMMARY, with_mark),
+        "summary": table(with_room(results), SUMMARY, with_mark),
         **{name: table(results, columns) for name, columns in TABLES.items()},
     }
 
@@ -206,5 +211,5 @@ def fill_pages(folder: Path, by_name: dict[str, str]) -> None:
 def write(folder: Path) -> None:
     """Write the plot and the tables for the `results.json` of a folder."""
     document = json.loads((folder / "results.json").read_text("utf-8"))
-    plot(document["results"], folder / "fan-out.svg")
+    plot(with_room(document["results"]), folder / "fan-out.svg")
     fill_pages(folder, blocks(document))

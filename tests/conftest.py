@@ -77,6 +77,8 @@ WITH_REDIS: list[Answers] = [
     for auth in AUTH
 ]
 PROJECTS = [*PLAIN, *WITH_REDIS, *COVERING]
+INSTALLED: list[Answers] = [{**ALL_ON, "broker": "redis"}, ALL_OFF]
+"""Projects that are tested in environments of their own."""
 
 
 def describe(answers: Answers) -> str:

@@ -23,7 +23,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
-from .conftest import ALL_OFF, ALL_ON, WITH_REDIS, Answers, Bake, project_params, run
+from .conftest import ALL_ON, INSTALLED, Answers, Bake, project_params, run
 
 pytestmark = [
     pytest.mark.slow,
@@ -123,7 +123,7 @@ def talk(where: str) -> None:
             assert guest.recv(timeout=10) == "New message: Hello"
 
 
-@project_params([WITH_REDIS[-1], ALL_OFF])
+@project_params(INSTALLED)
 @pytest.mark.parametrize("python", [LOWEST, "newest"])
 def test_its_suite_passes_in_an_environment_of_its_own(
     project: Path, answers: Answers, python: str

@@ -2,16 +2,22 @@
 
 from pathlib import Path
 
-from .conftest import ALL_OFF, ALL_ON, PROJECTS, Answers, project_params, run_module
+from .conftest import (
+    ALL_OFF,
+    ALL_ON,
+    INSTALLED,
+    PROJECTS,
+    Answers,
+    project_params,
+    run_module,
+)
 
 ENGINES: list[Answers] = [
     ALL_ON,
     {**ALL_ON, "auth": "none"},
     {**ALL_OFF, "include_echo": True, "auth": "jwt"},
-    ALL_OFF,
-    {**ALL_ON, "broker": "redis"},
 ]
-"""A project for each set of files that the engine can have."""
+"""A project for each set of files that the engine can have, besides those of `INSTALLED`."""
 
 SEEN_ABOVE = [f"--ignore=tests/web/{name}.py" for name in ("test_client", "test_room_page")]
 """Tests of the browser's part of rooms, which are the same in every project that has them."""
@@ -28,7 +34,7 @@ def test_it_passes_all_tests_which_run_every_line(project: Path, answers: Answer
     run_module("pytest", "-n", "2", "-p", "no:cacheprovider", "--cov", "--maxfail=3", cwd=project)
 
 
-@project_params([answers for answers in PROJECTS if answers not in ENGINES])
+@project_params([answers for answers in PROJECTS if answers not in [*ENGINES, *INSTALLED]])
 def test_it_passes_its_owners_tests(project: Path, answers: Answers) -> None:
     own = ("--ignore", "tests/realtime", *SEEN_ABOVE)
     run_module("pytest", *own, "-p", "no:cacheprovider", cwd=project)
