@@ -14,7 +14,7 @@ from .conftest import (
 
 ENGINES: list[Answers] = [
     ALL_ON,
-    {**ALL_ON, "auth": "none"},
+    {**ALL_ON, "auth": "none", "include_demo": False},
     {**ALL_OFF, "include_echo": True, "auth": "jwt"},
 ]
 """A project for each set of files that the engine can have, besides those of `INSTALLED`."""
