@@ -14,6 +14,7 @@ from uvicorn.server import ServerState
 from websockets.frames import apply_mask
 
 from {{ cookiecutter.__package_name }}.realtime.server import sliced_protocol
+from {{ cookiecutter.__package_name }}.realtime.server.fast_path import HIGH_WATER
 from {{ cookiecutter.__package_name }}.realtime.server.frames import read_message
 from {{ cookiecutter.__package_name }}.realtime.server.http_protocol import (
     LimitedHttpProtocol,
@@ -195,6 +196,8 @@ def outcome_of(reads: list[bytes], cuts: list[int], *, fast: bool) -> tuple[obje
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=400)
 @given(reads, st.lists(st.integers(0, 2000), max_size=3))
 @example([frame(0x81, b"\xff")], [])
+@example([frame(0x81, b"\xff") + LATE + CLOSE], [])
+@example([frame(0x81, b"\xff") + LATE + frame(0x83, b"")], [])
 @example([frame(0x81, b"a", width=2) + frame(0x81, b"b", width=8)], [])
 @example([frame(0x01, b"a"), frame(0x81, b"b")], [])
 @example([frame(0x01, b"a"), frame(0x89, b""), frame(0x80, b"b"), frame(0x81, b"c")], [])
@@ -251,6 +254,18 @@ def test_no_ping_follows_a_close_frame() -> None:
     server.read(CLOSE)
     server.protocol.send_keepalive_ping()
     assert server.transport.written == b"\x88\x00"
+
+
+@pytest.mark.parametrize("width", [None, 2])
+def test_no_pong_is_kept_for_a_client_that_reads_none(width: int | None) -> None:
+    server = Server()
+    server.transport.get_write_buffer_size = lambda: HIGH_WATER
+    server.read(frame(0x89, b"ping", width=width) + frame(0x81, b"a", width=width))
+    server.transport.get_write_buffer_size = lambda: 0
+    with pytest.raises(StopIteration):
+        server.protocol.send({"type": "websocket.close", "code": 1000}).send(None)
+    assert server.taken[1:] == [("a", 1)]
+    assert server.transport.written == b"\x88\x02\x03\xe8"
 
 
 @pytest.mark.anyio

@@ -204,12 +204,15 @@ def test_client_that_goes_on_sending_after_the_close_is_dropped(url: str) -> Non
         write_until_refused(raw, text_frame(b"") * 1000)
 
 
-def test_invalid_utf8_before_a_close_frame_logs_no_traceback(
-    url: str, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("behind", [b"", CLOSE_4010, b"\x83\x80\x00\x00\x00\x00"])
+def test_invalid_utf8_closes_with_1007_whatever_comes_behind_it(
+    url: str, caplog: pytest.LogCaptureFixture, behind: bytes
 ) -> None:
     with raw_client(url, "/all") as raw:
-        raw.sendall(text_frame(b"\xff") + bytes([0x88, 0x82, 0, 0, 0, 0]) + b"\x03\xe8")
-        assert read_to_end(raw) == b"\x88\x02\x03\xe8"
+        raw.sendall(text_frame(b"a") + text_frame(b"\xff") + text_frame(b"b") + behind)
+        answer = read_to_end(raw)
+    assert answer.endswith(b"\x88\x0f\x03\xefinvalid UTF-8")
+    assert b"b" not in answer.removesuffix(b"invalid UTF-8")
     assert [record for record in caplog.records if record.exc_info] == []
 
 
@@ -677,6 +680,55 @@ def test_request_must_have_a_known_version_and_one_host(
         assert raw.recv(12) == b"HTTP/1.1 " + status
     refusals = [vars(each).get("status") for each in caplog.records if each.msg == "refused"]
     assert refusals == ([] if status == b"200" else [int(status)])
+
+
+UPGRADES = {
+    "none": b"",
+    "h2c": b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n",
+    "TLS": b"Connection: Upgrade\r\nUpgrade: TLS/1.0\r\n",
+}
+
+
+@pytest.mark.parametrize("upgrade", UPGRADES.values(), ids=UPGRADES)
+@pytest.mark.parametrize(
+    ("framing", "body"),
+    [
+        (b"Content-Length: %d\r\n\r\n" % len(GET), GET),
+        (b"Transfer-Encoding: chunked\r\n\r\n", b"%x\r\n%b\r\n0\r\n\r\n" % (len(GET), GET)),
+        (b"\r\n", b""),
+    ],
+    ids=["length", "chunked", "no body"],
+)
+@pytest.mark.parametrize("are_together", [True, False])
+def test_request_has_its_body_also_where_an_upgrade_is_ignored(
+    app: FastAPI, url: str, upgrade: bytes, framing: bytes, body: bytes, are_together: bool
+) -> None:
+    has_come = threading.Event()
+
+    @app.post("/body")
+    async def read_body(request: Request) -> int:
+        has_come.set()
+        return len(await request.body())
+
+    head = b"POST /body HTTP/1.1\r\nHost: x\r\n" + upgrade + framing
+    with dial(url) as raw:
+        raw.sendall(head + body + GET if are_together else head)
+        if not are_together:
+            assert has_come.wait(10)
+            raw.sendall(body + GET)
+        answers = b""
+        while b"a page" not in answers:
+            assert (received := raw.recv(4096))
+            answers += received
+    assert answers.count(b"HTTP/1.1 200 OK") == 2
+    assert b"\r\n\r\n%d" % (len(GET) if body else 0) in answers
+
+
+def test_requests_with_ignored_upgrades_are_as_limited_as_others(url: str) -> None:
+    request = b"GET /page HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+    with dial(url) as raw:
+        raw.sendall(request * 3000)
+        assert read_to_end(raw) == b""
 
 
 def test_handshake_behind_an_unanswered_request_is_dropped(

@@ -43,6 +43,7 @@ METHODS: dict[type, dict[str, str]] = {
         "on_header": "(self, name, value)",
         "on_headers_complete": "(self)",
         "on_message_begin": "(self)",
+        "on_message_complete": "(self)",
         "resume_writing": "(self)",
     },
     RequestResponseCycle: {"run_asgi": "(self, app) -> coroutine"},

@@ -5,7 +5,7 @@ import logging
 from http import HTTPStatus
 from typing import Any, cast
 
-from httptools import HttpParserError, HttpParserUpgrade
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from starlette.types import Scope
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -41,6 +41,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     """HTTP with limits on the time for and the size of a head, on pipelining, and on writing."""
 
     in_head = False
+    ignores_upgrade = False  # of the current request
+    is_repeating = False  # the head of the current request, without its upgrade
     bytes_without_progress = 0
     chunks = 0
     body_bytes = 0
@@ -90,6 +92,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Start to count the bytes of a head."""
+        if self.is_repeating:
+            return
         super().on_message_begin()
         self.in_head = True
         self.bytes_without_progress = self.chunks = self.body_bytes = 0
@@ -110,11 +114,20 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Check the head, and pass the request on."""
+        if self.is_repeating:
+            return
         self.in_head = False
         self.bytes_without_progress = 0
         self.stop_waiting()
         self.check_head()
         super().on_headers_complete()
+        assert self.parser is not None
+        self.ignores_upgrade = self.parser.should_upgrade() and not self._should_upgrade()
+
+    def on_message_complete(self) -> None:
+        """Note the end of a request, unless the parser has only come to an upgrade."""
+        if not self.ignores_upgrade:
+            super().on_message_complete()
 
     def check_head(self) -> None:
         """Raise `RequestRefused` for a wrong version or `Host`, or for too many requests.
@@ -138,13 +151,32 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def upgrade(self, early: bytes) -> None:
         """Hand over to the WebSocket protocol, with what came after the handshake's head."""
         if not self._should_upgrade():
-            return  # any other upgrade is ignored, and the request answered as usual
+            self.ignore_upgrade(early)
+            return
         self.write_deadline.stop()
         self.handle_websocket_upgrade()
         # They refer to this protocol: only the garbage collector would free it, some time.
         del self.parser, self.write_deadline
         if early and not self.transport.is_closing():
             cast("asyncio.Protocol", self.transport.get_protocol()).data_received(early)
+
+    def ignore_upgrade(self, rest: bytes) -> None:
+        """Parse the body, and further requests, as if no upgrade had been asked for.
+
+        The parser would take what follows for another protocol, or a body for a request.
+        """
+        framing = [
+            b"%b: %b\r\n" % (name, value)
+            for name, value in self.headers
+            if name in (b"content-length", b"transfer-encoding")
+        ]
+        self.parser = HttpRequestParser(self)
+        self.ignores_upgrade = False
+        self.is_repeating = True
+        self.parser.feed_data(b"".join([b"POST / HTTP/1.1\r\n", *framing, b"\r\n"]))
+        self.is_repeating = False
+        if rest:
+            self.data_received(rest)
 
     def handle_websocket_upgrade(self) -> None:
         """Hand over a handshake, as it is where it can be, else as bytes to parse again."""

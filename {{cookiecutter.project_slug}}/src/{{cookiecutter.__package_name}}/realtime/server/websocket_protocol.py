@@ -3,11 +3,12 @@
 import asyncio
 from http import HTTPStatus
 
-from websockets.frames import Frame
+from websockets.frames import Close, Frame
 from websockets.http11 import Request
 
 from ..close_codes import CloseCode
 from .fast_path import HIGH_WATER
+from .frames import CLOSE, PONG, control_frame
 from .http_protocol import refusal
 from .logging import address_of, connection_fields, refusals
 from .metrics import STATUS, refused
@@ -83,6 +84,8 @@ class LimitedWebSocketProtocol(SlicedWebSocketProtocol):
         """Send the pong that the parser has made, if there is to be one."""
         if self.may_answer_ping():
             super().handle_ping()
+        else:
+            self.conn.writes = [each for each in self.conn.writes if each[:1] != bytes([PONG])]
 
     def answer_ping(self, payload: bytes) -> None:
         """Send a pong, if there is to be one."""
@@ -132,13 +135,21 @@ class LimitedWebSocketProtocol(SlicedWebSocketProtocol):
             self.fail(CloseCode.INVALID_DATA, "invalid UTF-8")
 
     def fail(self, code: CloseCode, reason: str) -> None:
-        """Close because of what the client sent, unless it has closed already."""
-        if self.conn.close_rcvd is None:
-            self.conn.fail(code, reason)
-            self.handle_parser_exception()
+        """Close because of what the client sent; what comes behind it is ignored.
+
+        The parser may have read that already, a close frame perhaps.
+        """
+        self.inbox.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+        self.transport.write(control_frame(CLOSE, Close(code, reason).serialize()))
+        self.transport.close()
+        self.close_sent = self.disconnected = True
+        self.unparsed = b""
+        self.log("closed", code=code, reason=reason)
 
     def handle_parser_exception(self) -> None:
         """Close, ignore whatever else came, and log it."""
+        if self.transport.is_closing():
+            return
         was_closed = self.close_sent
         super().handle_parser_exception()
         self.unparsed = b""
