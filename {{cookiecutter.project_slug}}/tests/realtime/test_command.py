@@ -219,5 +219,8 @@ def test_ctrl_c_works_before_the_server_starts() -> None:
 
 
 @pytest.mark.anyio
-async def test_ctrl_c_is_ignored_while_the_server_ends() -> None:
+async def test_ctrl_c_is_ignored_from_when_the_server_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    handlers = []
+    monkeypatch.setattr(signal, "signal", lambda *handler: handlers.append(handler))
     command.interrupt(signal.SIGINT, None)
+    assert handlers == [(signal.SIGINT, signal.SIG_IGN)]

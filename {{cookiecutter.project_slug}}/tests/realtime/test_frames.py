@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from uvicorn import Config
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.server import ServerState
 from websockets.frames import apply_mask
 
@@ -254,6 +255,52 @@ def test_no_ping_follows_a_close_frame() -> None:
     server.read(CLOSE)
     server.protocol.send_keepalive_ping()
     assert server.transport.written == b"\x88\x00"
+
+
+@pytest.mark.parametrize("width", [None, 2])
+@pytest.mark.parametrize("end", ["taken", "late", "shutdown", "close", "over", "lost"])
+def test_close_frame_is_answered_when_what_came_before_it_was_taken(
+    width: int | None, end: str
+) -> None:
+    server = Server()
+    server.take = Mock()  # it takes nothing by itself
+    server.read(frame(0x81, b"a", width=width) + frame(0x88, b"\x0f\xaa", width=width) + LATE)
+    server.read(LATE)
+    protocol, transport = server.protocol, server.transport
+    assert protocol.inbox.take() == ("a", 1)
+    assert (transport.written, transport.is_closed) == (b"", False)
+    transport.write(b"answer ")
+    closed = b"\x88\x02\x0f\xaa"
+    if end == "taken":
+        event, _ = protocol.inbox.take() or ({}, 0)
+        assert event == {"type": "websocket.disconnect", "code": 4010, "reason": ""}
+    elif end == "late":
+        protocol.end()  # as the timer does
+    elif end == "shutdown":
+        protocol.shutdown()
+    elif end == "over":
+        protocol.on_task_complete(Mock())
+    elif end == "close":
+        with pytest.raises(StopIteration if width is None else ClientDisconnected):
+            protocol.send({"type": "websocket.close", "code": 1000}).send(None)
+        closed = b"\x88\x02\x03\xe8" if width is None else closed
+    elif end == "lost":
+        transport.close()
+        protocol.connection_lost(None)
+        protocol.end()
+        closed = b""
+    assert (transport.written, transport.is_closed) == (b"answer " + closed, True)
+    assert protocol.close_timer is None
+
+
+def test_client_that_goes_on_after_its_close_frame_is_dropped() -> None:
+    server = Server()
+    server.take = Mock()  # it takes nothing
+    server.read(LATE + CLOSE)
+    for _ in range(5):
+        server.read(b"x" * 65_536)
+    assert server.transport.is_closed
+    assert server.protocol.unparsed == b""
 
 
 @pytest.mark.parametrize("width", [None, 2])

@@ -216,6 +216,15 @@ def test_invalid_utf8_closes_with_1007_whatever_comes_behind_it(
     assert [record for record in caplog.records if record.exc_info] == []
 
 
+@pytest.mark.parametrize("kind", [0x81, 0x01])
+def test_messages_before_a_close_frame_are_answered(url: str, kind: int) -> None:
+    last = text_frame(b"last")[1:]
+    rest = b"" if kind == 0x81 else EMPTY_LAST_FRAGMENT  # which needs uvicorn's parser
+    with raw_client(url, "/all") as raw:
+        raw.sendall(text_frame(b"a") * 30 + bytes([kind]) + last + rest + CLOSE_4010)
+        assert read_to_end(raw) == 30 * b"\x81\x01a" + b"\x81\x04last\x88\x02\x0f\xaa"
+
+
 def test_client_that_answers_no_ping_is_dropped_with_its_data_unread(
     app: FastAPI, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -50,6 +50,7 @@ METHODS: dict[type, dict[str, str]] = {
     WebSocketsSansIOProtocol: {
         "connection_lost": "(self, exc)",
         "data_received": "(self, data)",
+        "handle_close": "(self, event)",
         "handle_connect": "(self, event)",
         "handle_cont": "(self, event)",
         "handle_events": "(self)",
@@ -65,11 +66,11 @@ METHODS: dict[type, dict[str, str]] = {
         "send": "(self, message) -> coroutine",
         "send_keepalive_ping": "(self)",
         "send_receive_event_to_app": "(self)",
+        "shutdown": "(self)",
         "start_keepalive": "(self)",
     },
     ServerProtocol: {
         "data_to_send": "(self)",
-        "fail": "(self, code, reason)",
         "receive_data": "(self, data)",
     },
     uvicorn.Server: {
@@ -99,7 +100,7 @@ ATTRIBUTES: dict[type, str] = {
         "ping_interval ping_sent_at ping_timeout ping_timer pong_timer queue read_paused request "
         "response root_path scheme scope server tasks transport writable"
     ),
-    ServerProtocol: "close_rcvd close_sent eof_sent handshake_exc parser_exc state",
+    ServerProtocol: "close_sent eof_sent handshake_exc parser_exc state writes",
     uvicorn.Server: "lifespan server_state servers",
     DefaultFormatter: "use_colors",
 }

@@ -48,8 +48,9 @@ def serve(application: str, settings: RealtimeSettings, page: str = "") -> None:
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
-    """Handle Ctrl-C before the server starts; while it ends, ignore repeats."""
+    """Handle Ctrl-C before the server starts; when it ends, ignore this one and all repeats."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         raise KeyboardInterrupt from None
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # no loop may be running at the next one

@@ -43,6 +43,7 @@ class LightWebSocketProtocol(WebSocketsSansIOProtocol):
     writable = WRITABLE
     parser: ServerProtocol | None = None
     accept: bytes | None = None
+    last_frame = b""  # answers the client's close frame, when its messages have been taken
 
     def __init__(
         self,
@@ -81,14 +82,16 @@ class LightWebSocketProtocol(WebSocketsSansIOProtocol):
     @property
     def is_open(self) -> bool:
         """Whether the handshake has been answered with 101, and neither side has closed."""
-        if not self.handshake_complete or self.close_sent:
+        if not self.handshake_complete or self.close_sent or self.last_frame:
             return False
         return self.parser is None or self.parser.state is OPEN
 
     @property
     def has_ended(self) -> bool:
         """Whether what else may come is not parsed any more."""
-        return self.disconnected or (self.parser is not None and self.parser.eof_sent)
+        if self.disconnected or self.last_frame:
+            return True
+        return self.parser is not None and self.parser.eof_sent
 
     def take_over(self, http: HttpToolsProtocol, handshake: Handshake) -> None:
         """Take a connection and a handshake from HTTP, and run the application."""
@@ -182,12 +185,48 @@ class LightWebSocketProtocol(WebSocketsSansIOProtocol):
         """Send a pong."""
         self.transport.write(control_frame(PONG, payload))
 
+    def handle_close(self, event: Frame) -> None:
+        """Handle a close frame that the parser has found; its answer to it is not used."""
+        if self.close_sent or self.transport.is_closing():
+            super().handle_close(event)
+        else:
+            self.conn.data_to_send()
+            self.answer_close(bytes(event.data))
+
     def answer_close(self, payload: bytes) -> None:
-        """Tell the application that the client closes, and send its close frame back."""
+        """Tell the application that the client closes.
+
+        The close frame is sent back when the application has taken what came before it, and so
+        could answer that; after `close_timeout` seconds at the latest.
+        """
         close = Close.parse(payload)
-        if not self.transport.is_closing():
-            event = {"type": "websocket.disconnect", "code": close.code, "reason": close.reason}
-            self.inbox.put_nowait(event)
-            self.transport.write(control_frame(CLOSE, payload))
-            self.transport.close()
+        is_waiting = len(self.inbox) > 0
+        event = {"type": "websocket.disconnect", "code": close.code, "reason": close.reason}
+        self.inbox.put_nowait(event)
+        self.last_frame = control_frame(CLOSE, payload)
+        if is_waiting:
+            self.inbox.is_full = True  # so that the end of it is noticed
+            self.close_timer = self.loop.call_later(self.close_timeout, self.end)
+        else:
+            self.end()
+
+    def stop_close_timer(self) -> None:
+        """Wait no more for the end."""
+        if self.close_timer is not None:
+            self.close_timer.cancel()
+            self.close_timer = None
+
+    def shutdown(self) -> None:
+        """Close since the server stops."""
+        if self.last_frame:
+            self.end()
+        super().shutdown()
+
+    def end(self) -> None:
+        """Send the close frame back, unless the application has closed, and close."""
+        self.stop_close_timer()
+        if not self.close_sent and not self.transport.is_closing():
+            self.transport.write(self.last_frame)
+        self.last_frame = b""
         self.close_sent = self.disconnected = True
+        self.transport.close()

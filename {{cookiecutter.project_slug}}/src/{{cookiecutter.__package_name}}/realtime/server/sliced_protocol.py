@@ -44,10 +44,11 @@ class SlicedWebSocketProtocol(LightWebSocketProtocol):
         if not self.handshake_initiated:
             self.handshake_received(data)
             return
-        if self.close_sent:
+        if self.close_sent or self.last_frame:
             self.bytes_after_close += len(data)
             if self.bytes_after_close > MAX_BYTES_AFTER_CLOSE:
                 self.transport.abort()
+            if self.transport.is_closing() or self.last_frame:
                 return
         if self.unparsed:
             self.unparsed = self.unparsed + data
@@ -98,7 +99,7 @@ class SlicedWebSocketProtocol(LightWebSocketProtocol):
             elif control := read_control(data, start):
                 opcode, payload, end = control
                 self.take_control_frame(opcode, payload)
-                start = len(data) if self.transport.is_closing() else end
+                start = len(data) if self.transport.is_closing() or self.last_frame else end
             else:
                 break
         return start
@@ -111,7 +112,9 @@ class SlicedWebSocketProtocol(LightWebSocketProtocol):
             self.transport.pause_reading()
 
     def go_on_reading(self) -> None:
-        """Parse or read on, since the inbox is empty."""
+        """Parse or read on, since the inbox is empty, or end where the client has closed."""
+        if self.last_frame:
+            self.end()
         if not self.read_paused:
             return
         self.read_paused = False
@@ -157,7 +160,14 @@ class SlicedWebSocketProtocol(LightWebSocketProtocol):
         return cast(ASGIReceiveEvent, message)
 
     async def send(self, message: ASGISendEvent) -> None:
-        """Send; after a close frame, go on to parse until the client's own is found."""
-        await super().send(message)
+        """Send; after a close frame, end, or go on to parse until the client's own is found."""
+        is_end = bool(self.last_frame) and message["type"] == "websocket.close"
+        if is_end:
+            self.stop_close_timer()
+        try:
+            await super().send(message)
+        finally:
+            if is_end:
+                self.end()
         if self.close_sent and self.unparsed:
             self.take_turn_soon()

@@ -50,6 +50,8 @@ class LimitedWebSocketProtocol(SlicedWebSocketProtocol):
     def on_task_complete(self, task: asyncio.Task[None]) -> None:
         """Bound the time for what the application has left to be written."""
         super().on_task_complete(task)
+        if self.last_frame:
+            self.end()
         self.start_write_deadline()
 
     def start_write_deadline(self) -> None:
@@ -81,11 +83,11 @@ class LimitedWebSocketProtocol(SlicedWebSocketProtocol):
             self.take_turn_soon()
 
     def handle_ping(self) -> None:
-        """Send the pong that the parser has made, if there is to be one."""
+        """Send the pongs that the parser has made, if there are to be any."""
+        made, pong = self.conn.data_to_send(), bytes([PONG])
+        self.conn.writes = [each for each in made if each[:1] != pong]
         if self.may_answer_ping():
-            super().handle_ping()
-        else:
-            self.conn.writes = [each for each in self.conn.writes if each[:1] != bytes([PONG])]
+            self.transport.write(b"".join(each for each in made if each[:1] == pong))
 
     def answer_ping(self, payload: bytes) -> None:
         """Send a pong, if there is to be one."""
