@@ -733,6 +733,14 @@ def test_request_has_its_body_also_where_an_upgrade_is_ignored(
     assert b"\r\n\r\n%d" % (len(GET) if body else 0) in answers
 
 
+@pytest.mark.parametrize("upgrade", UPGRADES.values(), ids=UPGRADES)
+def test_unknown_transfer_encoding_ends_the_connection(url: str, upgrade: bytes) -> None:
+    with dial(url) as raw:
+        encoding = b"Transfer-Encoding: gzip\r\n\r\n"
+        raw.sendall(b"POST /page HTTP/1.1\r\nHost: x\r\n" + upgrade + encoding + GET)
+        assert b"200 OK" not in read_to_end(raw)
+
+
 def test_requests_with_ignored_upgrades_are_as_limited_as_others(url: str) -> None:
     request = b"GET /page HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
     with dial(url) as raw:

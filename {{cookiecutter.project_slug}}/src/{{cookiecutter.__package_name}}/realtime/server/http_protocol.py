@@ -115,6 +115,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Check the head, and pass the request on."""
         if self.is_repeating:
+            self.is_repeating = False
             return
         self.in_head = False
         self.bytes_without_progress = 0
@@ -171,12 +172,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             if name in (b"content-length", b"transfer-encoding")
         ]
         self.parser = HttpRequestParser(self)
-        self.ignores_upgrade = False
-        self.is_repeating = True
-        self.parser.feed_data(b"".join([b"POST / HTTP/1.1\r\n", *framing, b"\r\n"]))
-        self.is_repeating = False
-        if rest:
-            self.data_received(rest)
+        self.ignores_upgrade, self.is_repeating = False, True
+        self.data_received(b"".join([b"POST / HTTP/1.1\r\n", *framing, b"\r\n", rest]))
 
     def handle_websocket_upgrade(self) -> None:
         """Hand over a handshake, as it is where it can be, else as bytes to parse again."""
