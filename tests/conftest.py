@@ -13,6 +13,10 @@ import pytest
 from pytest_cookies.plugin import Cookies, Result
 
 TEMPLATE = Path(__file__).parents[1]
+PACKAGE = TEMPLATE / "{{cookiecutter.project_slug}}/packages/fastapi-realtime"
+"""The engine, which has no template code in it and is tested where it stands."""
+
+os.environ["PYTHONPATH"] = str(PACKAGE / "src")  # for the processes that tests start
 QUESTIONS = {
     key
     for key in json.loads((TEMPLATE / "cookiecutter.json").read_text("utf-8"))

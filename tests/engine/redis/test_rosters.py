@@ -1,0 +1,503 @@
+"""Who is in a room, in all processes that use the same Redis."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any, Literal
+
+import pytest
+from fastapi_realtime.rooms import (
+    BrokerUnavailable,
+    presence,
+)
+from fastapi_realtime.rooms.events import PresenceEvent
+from fastapi_realtime.rooms.redis import (
+    RedisBroker,
+    exchange,
+    notices,
+    processes,
+    rosters,
+)
+from fastapi_realtime.rooms.redis.change import Change
+from fastapi_realtime.rooms.redis.who import Who
+
+from ..brokers import Process, running_process
+from ..hub_client import Listener
+from ..redis_server import KEYS, RedisServer, rooms_at
+
+pytestmark = pytest.mark.anyio
+
+HERE = KEYS.room("lobby")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nothing take long."""
+    monkeypatch.setattr(notices, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(exchange, "RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(processes, "PROCESS_SECONDS", 1)
+    monkeypatch.setattr(processes, "MISSING_SECONDS", 0.2)
+    monkeypatch.setattr(processes, "GRACE_SECONDS", 1.0)
+    monkeypatch.setattr(presence, "COUNT_SECONDS", 0.1)
+    monkeypatch.setattr(rosters, "COUNT_SECONDS", 0.1)
+
+
+@pytest.fixture
+def server(forgetful: RedisServer) -> RedisServer:
+    """A Redis that keeps nothing when it stops."""
+    return forgetful
+
+
+class Place:
+    """A process in whose lobby connections come and go, and a listener there."""
+
+    def __init__(self, process: Process, listener: Listener) -> None:
+        self.process = process
+        self.listener = listener
+
+    async def join(self, *connections: str, sender: str = "zoe") -> None:
+        """Let connections join."""
+        await self._announce("joined", connections, sender)
+
+    async def leave(self, *connections: str, sender: str = "zoe") -> None:
+        """Let connections leave."""
+        await self._announce("left", connections, sender)
+
+    async def told(self, count: int) -> set[tuple[str, str]]:
+        """Return what so many events tell: type and connection."""
+        events = [await self.listener.next() for _ in range(count)]
+        return {(event["type"], event["connection"]) for event in events}
+
+    async def present(self) -> dict[str, int]:
+        """Return who is here, and how many connections each has."""
+        answer = await self.process.broker.present("lobby")
+        assert answer.count == len(answer.members)
+        return {member.sender: len(member.connections) for member in answer.members}
+
+    async def count(self) -> int:
+        """Return how many are here, if they are not named."""
+        answer = await self.process.broker.present("lobby")
+        assert answer.members == []
+        return answer.count
+
+    async def _announce(
+        self, kind: Literal["joined", "left"], connections: tuple[str, ...], sender: str
+    ) -> None:
+        for connection in connections:
+            event = PresenceEvent(type=kind, room="lobby", sender=sender, connection=connection)
+            await self.process.broker.announce(event)
+
+
+Open = Callable[..., Awaitable[Place]]
+
+
+@pytest.fixture
+async def open_place(server: RedisServer) -> AsyncGenerator[Open]:
+    """Start a broker, as another process would, with a member of each name."""
+    async with AsyncExitStack() as stack:
+
+        async def open_place(*members: str, **settings: Any) -> Place:
+            process = running_process(rooms_at(server.url, **settings))
+            place = Place(await stack.enter_async_context(process), Listener())
+            place.process.hub.subscribe("lobby", place.listener.connection).start()
+            for member in members:
+                await place.process.broker.enter("lobby")
+                await place.join(f"{member}-1", sender=member)
+                await place.process.broker.present("lobby")
+            return place
+
+        yield open_place
+
+
+async def until(condition: Callable[[], Awaitable[object]]) -> None:
+    """Wait until something is true that nothing tells of."""
+    async with asyncio.timeout(20):
+        while not await condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def test_members_are_told_who_joins_and_leaves_elsewhere(open_place: Open) -> None:
+    ann, bob = await open_place("ann"), await open_place("bob")
+    assert await ann.told(2) == {("joined", "ann-1"), ("joined", "bob-1")}
+    assert await bob.told(1) == {("joined", "bob-1")}  # and no event for those here before
+    assert await ann.present() == await bob.present() == {"ann": 1, "bob": 1}
+    await ann.join("ann-2", sender="ann")
+    assert await bob.told(1) == {("joined", "ann-2")}
+    await ann.leave("ann-1", "ann-2", sender="ann")
+    assert await bob.told(2) == {("left", "ann-1"), ("left", "ann-2")}
+    assert await bob.present() == {"bob": 1}
+    assert bob.listener.waiting() == 0
+
+
+async def test_who_is_elsewhere_is_known_where_nobody_is(open_place: Open) -> None:
+    await open_place("ann", "bob")
+    nobody = await open_place()
+    await until(lambda: is_named(nobody, ann=1, bob=1))
+    assert (await nobody.process.broker.present("another")).count == 0
+
+
+async def is_named(place: Place, **members: int) -> bool:
+    """Return whether these are the members."""
+    return await place.present() == members
+
+
+async def test_large_rooms_are_counted_and_named_when_they_are_small_again(
+    open_place: Open,
+) -> None:
+    ann, bob = [await open_place(name, presence_limit=3) for name in ("ann", "bob")]
+    assert len(await ann.told(2)) == 2
+    await bob.join("zoe-1", "zoe-2", "zoe-3")
+    for place in (ann, bob):
+        while (event := await place.listener.next())["type"] != "present":
+            pass
+        assert event == {"type": "present", "room": "lobby", "count": 3, "members": []}
+        assert await place.count() == 3
+    nobody = await open_place(presence_limit=3)
+    assert await nobody.count() == 3
+    await bob.leave("zoe-1", "zoe-2")
+    for place in (ann, bob):
+        while not (event := await place.listener.next())["members"]:
+            pass
+        assert {each["sender"] for each in event["members"]} == {"ann", "bob", "zoe"}
+    await bob.leave("zoe-3")
+    assert await ann.told(1) == await bob.told(1) == {("left", "zoe-3")}
+
+
+async def test_members_of_a_process_that_dies_leave(server: RedisServer, open_place: Open) -> None:
+    ann = await open_place("ann")
+    await open_place("bob")
+    assert len(await ann.told(2)) == 2
+    await asyncio.to_thread(add_dead_process, server)
+    assert await ann.told(1) == {("joined", "eve-1")}
+    assert await ann.told(1) == {("left", "eve-1")}
+    assert await ann.present() == {"ann": 1, "bob": 1}
+    assert sorted(server.call("HKEYS", HERE.people)) == [b"ann", b"bob"]
+
+
+def add_dead_process(server: RedisServer) -> None:
+    """Leave what a process leaves that was killed."""
+    server.call("SADD", HERE.processes, "dead")
+    server.call("HSET", HERE.here("dead"), "eve-1", "eve")
+    server.call("HSET", HERE.people, "eve", 1)
+    server.call("HSET", HERE.head, "roster", "0000")
+    server.call("XADD", KEYS.moves, "*", "room", "lobby", "roster", "0000")
+
+
+async def test_dead_members_are_not_shown_where_nobody_is(
+    server: RedisServer, open_place: Open
+) -> None:
+    await asyncio.to_thread(add_dead_process, server)
+    nobody = await open_place()
+    assert await nobody.present() == {"eve": 1}  # it may only be late
+    await until(lambda: is_named(nobody))
+    await until(lambda: asyncio.to_thread(is_forgotten, server))
+
+
+def is_forgotten(server: RedisServer) -> bool:
+    """Return whether Redis has no members of the room."""
+    return not server.call("EXISTS", HERE.here("dead"), HERE.people, HERE.processes)
+
+
+async def test_a_process_that_stops_takes_its_members_with_it(
+    server: RedisServer, open_place: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "PROCESS_SECONDS", 60)
+    ann = await open_place("ann")
+    async with running_process(rooms_at(server.url)) as process:
+        await Place(process, Listener()).join("bob-1", sender="bob")
+        await until(lambda: is_named(ann, ann=1, bob=1))
+    assert await ann.told(3) == {("joined", "ann-1"), ("joined", "bob-1"), ("left", "bob-1")}
+
+
+@pytest.mark.parametrize("stop", [False, True])
+async def test_members_are_still_there_when_redis_has_forgotten_them(
+    server: RedisServer, open_place: Open, stop: bool
+) -> None:
+    ann, bob = await open_place("ann"), await open_place("bob")
+    assert len(await ann.told(2)) + len(await bob.told(1)) == 3
+    if stop:
+        await asyncio.to_thread(server.stop)
+        await bob.join("bob-2", sender="bob")
+        await asyncio.to_thread(server.start)
+    else:
+        server.call("FLUSHALL")
+        await bob.join("bob-2", sender="bob")
+    await until(lambda: is_named(ann, ann=1, bob=2))
+    await until(lambda: is_named(bob, ann=1, bob=2))
+    nobody = await open_place()
+    await until(lambda: is_named(nobody, ann=1, bob=2))
+
+
+async def test_a_member_that_redis_has_forgotten_alone_is_added_again(
+    server: RedisServer, open_place: Open
+) -> None:
+    place = await open_place("ann", "bob")
+    nobody = await open_place()
+    await until(lambda: is_named(nobody, ann=1, bob=1))
+    (name,) = server.call("SMEMBERS", HERE.processes)
+    key = HERE.here(name.decode())
+    for harm in (("HDEL", key, "ann-1"), ("HSET", key, "ann-1", "eve")):
+        server.call(*harm)
+        server.call("HSET", HERE.head, "roster", "of before a failover")
+        await until(lambda: is_named(nobody, ann=1, bob=1))
+    assert await place.present() == {"ann": 1, "bob": 1}
+
+
+@pytest.mark.parametrize("limit", [0, 100])
+async def test_keys_that_redis_evicts_are_made_again(
+    server: RedisServer, open_place: Open, limit: int
+) -> None:
+    await open_place("ann", presence_limit=limit)
+    bob = await open_place("bob", "zoe", presence_limit=limit)
+    nobody = await open_place(presence_limit=limit)
+    names = [name.decode() for name in server.call("SMEMBERS", HERE.processes)]
+    for key in (HERE.people, HERE.processes, *map(HERE.here, names), HERE.head):
+        server.call("DEL", key)
+        await until(lambda: are_counted(nobody, server, 3))
+        server.call("DEL", key)
+        await bob.join("eve-1", sender="eve")
+        await until(lambda: are_counted(nobody, server, 4))
+        await bob.leave("eve-1", sender="eve")
+        await until(lambda: are_counted(nobody, server, 3))
+
+
+async def are_counted(place: Place, server: RedisServer, count: int) -> bool:
+    """Return whether so many members are known to a process, and to Redis."""
+    present = await place.process.broker.present("lobby")
+    return present.count == server.call("HLEN", HERE.people) == count
+
+
+async def test_what_redis_refuses_is_told_later_and_holds_up_no_other_room(
+    server: RedisServer, open_place: Open
+) -> None:
+    ann = await open_place("ann")
+    await until(lambda: is_named(ann, ann=1))
+    server.call("DEL", HERE.people)
+    server.call("SET", HERE.people, "not ours")
+    await ann.join("ann-2", sender="ann")
+    event = PresenceEvent(type="joined", room="tea", sender="ann", connection="ann-3")
+    await ann.process.broker.announce(event)
+    nobody = await open_place()
+    while (await nobody.process.broker.present("tea")).count != 1:
+        pass
+    with pytest.raises(BrokerUnavailable):
+        await nobody.process.broker.present("lobby")
+    server.call("DEL", HERE.people)
+    await until(lambda: is_named(nobody, ann=2))
+
+
+async def test_while_redis_is_away_local_members_are_told_and_known(
+    server: RedisServer, open_place: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rosters, "PATIENCE", 0.1)
+    ann = await open_place("ann")
+    await until(lambda: is_named(ann, ann=1))
+    server.stop()
+    await ann.join("bob-1", sender="bob")
+    assert await ann.told(2) == {("joined", "ann-1"), ("joined", "bob-1")}
+    assert await ann.present() == {"ann": 1, "bob": 1}
+    event = PresenceEvent(type="joined", room="new", sender="ann", connection="ann-2")
+    await ann.process.broker.announce(event)
+    with pytest.raises(BrokerUnavailable):
+        await ann.process.broker.present("new")
+
+
+async def test_while_redis_is_away_any_number_may_come_and_go(
+    server: RedisServer, open_place: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rosters, "MAX_CHANGES", 10)
+    ann, nobody = await open_place("ann"), await open_place()
+    await until(lambda: is_named(nobody, ann=1))
+    server.stop()
+    for number in range(100):
+        await ann.join(str(number))
+        await ann.leave(str(number))
+    (change,) = rosters_of(ann)._exchange._changes.values()
+    assert len(change.connections) <= 12
+    server.start()
+    await until(lambda: is_named(nobody, ann=1))
+
+
+def rosters_of(place: Place) -> rosters.Rosters:
+    """Return what a process knows of its members, for a look inside."""
+    assert isinstance(place.process.broker, RedisBroker)
+    return place.process.broker._rosters
+
+
+async def test_an_answer_that_cannot_be_read_is_logged_and_stops_nothing(
+    open_place: Open, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ann = await open_place("ann")
+    read_who = exchange.read_who
+    answers = iter([[]])
+    monkeypatch.setattr(exchange, "read_who", lambda answer: read_who(next(answers, answer)))
+    nobody = await open_place()
+    await Place(nobody.process, Listener()).join("bob-1", sender="bob")
+    await until(lambda: is_logged(caplog))
+    await ann.join("ann-2", sender="ann")
+    await until(lambda: is_named(nobody, ann=2, bob=1))
+
+
+async def is_logged(caplog: pytest.LogCaptureFixture) -> bool:
+    """Return whether an error of ours was logged."""
+    return "failed to exchange rosters" in caplog.text
+
+
+async def test_whoever_leaves_a_room_that_it_never_joined_is_not_told_of(open_place: Open) -> None:
+    ann = await open_place("ann")
+    await ann.leave("bob-1")
+    await ann.leave("ann-1", sender="ann")
+    await ann.leave("ann-1", sender="ann")
+    assert await ann.told(1) == {("joined", "ann-1")}
+    await until(lambda: is_named(ann))
+    assert ann.listener.waiting() == 0
+    assert rosters_of(ann)._presence._rosters == {}
+
+
+async def test_scripts_that_redis_forgot_are_loaded_again(
+    server: RedisServer, open_place: Open
+) -> None:
+    ann, nobody = await open_place("ann"), await open_place()
+    await until(lambda: is_named(nobody, ann=1))
+    server.call("SCRIPT", "FLUSH")
+    assert await nobody.present() == {"ann": 1}
+    server.call("SCRIPT", "FLUSH")
+    await ann.join("ann-2", sender="ann")
+    await until(lambda: is_named(nobody, ann=2))
+
+
+async def test_many_rooms_are_told_of_and_asked_of(open_place: Open) -> None:
+    ann, nobody = await open_place(), await open_place()
+    for number in range(2 * exchange.MAX_ROOMS + 1):
+        event = PresenceEvent(type="joined", room=str(number), sender="ann", connection="c")
+        await ann.process.broker.announce(event)
+    for number in range(2 * exchange.MAX_ROOMS + 1):
+        assert (await ann.process.broker.present(str(number))).count == 1
+        assert (await nobody.process.broker.present(str(number))).count == 1
+
+
+async def test_every_process_closes_the_connections_of_a_subject(open_place: Open) -> None:
+    ann, bob = await open_place("ann"), await open_place("bob")
+    await ann.process.broker.close_subject("zoe ✓")
+    for place in (ann, bob):
+        await until(lambda place=place: closed(place, "zoe ✓"))
+
+
+async def closed(place: Place, *subjects: str) -> bool:
+    """Return whether these subjects were closed, each once."""
+    return place.process.closed == [*subjects]
+
+
+async def test_a_subject_that_is_closed_while_redis_cannot_be_read_is_closed_later(
+    server: RedisServer, open_place: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    ann = await open_place("ann")
+    await ann.process.broker.close_subject("first")
+    await until(lambda: closed(ann, "first"))
+    server.call("CLIENT", "KILL", "TYPE", "normal")
+    server.call("XADD", KEYS.closed, "*", "subject", "second")
+    await until(lambda: closed(ann, "first", "second"))
+    server.call("FLUSHALL")
+    seconds, _ = server.call("TIME")
+    server.call("XADD", KEYS.closed, f"{seconds - 10}000-0", "subject", "third")
+    server.call("CLIENT", "KILL", "TYPE", "normal")
+    await until(lambda: closed(ann, "first", "second", "third"))
+
+
+async def test_an_error_of_ours_is_logged_and_nothing_stops(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    rooms, subjects = rooms_at(server.url), asyncio.Queue[str]()
+
+    def close_subject(subject: str) -> None:
+        if subject == "broken":
+            raise LookupError(subject)
+        subjects.put_nowait(subject)
+
+    async with rooms.broker.lifespan(close_subject), asyncio.timeout(20):
+        while not rooms.is_ready:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        for subject in ("first", "broken", "second"):
+            await rooms.close_subject(subject)
+        assert [await subjects.get() for _ in range(2)] == ["first", "second"]
+    (record,) = [each for each in caplog.records if each.levelno == logging.ERROR]
+    assert record.message == "failed to listen"
+
+
+async def test_to_close_a_subject_is_refused_when_redis_takes_nothing(
+    server: RedisServer, open_place: Open
+) -> None:
+    ann = await open_place("ann")
+    await until(lambda: is_ready(ann))
+    server.call("CONFIG", "SET", "maxmemory", 1)
+    with pytest.raises(BrokerUnavailable):
+        await ann.process.broker.close_subject("zoe")
+    await until(lambda: is_not_ready(ann))
+    server.call("CONFIG", "SET", "maxmemory", 0)
+    await until(lambda: is_ready(ann))
+
+
+async def is_ready(place: Place) -> bool:
+    """Return whether a process can be used."""
+    return place.process.broker.is_ready
+
+
+async def is_not_ready(place: Place) -> bool:
+    """Return whether it can't."""
+    return not place.process.broker.is_ready
+
+
+async def test_who_asks_while_the_last_member_leaves_gets_an_answer(
+    open_place: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rosters, "PATIENCE", 60.0)
+    ann = await open_place()
+    await until(lambda: is_ready(ann))
+    await ann.join("ann-1", sender="ann")
+    asking = asyncio.create_task(ann.process.broker.present("lobby"))
+    await asyncio.sleep(0)
+    await ann.leave("ann-1", sender="ann")
+    async with asyncio.timeout(20):
+        await asking
+
+
+async def test_a_subject_that_is_closed_before_a_process_reaches_redis_is_closed(
+    server: RedisServer,
+) -> None:
+    server.stop()
+    async with running_process(rooms_at(server.url)) as process:
+        await asyncio.sleep(0)
+        server.start()
+        seconds, _ = server.call("TIME")
+        server.call("XADD", KEYS.closed, f"{seconds - 3600}000-0", "subject", "long ago")
+        server.call("XADD", KEYS.closed, "*", "subject", "zoe")
+        async with asyncio.timeout(20):
+            while not process.closed:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert process.closed == ["zoe"]
+
+
+async def test_a_broken_room_delays_no_join_of_another(
+    server: RedisServer, open_place: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "RETRY_SECONDS", 60.0)
+    ann = await open_place("ann")
+    server.call("SET", KEYS.room("broken").people, "not ours")
+    for number in range(3):
+        event = PresenceEvent(type="joined", room="broken", sender="ann", connection=str(number))
+        await ann.process.broker.announce(event)
+        other = PresenceEvent(type="joined", room=f"tea {number}", sender="ann", connection="c")
+        await ann.process.broker.announce(other)
+        async with asyncio.timeout(20):
+            assert (await ann.process.broker.present(f"tea {number}")).count == 1
+
+
+async def test_answers_about_a_room_that_was_left_meanwhile_change_nothing(
+    open_place: Open,
+) -> None:
+    known = rosters_of(await open_place())
+    known._take_who("left", Who("0000", 1, 1, {"another"}, {"another": {"c": "zoe"}}))
+    known._take_told(Change("left", "another"), [b"", 1, 0])
+    assert known._views == {}

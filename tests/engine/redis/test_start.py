@@ -1,0 +1,53 @@
+"""Redis that cannot be used at the start."""
+
+import pytest
+from fastapi_realtime.rooms import BrokerUnavailable
+from fastapi_realtime.rooms.redis import (
+    link,
+    publisher,
+)
+
+from ..redis_server import RedisServer, running_redis
+from .talk import Start, until
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("unix://:secret@{path}", "invalid username-password pair"),
+        ("unix://{path}", "Authentication required"),
+        ("unix://{path}.not", "No such file"),
+        ("redis://:secret@127.0.0.1:1/0", "Connect call failed"),
+    ],
+)
+async def test_a_redis_that_cannot_be_used_at_the_start_is_one_clear_line(
+    start: Start,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    url: str,
+    reason: str,
+) -> None:
+    monkeypatch.setattr(publisher, "PATIENCE", 0.1)
+    with running_redis("--requirepass", "another") as server:
+        process = await start(url.format(path=server.url.removeprefix("unix://")))
+        with pytest.raises(BrokerUnavailable):
+            await process.publish("a")
+    (record,) = caplog.records
+    assert record.message == "Redis is not available"
+    assert reason in vars(record)["reason"]
+    assert "secret" not in str(vars(record))
+
+
+async def test_a_redis_that_is_too_old_is_refused_with_both_versions(
+    server: RedisServer,
+    start: Start,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(link, "OLDEST", (99, 1))
+    process = await start(server.url)
+    await until(lambda: caplog.records)
+    assert "is too old, 99.1 is needed" in vars(caplog.records[0])["reason"]
+    assert not process.broker.is_ready

@@ -1,0 +1,246 @@
+"""The page that shows the AsyncAPI document."""
+
+import re
+from base64 import b64encode
+from enum import Enum
+from hashlib import sha256
+from html import unescape
+from html.parser import HTMLParser
+from typing import Annotated, Any, Literal
+
+import pytest
+from fastapi import Cookie, FastAPI, Query, WebSocket
+from fastapi.testclient import TestClient
+from fastapi_realtime import (
+    Admitted,
+    add_asyncapi,
+)
+from pydantic import BaseModel, Field, create_model
+
+from .serving import realtime_app
+from .test_asyncapi import Keys, Order, Page
+
+HOSTILE = "\"'&></title><script>alert('1')</script><img src=x onerror=alert(2)>"
+
+
+class Tags(HTMLParser):
+    """Collects the tags of a page, and checks that each is closed."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.open: list[str] = []
+        self.feed(page)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def page_of(app: FastAPI, **options: Any) -> str:
+    """The page, which is well-formed."""
+    page = TestClient(app, **options).get("/asyncapi").text
+    Tags(page)
+    return page
+
+
+def text_of(page: str) -> str:
+    """What a reader sees, with single blanks."""
+    without_style = re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)
+    return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", " ", without_style)))
+
+
+@pytest.fixture
+def app() -> FastAPI:
+    """An application that serves its page."""
+    app = realtime_app()
+    add_asyncapi(app)
+    return app
+
+
+def test_the_page_has_all_that_a_client_must_know(app: FastAPI) -> None:
+    @app.websocket("/shop/{shop}")
+    async def shop(
+        connection: Admitted[Order, Page[Order]],
+        shop: int,
+        since: Annotated[str, Query(description="Begin after `since`.")] = "now",
+        session: Annotated[Literal["a", "b"] | None, Cookie()] = None,
+    ) -> None:
+        """Sell tea.
+
+        All day.
+        """
+
+    app.state.realtime.subprotocols = ("v1", "v2")
+    text = text_of(page_of(app))
+    for part in (
+        "ws://testserver",
+        "Subprotocols: v1 v2",
+        "/shop/{shop}",
+        "All day.",
+        "shop path integer",
+        'since (optional) query string Begin after since . Default: "now" .',
+        'session (optional) cookie "a" or "b" or null',
+        "Clients send",
+        "Something to buy.",
+        "name string, min. length 8",
+        "parts (optional) list of Item",
+        "second integer, at least 0, at most 59",
+        "Clients receive",
+        "Fields of ErrorDetail",
+        "1008",
+        "Too many connections",
+    ):
+        assert part in text, part
+
+
+def test_text_is_never_markup(app: FastAPI) -> None:
+    app.title = app.version = app.description = HOSTILE
+    scheme = {"type": "http", "scheme": "basic", "description": HOSTILE}
+    app.state.realtime.authenticator = Keys(basic=scheme)
+    described = Field(HOSTILE, description=HOSTILE, alias=HOSTILE, examples=[HOSTILE])
+    kind = create_model("Hostile", __doc__=HOSTILE, x=(str, described))
+
+    async def talk(
+        connection: Admitted[kind, kind],  # ty: ignore[invalid-type-form]
+        q: Annotated[str, Query(description=HOSTILE, alias=HOSTILE)] = HOSTILE,
+    ) -> None: ...
+
+    talk.__doc__ = f"`{HOSTILE}`"
+    app.websocket(f"/{HOSTILE}", name=HOSTILE)(talk)
+    page = page_of(app, root_path=f"/{HOSTILE}")
+    tags = Tags(page)
+    assert not {"script", "img", "link", "iframe"} & set(tags.tags)
+    assert not any(name.startswith("on") or name in ("src", "style") for name, _ in tags.attributes)
+    assert "&lt;script&gt;" in page
+
+
+def test_nothing_but_its_own_style_may_be_loaded(app: FastAPI) -> None:
+    answer = TestClient(app).get("/asyncapi")
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    policy = answer.headers["content-security-policy"]
+    (style,) = re.findall(r"<style>(.*?)</style>", answer.text, re.DOTALL)
+    digest = b64encode(sha256(style.encode()).digest()).decode()
+    assert f"style-src 'sha256-{digest}'" in policy
+    assert policy.startswith("default-src 'none'")
+    assert "http" not in style
+
+
+@pytest.mark.parametrize("path", ["/asyncapi", "/asyncapi.json"])
+def test_no_cache_keeps_an_answer_that_depends_on_the_host(app: FastAPI, path: str) -> None:
+    assert TestClient(app).get(path).headers["cache-control"] == "no-store"
+
+
+class Size(Enum):
+    """What is made."""
+
+    SMALL = "s"
+    LARGE = "l"
+
+
+class Tag(BaseModel):
+    """Differs both ways."""
+
+    name: str = "tea"
+
+
+class Limited(BaseModel):
+    """One field of each kind."""
+
+    size: Size
+    sizes: Annotated[list[Size], Field(min_length=1, max_length=3)]
+    names: set[str]
+    pair: tuple[int, str]
+    row: tuple[Tag, ...]
+    prices: dict[str, Annotated[int, Field(ge=0)]]
+    by_code: dict[Annotated[str, Field(pattern="^[a-z]$")], Tag]
+    even: Annotated[int, Field(multiple_of=2)]
+
+
+def test_types_and_limits_of_fields_are_shown(app: FastAPI) -> None:
+    @app.websocket("/limited")
+    async def limited(
+        connection: Admitted[Limited, Limited], size: Size, sizes: Annotated[list[Size], Query()]
+    ) -> None: ...
+
+    @app.websocket("/lists")
+    async def lists(connection: Admitted[list[Size], dict[str, Tag]]) -> None: ...
+
+    text = text_of(page_of(app))
+    for part in (
+        'size query "s" or "l"',
+        'sizes query list of "s" or "l"',
+        'size "s" or "l"',
+        'sizes list of "s" or "l" (min. items 1, max. items 3)',
+        "names list of different string",
+        "pair tuple (integer; string)",
+        "row list of Tag",
+        "prices object, each value: integer, at least 0",
+        "by_code object, each value: Tag",
+        "even integer, multiple of 2",
+        "Fields of Tag",
+        'JSON : list of "s" or "l"',
+        "JSON : object, each value: Tag",
+    ):
+        assert part in text, part
+    assert "Tag-" not in text
+
+
+def links(app: FastAPI, **options: Any) -> list[str | None]:
+    """Where the links beside the title lead."""
+    attributes = Tags(page_of(app, **options)).attributes
+    return [value for name, value in attributes if name == "href"]
+
+
+def test_it_links_what_there_is(app: FastAPI) -> None:
+    assert links(app) == ["/asyncapi.json", "/docs"]
+    assert links(app, root_path="/api") == ["/api/asyncapi.json", "/api/docs"]
+
+    @app.get("/")
+    async def start() -> None: ...
+
+    assert links(app) == ["/asyncapi.json", "/docs", "/"]
+
+
+def test_another_url_and_no_openapi(app: FastAPI) -> None:
+    plain = FastAPI(openapi_url=None)
+    plain.state.realtime = app.state.realtime
+    add_asyncapi(plain, "/ws-docs")
+    client = TestClient(plain)
+    assert client.get("/ws-docs.json").json()["channels"] == {}
+    page = client.get("/ws-docs").text
+    assert 'href="/ws-docs.json"' in page
+    assert "/docs" not in page.replace("/ws-docs", "")
+    assert "There are no WebSocket routes." in page
+
+
+def test_a_route_without_admission_has_no_tables_of_refusals(app: FastAPI) -> None:
+    @app.websocket("/bare")
+    async def bare(websocket: WebSocket) -> None: ...
+
+    page = page_of(app)
+    assert "/bare" in page
+    assert "<details>" not in page
+
+
+def test_models_in_models_are_shown_once(app: FastAPI) -> None:
+    class Leaf(BaseModel):
+        leaves: dict[str, "Leaf"] = {}
+
+    class Tree(BaseModel):
+        first: Leaf
+        pair: tuple[Leaf, int]
+
+    @app.websocket("/trees")
+    async def trees(connection: Admitted[Tree, list[Tree]]) -> None: ...
+
+    text = text_of(page_of(app))
+    assert text.count("Fields of Tree") == 1  # of the list; the other is the message itself
+    assert text.count("Fields of Leaf") == 2  # one for each message

@@ -1,0 +1,164 @@
+"""Answers that are refused, and what a person reads before and after a project is made."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cookiecutter.main import cookiecutter
+
+from ..conftest import ALL_OFF, TEMPLATE, Answers, Bake
+
+
+@pytest.mark.parametrize(
+    ("slug", "rule", "example"),
+    [
+        ("class", 'would make the package "class", which is a Python keyword', "class-app"),
+        ("Import", 'would make the package "import", which is a Python keyword', "import-app"),
+        ("json", "is a module of Python itself", "json-app"),
+        ("fastapi", "is a name that the project itself needs", "fastapi-app"),
+        ("pydantic-settings", "is a name that the project itself needs", "pydantic-settings-app"),
+        ("tests", "is a name that the project itself needs", "tests-app"),
+        ("my app", "must begin with a letter", "my-app-app"),
+        ("2fast", "must begin with a letter", "fast-app"),
+        ("chat--app", "must begin with a letter", "chat-app-app"),
+        ("chat-", "must begin with a letter", "chat-app"),
+        ("café", "must begin with a letter", "caf-app"),
+        ("日本語", "must begin with a letter", "chat-app"),
+        ("x" * 51, "has 51 characters, and at most 50 are possible", f"{'x' * 46}-app"),
+    ],
+)
+def test_a_slug_that_cannot_work_is_refused(
+    bake: Bake, capfd: pytest.CaptureFixture[str], slug: str, rule: str, example: str
+) -> None:
+    assert bake(project_slug=slug).exit_code != 0
+    said = capfd.readouterr().err
+    assert f"project_slug {ascii(slug)}" in said
+    assert rule in said
+    assert f"try '{example}'" in said
+    assert bake(project_slug=example).exit_code == 0
+
+
+BIDIRECTIONAL = [*map(chr, range(0x202A, 0x202F)), *map(chr, range(0x2066, 0x206A))]
+BIDIRECTIONAL += ["\u200e", "\u200f", "\u061c"]
+
+
+def test_a_slug_may_be_any_name_that_the_project_does_not_need(bake: Bake) -> None:
+    assert bake(project_slug="redis").exit_code == 0
+    assert bake(project_slug="playwright", include_demo=False).exit_code == 0
+
+
+@pytest.mark.parametrize("field", ["project_name", "description", "author_name"])
+@pytest.mark.parametrize(
+    "character", ["\n", "\t", "\x1b", "\x7f", "\u2028", "\udc80", *BIDIRECTIONAL]
+)
+def test_a_control_character_is_refused(
+    bake: Bake, capfd: pytest.CaptureFixture[str], field: str, character: str
+) -> None:
+    assert bake(**{field: f"a{character}b"}).exit_code != 0
+    said = capfd.readouterr().err
+    assert f"{field} {ascii(f'a{character}b')} has a control character" in said
+
+
+def test_a_project_needs_a_name(bake: Bake, capfd: pytest.CaptureFixture[str]) -> None:
+    assert bake(project_name=" ").exit_code != 0
+    assert "project_name is empty; try 'Chat App'" in capfd.readouterr().err
+
+
+def test_all_problems_are_named_at_once(bake: Bake, capfd: pytest.CaptureFixture[str]) -> None:
+    assert bake(project_slug="class", author_name="a\tb").exit_code != 0
+    said = capfd.readouterr().err
+    assert "project_slug" in said
+    assert "author_name" in said
+
+
+def test_the_next_steps_are_in_the_users_own_names(
+    bake: Bake, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bake(project_slug="tea-time", auth="jwt")
+    said = capfd.readouterr().out
+    assert "cd tea-time\n    uv run tea-time key >> .env\n    uv run tea-time\n" in said
+    assert "$(uv run tea-time token zoe)" in said
+    assert "\n\n\n" not in said.strip("\n")
+
+
+@pytest.mark.parametrize(
+    ("answers", "urls"),
+    [
+        ({}, ["ws://127.0.0.1:8000/ws"]),
+        ({"include_echo": False}, ["ws://127.0.0.1:8000/ws_json"]),
+        ({**ALL_OFF, "include_broadcast": True}, ["ws://127.0.0.1:8000/ws_broadcast"]),
+        (ALL_OFF, []),
+    ],
+)
+def test_the_next_steps_talk_to_an_endpoint_that_is_there(
+    bake: Bake, capfd: pytest.CaptureFixture[str], answers: Answers, urls: list[str]
+) -> None:
+    bake(**answers)
+    said = capfd.readouterr().out
+    assert re.findall(r"uv run python examples/talk.py (ws://\S+)", said) == urls
+    assert "\n\n\n" not in said.strip("\n")
+
+
+def test_the_next_steps_name_the_page(bake: Bake, capfd: pytest.CaptureFixture[str]) -> None:
+    bake()
+    assert "uv run my-websocket-app\n\nThen open http://127.0.0.1:8000/" in capfd.readouterr().out
+    bake(project_slug="no-page", include_demo=False)
+    assert "browser" not in capfd.readouterr().out
+
+
+def test_a_package_may_not_hide_the_redis_that_it_needs(
+    bake: Bake, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert bake(project_slug="redis", broker="redis").exit_code != 0
+    assert "is a name that the project itself needs" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        ({"broker": "redis"}, "redis://127.0.0.1:6379/0"),
+        ({**ALL_OFF, "broker": "redis"}, "the answer broker=redis has no effect"),
+    ],
+)
+def test_the_next_steps_say_what_the_broker_needs(
+    bake: Bake, capfd: pytest.CaptureFixture[str], answers: Answers, said: str
+) -> None:
+    bake(**answers)
+    text = capfd.readouterr().out
+    assert said in text
+    assert "\n\n\n" not in text.strip("\n")
+
+
+def test_folders_of_parts_that_are_off_are_removed(bake: Bake) -> None:
+    engine = bake(**ALL_OFF).project_path / "src/my_websocket_app/realtime"
+    always = {"asyncapi", "handshake", "server"}
+    assert {path.name for path in engine.iterdir() if path.is_dir()} == always
+    assert not engine.with_name("web").exists()
+    rooms = bake(project_slug="in-memory").project_path / "src/in_memory/realtime/rooms"
+    assert not (rooms / "redis").exists()
+
+
+def test_a_folder_that_holds_a_file_is_kept(tmp_path: Path) -> None:
+    kept = tmp_path / "my-websocket-app/src/my_websocket_app/realtime/rooms/mine.py"
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    cookiecutter(
+        str(TEMPLATE),
+        no_input=True,
+        extra_context=ALL_OFF,
+        output_dir=str(tmp_path),
+        overwrite_if_exists=True,
+        default_config=True,
+    )
+    assert kept.exists()
+    assert not kept.parents[1].joinpath("tokens").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device here")
+def test_a_project_is_made_although_nobody_reads_the_next_steps(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cookiecutter", str(TEMPLATE), "--no-input", "-o", tmp_path]
+    with Path("/dev/full").open("w") as full:
+        subprocess.run(command, stdout=full, check=True)
+    assert (tmp_path / "my-websocket-app/README.md").exists()

@@ -1,0 +1,32 @@
+"""The engine of this project's WebSockets. Endpoints import what is listed here."""
+
+from .admission import Admission, Admitted
+from .asyncapi import add_asyncapi, asyncapi_document
+from .close_codes import CloseCode
+from .connection import Connection
+from .formats import ErrorCode, dump_json
+from .identity import Identity
+from .message_types import Subprotocol
+from .realtime import Realtime, RealtimeDep, current_settings
+from .server.command import serve
+from .settings import RealtimeSettings, SettingsError, load_settings
+
+__all__ = [
+    "Admission",
+    "Admitted",
+    "CloseCode",
+    "Connection",
+    "Realtime",
+    "RealtimeDep",
+    "ErrorCode",
+    "Identity",
+    "RealtimeSettings",
+    "SettingsError",
+    "Subprotocol",
+    "add_asyncapi",
+    "asyncapi_document",
+    "current_settings",
+    "dump_json",
+    "load_settings",
+    "serve",
+]

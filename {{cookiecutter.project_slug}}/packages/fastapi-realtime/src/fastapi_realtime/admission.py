@@ -1,0 +1,87 @@
+"""Admission: the dependency through which every WebSocket endpoint gets its connection."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from typing import Annotated
+
+from fastapi import Depends, HTTPException, WebSocket, WebSocketDisconnect
+
+from .close_codes import CloseCode
+from .connection import Connection, Incoming, Outgoing
+from .errors import close_code_for
+from .origin import check_origin
+from .realtime import Realtime, realtime_of
+
+
+class Admission:
+    """A dependency that checks a client before the handshake and yields its `Connection`.
+
+    Rejected handshakes get an HTTP response: 503 while the server stops, 403 for a page of another
+    origin, 503 when the server is full, 429 for too many from one address, 401 without a valid
+    token where tokens are required.
+
+    The handshake is answered when the endpoint first uses the connection, with the first of
+    `subprotocols` that the client offers; then all other dependencies and parameters have been
+    checked. A `Subprotocol` has message types of its own. The connection is closed when the endpoint returns, with 1000, or by the exception
+    that it raises: see `errors.close_code_for`; any other exception is a bug, and gives 1011.
+    """
+
+    def __init__(self, *subprotocols: str, close_codes: Mapping[int, str] | None = None) -> None:
+        """`close_codes` are the endpoint's own, 4000 to 4999, with their meanings for clients."""
+        self.subprotocols = subprotocols
+        self.close_codes = dict(close_codes or {})
+
+    async def __call__(self, websocket: WebSocket) -> AsyncIterator[Connection]:
+        realtime = realtime_of(websocket)
+        if realtime.drain.has_begun:
+            raise HTTPException(503, "restarting")
+        check_origin(websocket, realtime.settings.allowed_origins, realtime.settings.require_origin)
+        subprotocol = self._choose(websocket, realtime)
+        connection: Connection = Connection(
+            websocket,
+            realtime.settings,
+            subprotocol,
+            realtime.long_messages,
+            realtime.signatures.types(websocket.scope, subprotocol),
+        )
+        realtime.add(connection)
+        try:
+            await realtime.authenticate(connection)
+            yield connection
+            await connection.close()
+        except asyncio.CancelledError:
+            connection.abort()  # the server has waited long enough for this one
+            raise
+        except Exception as error:
+            await close_after(connection, error)
+        finally:
+            await realtime.remove(connection)
+
+    def _choose(self, websocket: WebSocket, realtime: Realtime) -> str | None:
+        known = (*self.subprotocols, *realtime.subprotocols)
+        offered = websocket.scope["subprotocols"]
+        return next((name for name in known if name in offered), None)
+
+
+Admitted = Annotated[Connection[Incoming, Outgoing], Depends(Admission())]
+"""A parameter of endpoints: `connection: Admitted[Incoming, Outgoing]`; see `Connection`."""
+
+
+async def close_after(connection: Connection, error: Exception) -> None:
+    """Close a connection whose endpoint raised.
+
+    Raises the exception again where the handshake can still be refused, or where it is a bug.
+    """
+    if isinstance(error, WebSocketDisconnect) and not connection.is_accepted:
+        return  # the client left before the handshake was answered
+    if not connection.is_accepted:
+        raise error
+    try:
+        close = close_code_for(error)
+    except ValueError:  # a code or a reason that can't be sent
+        await connection.close(CloseCode.INTERNAL_ERROR, "internal error")
+        raise
+    if close is None:
+        await connection.close(CloseCode.INTERNAL_ERROR, "internal error")
+        raise error
+    await connection.close(*close)

@@ -1,0 +1,100 @@
+"""Finds the WebSocket routes of an application, and what they declare."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from inspect import cleandoc, getdoc
+from typing import Any
+
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import RouteContext
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+
+from ..admission import Admission
+from ..message_types import Subprotocol
+from ..signature import Found, declared_types, find_routes, types_under
+from .messages import Exchange, exchange, identifier
+from .parameters import Parameter, parameters
+
+
+@dataclass(eq=False)
+class Endpoint:
+    """A WebSocket route; without `admission`, the engine does nothing for it."""
+
+    name: str
+    address: str
+    description: str
+    tags: list[str]
+    admission: Admission | None
+    exchanges: list[Exchange]
+    parameters: list[Parameter]
+    http_methods: list[str]
+
+    @property
+    def subprotocols(self) -> list[str]:
+        """Names of the subprotocols that it knows."""
+        return [str(name) for name in self.admission.subprotocols] if self.admission else []
+
+
+def find_endpoints(routes: Sequence[BaseRoute]) -> list[Endpoint]:
+    """Return all WebSocket routes; of those with the same path, the first gets the handshakes."""
+    found = list(find_routes(routes))
+    endpoints: dict[str, Endpoint] = {}
+    for prefix, context in found:
+        if isinstance(context.original_route, WebSocketRoute):
+            endpoint = describe(prefix, context)
+            endpoint.http_methods = http_methods(endpoint.address, found)
+            endpoints.setdefault(endpoint.address, endpoint)
+    return list(endpoints.values())
+
+
+def describe(prefix: str, context: RouteContext) -> Endpoint:
+    """Return what a route and its endpoint declare."""
+    dependant: Dependant | None = getattr(context, "dependant", None)
+    admission = find_admission(dependant)
+    declared = declared_types(dependant)
+    forms = [exchange(declared, None, errors=admission is not None)]
+    for subprotocol in admission.subprotocols if admission else ():
+        if isinstance(subprotocol, Subprotocol):
+            types = types_under(subprotocol, declared)
+            forms.append(exchange(types, subprotocol, errors=False))
+    names = list(getattr(context, "param_convertors", {}))
+    return Endpoint(
+        identifier(context.name or "") or "websocket",
+        address_of(prefix, context),
+        cleandoc(getdoc(context.endpoint) or ""),
+        [str(getattr(tag, "value", tag)) for tag in tags_of(context)],
+        admission,
+        forms,
+        parameters(dependant, names),
+        [],
+    )
+
+
+def tags_of(context: RouteContext) -> list[Any]:
+    """Return the tags of the routers that a route was included with."""
+    return getattr(context, "tags", None) or []
+
+
+def address_of(prefix: str, context: RouteContext) -> str:
+    """Return the path with the names of its parameters alone: `/items/{id}`."""
+    return f"{prefix}{context.path_format or context.path or ''}"
+
+
+def http_methods(address: str, found: list[Found]) -> list[str]:
+    """Return the methods of HTTP routes with the same path that OpenAPI documents."""
+    methods: set[str] = set()
+    for prefix, context in found:
+        is_route = isinstance(context.original_route, Route)
+        if is_route and address_of(prefix, context) == address:
+            methods |= (context.methods or set()) if context.include_in_schema else set()
+    return sorted(methods)
+
+
+def find_admission(dependant: Dependant | None) -> Admission | None:
+    """Return the admission among the dependencies of an endpoint, or theirs."""
+    if dependant is None:
+        return None
+    if isinstance(dependant.call, Admission):
+        return dependant.call
+    found = map(find_admission, dependant.dependencies)
+    return next((admission for admission in found if admission), None)

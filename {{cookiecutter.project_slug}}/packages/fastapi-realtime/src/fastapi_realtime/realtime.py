@@ -1,0 +1,232 @@
+"""The engine: the state that all connections of an application share, and its lifetime."""
+
+import asyncio
+import gc
+import time
+from collections.abc import AsyncGenerator, Awaitable, Iterable
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+)
+from typing import Annotated, Any, Protocol, TypeVar, cast
+
+from fastapi import Depends, FastAPI, HTTPException
+from fastapi.requests import HTTPConnection
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from .close_codes import CloseCode
+from .connection import Connection
+from .errors import add_error_handlers, add_to_mounted
+from .identity import Authenticator, Identity
+from .limits import ConnectionLimiter, LongMessages
+from .server.fast_path import FindTransport
+from .server.logging import CheckClient, set_up_logging
+from .server.metrics import ConnectionCounts, running
+from .server.open_files import connections_that_fit
+from .server.shutdown import Drain
+from .server.stop_signals import StopSignals
+from .settings import RealtimeSettings
+from .signature import Signatures
+
+S = TypeVar("S", bound="Service")
+
+
+class Service(Protocol):
+    """An optional part of the engine, with a lifetime of its own."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it can serve clients now."""
+        ...
+
+    def lifespan(self, realtime: "Realtime") -> AbstractAsyncContextManager[None]:
+        """Run between the start and the stop of the application, as a part of this engine."""
+        ...
+
+    async def flush(self) -> None:
+        """Wait until what was sent so far is on its way to the clients."""
+        ...
+
+    async def close_subject(self, subject: str) -> None:
+        """Have other processes that it knows close the connections of a subject."""
+        ...
+
+
+class Realtime:
+    """What all connections of an application share; `install` puts it on the application."""
+
+    def __init__(
+        self,
+        settings: RealtimeSettings,
+        *,
+        authenticator: Authenticator | None = None,
+        services: Iterable[Service] = (),
+    ) -> None:
+        """Without an `authenticator`, any client may connect."""
+        self.settings = settings
+        self.authenticator = authenticator
+        self.subprotocols = authenticator.subprotocols if authenticator else ()
+        self._counts = ConnectionCounts()
+        self.connections = cast("set[Connection]", self._counts.open)
+        self.long_messages = LongMessages()
+        self.signatures = Signatures()
+        self.limiter = ConnectionLimiter(settings.max_connections, settings.max_connections_per_ip)
+        self.drain = Drain(self.connections, settings.drain_seconds, self.flush)
+        self.services = tuple(services)
+        self._is_running = False
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether clients can be served: after the start, until a stop begins or a part fails."""
+        is_open = self._is_running and not self.drain.has_begun
+        return is_open and all(service.is_ready for service in self.services)
+
+    def install(self, app: FastAPI) -> None:
+        """Add lifespan, middleware, logging and error handlers to an application."""
+        app.state.realtime = self
+        set_up_logging(self.settings.log_format, self.settings.application)
+        add_error_handlers(app)
+        # Innermost, so that a middleware that wraps `send` is never bypassed.
+        app.user_middleware.append(Middleware(FindTransport))
+        app.add_middleware(CheckClient)
+        app.add_middleware(ProvideRealtime, realtime=self)
+        own_lifespan = app.router.lifespan_context
+
+        @asynccontextmanager
+        async def lifespan(app: FastAPI) -> AsyncGenerator[Any]:
+            self.signatures.resolve(app.routes)
+            add_to_mounted(app.routes)
+            async with self._running(), own_lifespan(app) as state:
+                yield state
+
+        app.router.lifespan_context = lifespan
+
+    def service(self, kind: type[S]) -> S:
+        """Return the service of this type; raises `LookupError` where there is none."""
+        for service in self.services:
+            if isinstance(service, kind):
+                return service
+        raise LookupError(f"there is no service {kind.__name__}")
+
+    async def flush(self) -> None:
+        """Wait until what was sent so far is on its way to the clients."""
+        for service in self.services:
+            await service.flush()
+
+    async def authenticate(self, connection: Connection) -> None:
+        """Find out who a client is, and close its connection when that expires.
+
+        Raises a 401. The connection knows its subject before revocation is checked, so
+        a revocation meanwhile finds it.
+        """
+        if self.authenticator is None:
+            return
+        connection.identity = await self.authenticator.identify(connection.websocket)
+        connection.close_at(connection.identity.expires)
+        await self.authenticator.check_revoked(connection.identity)
+
+    async def renew(self, connection: Connection, token: str) -> Identity:
+        """Return the identity of a new token for an open connection, and change nothing.
+
+        Raises a 401 for a token that is not valid or has been revoked, a 403 for one of another
+        subject, or where there are no tokens. `connection.renew` then takes the identity.
+        """
+        if self.authenticator is None:
+            raise HTTPException(403, "there are no tokens here")
+        identity = await self.authenticator.verify(token)
+        if identity.subject != connection.subject:
+            raise HTTPException(403, "the token is for another subject")
+        await self.authenticator.check_revoked(identity)
+        return identity
+
+    def close_subject(self, subject: str) -> int:
+        """Close a subject's connections in this process with 4401; return how many there were."""
+        theirs = [connection for connection in self.connections if connection.subject == subject]
+        for connection in theirs:
+            connection.close_soon(CloseCode.UNAUTHORIZED, "token revoked")
+        return len(theirs)
+
+    def add(self, connection: Connection) -> None:
+        """Count a connection; raises 503 or 429 if there are too many."""
+        self.limiter.acquire(connection.host)
+        self.connections.add(connection)
+
+    async def remove(self, connection: Connection) -> None:
+        """Wait until a connection is flushed, log its end, and count it no more."""
+        try:
+            await connection.wait_flushed()
+        finally:
+            connection.log_end()
+            self._counts.remove(connection)
+            self.limiter.release(connection.host)
+
+    @asynccontextmanager
+    async def _running(self) -> AsyncGenerator[None]:
+        settings = self.settings
+        limit = connections_that_fit(settings.max_connections)
+        self.limiter = ConnectionLimiter(limit, settings.max_connections_per_ip)
+        self.long_messages = LongMessages()  # in this event loop
+        idle = asyncio.create_task(close_idle(self.connections, settings.idle_timeout))
+        async with AsyncExitStack() as stack:
+            for service in self.services:
+                await stack.enter_async_context(service.lifespan(self))
+            self._is_running = True
+            running.add(self._counts)
+            signals = StopSignals(self.drain.run)
+            signals.install()
+            # The modules live as long as the process; collecting garbage among them could take
+            # tens of milliseconds at any message.
+            gc.freeze()
+            try:
+                yield
+            finally:
+                gc.unfreeze()
+                signals.restore()
+                self._is_running = False
+                running.discard(self._counts)
+                idle.cancel()
+
+
+async def close_idle(connections: set[Connection], seconds: float) -> None:
+    """Close with 1001 every connection that carried no message, in or out, for `seconds`.
+
+    One task for all of them: a timer each would cost 2 KiB a connection.
+    """
+    while True:
+        await asyncio.sleep(min(seconds / 10, 60))
+        now = time.monotonic()
+        for connection in [each for each in connections if each.idle_seconds(now) > seconds]:
+            connection.close_soon(CloseCode.GOING_AWAY, "idle; see APP_IDLE_TIMEOUT")
+
+
+class ProvideRealtime:
+    """Middleware that puts the engine into `scope`, where mounted applications find it, too."""
+
+    def __init__(self, app: ASGIApp, realtime: Realtime) -> None:
+        self.app = app
+        self.realtime = realtime
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        scope["fastapi_realtime"] = self.realtime
+        return self.app(scope, receive, send)
+
+
+def realtime_of(connection: HTTPConnection) -> Realtime:
+    """Return the engine that a request or a handshake came through."""
+    realtime: Realtime = connection.scope["fastapi_realtime"]
+    return realtime
+
+
+async def current_realtime(connection: HTTPConnection) -> Realtime:
+    """Return the application's engine, as a dependency; a plain function would run in a thread."""
+    return realtime_of(connection)
+
+
+async def current_settings(connection: HTTPConnection) -> RealtimeSettings:
+    """Return the settings that the application was made with, as a dependency."""
+    return realtime_of(connection).settings
+
+
+RealtimeDep = Annotated[Realtime, Depends(current_realtime)]

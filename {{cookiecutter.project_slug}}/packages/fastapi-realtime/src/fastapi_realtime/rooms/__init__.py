@@ -1,0 +1,35 @@
+"""Rooms: what one member sends reaches all others."""
+
+from ..settings import RoomSettings
+from .broker import BrokerUnavailable
+from .events import ClientMessage, MessageEvent, Present, ServerEvent
+from .formats import EVENTS_V1, RoomText
+from .member import Member
+from .names import check_name, check_room, user_room
+from .post import PublishError, post_message, server_url
+from .requests import JSON_BODY, AdmittedRequest, IdempotencyKey, JsonBody
+from .rooms import Rooms, RoomsDep
+
+__all__ = [
+    "EVENTS_V1",
+    "JSON_BODY",
+    "AdmittedRequest",
+    "BrokerUnavailable",
+    "ClientMessage",
+    "IdempotencyKey",
+    "JsonBody",
+    "Member",
+    "MessageEvent",
+    "Present",
+    "PublishError",
+    "RoomSettings",
+    "RoomText",
+    "Rooms",
+    "RoomsDep",
+    "ServerEvent",
+    "check_name",
+    "check_room",
+    "post_message",
+    "server_url",
+    "user_room",
+]

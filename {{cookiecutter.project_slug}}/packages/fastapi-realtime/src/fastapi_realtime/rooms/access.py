@@ -1,0 +1,73 @@
+"""Who may join a room, and who may publish to it."""
+
+from typing import Protocol
+
+from fastapi import HTTPException
+
+from ..identity import Identity
+from .names import is_room, is_user_room, user_room
+
+
+class RoomPolicy(Protocol):
+    """What the application decides, where there are tokens."""
+
+    async def may_join(self, identity: Identity, room: str) -> bool:
+        """Return whether a client may join a room, and see who is there."""
+        ...
+
+    async def may_publish(self, identity: Identity, room: str) -> bool:
+        """Return whether a client may publish to a room, as a member of it or not."""
+        ...
+
+
+class RoomAccess:
+    """Applies the policy. Nobody joins the room of another subject, whatever the policy says.
+
+    Without a policy, every room is open, and there are no `user:` rooms.
+    """
+
+    def __init__(self, policy: RoomPolicy | None) -> None:
+        self.policy = policy
+
+    async def may_join(self, identity: Identity, room: str) -> bool:
+        """Return whether a client may join a room, and see who is there."""
+        if is_user_room(room) and room != user_room(identity.subject):
+            return False
+        if self.policy is None:
+            return self._exists(room)
+        return await self.policy.may_join(identity, room)
+
+    async def may_publish(self, identity: Identity, room: str) -> bool:
+        """Return whether a client may publish to a room that exists."""
+        return self.policy is None or await self.policy.may_publish(identity, room)
+
+    async def check_join(self, identity: Identity, room: str) -> None:
+        """Raise a 403 for a client that may not join a room."""
+        if not await self.may_join(identity, room):
+            raise HTTPException(403, "this room is not open to you")
+
+    async def check_publish(self, identity: Identity, room: str) -> None:
+        """Raise a 403 for a client that may not publish to a room."""
+        if not self._exists(room) or not await self.may_publish(identity, room):
+            raise HTTPException(403, "you may not publish to this room")
+
+    def ref_key(self, sender: str, ref: str) -> str:
+        """Return a `ref` with its scope, which is its sender.
+
+        Without tokens it is the room, since anybody may have any name there.
+        """
+        scope = "" if self.policy is None else sender
+        return f"{scope}\n{ref}" if ref else ""
+
+    def check_target(self, room: str) -> None:
+        """Raise `ValueError` for a room to publish to that nobody can join."""
+        if not is_room(room):
+            raise ValueError(
+                f"there is no room {room!r}: not 1 to 260 printable characters, or . or .."
+            )
+        if not self._exists(room):
+            raise ValueError(f"there is no room {room!r}: only a subject of tokens has its own")
+
+    def _exists(self, room: str) -> bool:
+        """Return whether a room is an ordinary one, or that of a subject."""
+        return not is_user_room(room) or (self.policy is not None and room.startswith("user:"))

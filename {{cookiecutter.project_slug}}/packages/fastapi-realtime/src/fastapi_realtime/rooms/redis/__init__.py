@@ -1,0 +1,6 @@
+"""Rooms that span processes and hosts: Redis, or Valkey, carries their events."""
+
+from .broker import RedisBroker, RedisSettings, redis_broker
+from .sync_rooms import SyncRooms
+
+__all__ = ["RedisBroker", "RedisSettings", "SyncRooms", "redis_broker"]

@@ -1,0 +1,177 @@
+"""The broker for several processes: Redis keeps the log of each room."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from secrets import token_hex
+from typing import ClassVar
+
+from pydantic import SecretStr, field_validator
+from redis.exceptions import ResponseError
+
+from ...settings import RoomSettings
+from ..broker import FOREIGN_LOOP, Broker, BrokerUnavailable, CloseSubject
+from ..events import MessageEvent, PresenceEvent, Present
+from ..history import Replay
+from ..hub import Hub
+from ..presence import Presence
+from ..rooms import memory_broker
+from .commands import PATIENCE, Commands
+from .health import Health
+from .keys import Keys
+from .link import Link, reap
+from .members import Members
+from .messages import pack
+from .notices import Notices, close_commands
+from .processes import Processes
+from .publisher import Publisher
+from .reader import Reader
+from .replay import read_history
+from .rosters import Rosters
+from .waker import Waker
+
+MEMORY = "memory://"
+
+
+class RedisSettings(RoomSettings):
+    """Where Redis is."""
+
+    broker_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    """What carries rooms: `redis://`, `rediss://`, `unix://`, or `memory://` for one process."""
+
+    several_workers_need: ClassVar[str] = "another APP_BROKER_URL than memory://"
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether rooms live in one process."""
+        return self.broker_url.get_secret_value() == MEMORY
+
+    @field_validator("broker_url")
+    @classmethod
+    def check_broker_url(cls, value: SecretStr) -> SecretStr:
+        """Refuse a URL that no connection can be made from; the error shows none of it."""
+        url = value.get_secret_value()
+        if url != MEMORY:
+            try:
+                Link(url)
+            except Exception:
+                raise ValueError(
+                    "a broker is redis://[[user]:password@]host[:port][/database], the same with "
+                    "rediss:// (TLS), unix:///path/of.sock, or memory://"
+                ) from None
+        return value
+
+
+def redis_broker(settings: RedisSettings, hub: Hub) -> Broker:
+    """Return the broker of `APP_BROKER_URL`."""
+    if settings.is_in_memory:
+        return memory_broker(settings, hub)
+    return RedisBroker(settings, hub)
+
+
+class RedisBroker:
+    """Carries events between all processes that use the same Redis.
+
+    A message goes to Redis, and comes from there to every process that has members in its room,
+    this one too: so all of them see the same order.
+    """
+
+    def __init__(self, settings: RedisSettings, hub: Hub) -> None:
+        url, process = settings.broker_url.get_secret_value(), token_hex(4)
+        self._keys = keys = Keys(settings.application)
+        self.presence_limit = settings.presence_limit
+        self._hub = hub
+        self._history_length = settings.history_length
+        self._health = Health("publish", "read", "write", "listen")
+        self._commands = Commands(url)
+        self._publisher = Publisher(url, process, settings.history_length, self._health)
+        waker = Waker(self._commands)
+        self._members = Members(waker, keys)
+        presence = Presence(hub.deliver, settings.presence_limit)
+        processes = Processes(process, keys)
+        self._rosters = Rosters(presence, self._commands, keys, processes, settings.presence_limit)
+        self._reader = Reader(url, process, hub, self._members, waker, self._rosters, self._health)
+        self._notices = Notices(url, keys, processes, self._rosters, self._health)
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether Redis takes messages and is being read."""
+        return self._health.is_good
+
+    @asynccontextmanager
+    async def lifespan(self, close_subject: CloseSubject) -> AsyncGenerator[None]:
+        """Keep connections to Redis. Without Redis this starts, too, and waits for it."""
+        self._loop = asyncio.get_running_loop()
+        parts = (
+            self._publisher.run(),
+            self._reader.run(),
+            self._notices.run(close_subject),
+            self._rosters.run(),
+        )
+        tasks = [asyncio.create_task(part) for part in parts]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                await reap(task)
+            await self._rosters.close()
+            await self._commands.close()
+
+    async def publish(
+        self, event: MessageEvent, origin: str = "", ref: str = ""
+    ) -> asyncio.Future[str]:
+        """Send a message to its room, except to the connection `origin`.
+
+        Returns a future of its id, which comes once Redis has the message. Where a message with
+        the same `ref` is kept, it is the id of that one. Waits while the room has too much
+        pending in this process. Raises `BrokerUnavailable`, as the future may, and `RuntimeError`
+        in any other event loop than the application's.
+        """
+        if self._loop is not asyncio.get_running_loop():
+            raise RuntimeError(FOREIGN_LOOP)
+        packed = pack(event)
+        cursor = self._members.get(event.room)
+        if cursor is None:
+            return self._publisher.publish(self._keys.room(event.room), None, packed, origin, ref)
+        async with cursor.turn:
+            await self._hub.wait_ready(event.room)
+            await self._members.wait_near(cursor, len(packed))
+            return self._publisher.publish(cursor.keys, cursor, packed, origin, ref)
+
+    async def announce(self, event: PresenceEvent) -> None:
+        """Note that a connection has joined or left a room, and tell the others."""
+        self._rosters.announce(event)
+
+    async def present(self, room: str) -> Present:
+        """Return who is in a room; raises `BrokerUnavailable`."""
+        return await self._rosters.present(room)
+
+    async def close_subject(self, subject: str) -> None:
+        """Have every process close the connections of a subject; raises `BrokerUnavailable`."""
+        answers = await self._commands.run(*close_commands(self._keys, subject))
+        if isinstance(answers[0], ResponseError):
+            raise BrokerUnavailable
+
+    async def replay(self, room: str, since: str) -> Replay:
+        """Return what came after the position `since`; raises `BrokerUnavailable`."""
+        return await read_history(
+            self._commands, self._keys.room(room), since, self._history_length
+        )
+
+    async def enter(self, room: str) -> str:
+        """Count a member that joins a room, and return the room's position.
+
+        Raises `BrokerUnavailable` for a room without other members here, while Redis is away.
+        """
+        return await self._members.enter(room)
+
+    def leave(self, room: str) -> None:
+        """Count a member that leaves a room."""
+        self._members.leave(room)
+
+    async def flush(self) -> None:
+        """Wait until all that was published here is back from Redis, for `PATIENCE` seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE):
+                await self._members.catch_up()

@@ -1,0 +1,121 @@
+"""What processes tell each other apart from messages: that they run, who moves, whom to close."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from redis.exceptions import ResponseError
+
+from ..broker import CloseSubject
+from .health import Health
+from .keys import Keys
+from .link import MOVED_ON, Command, Link, explain
+from .processes import Processes
+from .rosters import Rosters
+from .scripts import KEEP_SECONDS
+from .supervisor import keep_connected
+
+BEAT_SECONDS = 1.0
+"""Seconds between two signs of life."""
+MAX_CLOSED = 10_000
+"""Subjects whose connections a process closes that reads slowly, or was away."""
+LOST_SECONDS = 60
+"""Seconds for which subjects are closed again that Redis may have lost."""
+
+
+class Notices:
+    """Says that this process runs, and reads two streams that all processes write and read.
+
+    One names rooms that somebody has joined or left, the other subjects whose connections are to
+    be closed.
+    """
+
+    def __init__(
+        self, url: str, keys: Keys, processes: Processes, rosters: Rosters, health: Health
+    ) -> None:
+        self._url = url
+        self._keys = keys
+        self._processes = processes
+        self._rosters = rosters
+        self._health = health
+        self._positions: dict[str, bytes] = {}
+        self._started_at = 0.0
+
+    async def run(self, close_subject: CloseSubject) -> None:
+        """Do so until this is cancelled."""
+        self._started_at = asyncio.get_running_loop().time()
+        takers = {self._keys.moves: self._rosters.note_token, self._keys.closed: close_subject}
+
+        async def work(link: Link) -> None:
+            await self._find_positions(link)
+            while True:
+                await self._beat(link)
+                await self._read(link, takers)
+
+        await keep_connected(self._url, "listen", self._health, work, self._processes.doubt)
+
+    async def _find_positions(self, link: Link) -> None:
+        """Go to the end of the one stream, and in the other to where reading stopped.
+
+        What was missed of rooms is noticed when they are compared with Redis. At first, subjects
+        are read that were closed since the start. A stream that ends before where reading stopped
+        is a new one, or has lost its end: then it is read from a minute ago.
+        """
+        moves, closed = self._keys.moves, self._keys.closed
+        self._positions[moves] = await self._end_of(link, moves)
+        before = self._positions.get(closed)
+        if before is None:
+            seconds = asyncio.get_running_loop().time() - self._started_at
+        elif number(before) <= number(await self._end_of(link, closed)):
+            return
+        else:
+            seconds = LOST_SECONDS
+        now, _ = await link.request("TIME")
+        self._positions[closed] = b"%d-0" % (1000 * max(0, int(now) - int(seconds) - 1))
+
+    async def _end_of(self, link: Link, stream: str) -> bytes:
+        entries = await link.request("XREVRANGE", stream, "+", "-", "COUNT", 1)
+        return bytes(entries[0][0]) if entries else b"0-0"
+
+    async def _beat(self, link: Link) -> None:
+        """Say that this process runs, which a Redis refuses that is full or read-only."""
+        (answer,) = await link.pipeline([self._processes.beat()])
+        if isinstance(answer, MOVED_ON):
+            raise answer
+        if isinstance(answer, ResponseError):
+            self._health.fails("write", explain(answer))
+            self._processes.doubt()
+        else:
+            self._health.works("write")
+            self._processes.take_beat(answer)
+            self._rosters.bury_dead()
+        self._health.works("listen")
+
+    async def _read(self, link: Link, takers: dict[str, Callable[..., object]]) -> None:
+        """Read both streams until the next sign of life is due."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + BEAT_SECONDS
+        while (left := int(1000 * (end - loop.time()))) > 0:
+            streams = ("STREAMS", *self._positions, *self._positions.values())
+            for name, entries in await link.request("XREAD", "BLOCK", left, *streams) or ():
+                self._take(name.decode(), entries, takers)
+
+    def _take(
+        self, stream: str, entries: list[Any], takers: dict[str, Callable[..., object]]
+    ) -> None:
+        for id, fields in entries:
+            self._positions[stream] = id
+            takers[stream](*(value.decode() for value in fields[1::2]))
+
+
+def close_commands(keys: Keys, subject: str) -> tuple[Command, Command]:
+    """Return the commands that have every process close a subject's connections."""
+    limit = ("MAXLEN", "~", MAX_CLOSED)
+    note = ("XADD", keys.closed, *limit, "*", "subject", subject)
+    return note, ("EXPIRE", keys.closed, KEEP_SECONDS)
+
+
+def number(id: bytes) -> tuple[int, int]:
+    """Return the id of an entry as numbers, which have an order."""
+    milliseconds, _, count = id.partition(b"-")
+    return int(milliseconds), int(count)

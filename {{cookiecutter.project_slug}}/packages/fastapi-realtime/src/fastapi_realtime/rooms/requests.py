@@ -1,0 +1,110 @@
+"""HTTP requests that do what a connection may do, checked and limited as one."""
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import Depends, HTTPException, Request
+from pydantic import JsonValue, TypeAdapter
+from starlette.requests import ClientDisconnect
+
+from ..formats import InvalidMessage, decode_json
+from ..identity import ANONYMOUS, Identity
+from ..limits import COUNTED_BYTES
+from ..origin import check_origin
+from ..realtime import RealtimeDep
+from .events import MAX_REF
+from .rooms import RoomsDep
+
+BODY_TIMEOUT = 10.0
+"""Seconds in which a body must have arrived."""
+
+CLOSE = {"Connection": "close"}
+"""Otherwise the server would read the rest of a body for nothing."""
+
+JSON_BODY: dict[str, Any] = {
+    "requestBody": {"required": True, "content": {"application/json": {"schema": {}}}}
+}
+"""What OpenAPI says of a route with `JsonBody`: `openapi_extra=JSON_BODY`."""
+
+json_value: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
+
+
+async def admit_request(request: Request, realtime: RealtimeDep, rooms: RoomsDep) -> Identity:
+    """Check a request as a handshake is checked, and return who sent it.
+
+    Raises 503 while the server stops, 403 for a page of another origin, 401 without a valid
+    token where tokens are required, and 429 for more than `messages_per_second` and
+    `message_burst` of one subject or, without tokens, of one address.
+    """
+    if realtime.drain.has_begun:
+        raise HTTPException(503, "restarting")
+    # Browsers send no origin when a page gets something of its own.
+    is_required = realtime.settings.require_origin and request.method != "GET"
+    check_origin(request, realtime.settings.allowed_origins, is_required)
+    identity = ANONYMOUS
+    if realtime.authenticator is not None:
+        identity = await realtime.authenticator.identify(request)
+        await realtime.authenticator.check_revoked(identity)
+    rooms.limit_requests(identity.subject, host_of(request))
+    return identity
+
+
+AdmittedRequest = Annotated[Identity, Depends(admit_request)]
+
+
+async def read_json(
+    request: Request, realtime: RealtimeDep, rooms: RoomsDep, client: AdmittedRequest
+) -> JsonValue:
+    """Return the JSON value in the body of a request that has been admitted.
+
+    Raises 413 for more than `max_message_bytes`, 408 for a body that takes too long, 415 for one
+    that is compressed, and 422 for anything else than JSON.
+    """
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise HTTPException(415, "send the body without compression")
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT):
+            body = await _read_body(request, realtime.settings.max_message_bytes)
+        if more := len(body) // COUNTED_BYTES:
+            rooms.limit_requests(client.subject, host_of(request), more)
+            await realtime.long_messages.wait_turn()
+        return decode_json(body.decode(), json_value)
+    except TimeoutError:
+        raise HTTPException(408, "the body took too long", CLOSE) from None
+    except (InvalidMessage, UnicodeDecodeError):
+        raise HTTPException(
+            422, "the body is not JSON, or too deep, or has too long a number"
+        ) from None
+    except ClientDisconnect:
+        raise HTTPException(400, "the body is incomplete") from None
+
+
+JsonBody = Annotated[JsonValue, Depends(read_json)]
+
+
+async def idempotency_key(request: Request) -> str:
+    """Return the header `Idempotency-Key`, if there is one; raises 422 for several or a long one."""
+    keys = request.headers.getlist("idempotency-key")
+    if len(keys) > 1 or any(len(key) > MAX_REF for key in keys):
+        raise HTTPException(422, f"Idempotency-Key: one of at most {MAX_REF} characters")
+    return keys[0] if keys else ""
+
+
+IdempotencyKey = Annotated[str, Depends(idempotency_key)]
+
+
+def host_of(request: Request) -> str:
+    """Return the client's address; behind a trusted proxy, what the proxy says it is."""
+    return request.client.host if request.client else ""
+
+
+async def _read_body(request: Request, limit: int) -> bytes:
+    too_big = HTTPException(413, "the body is too big; see APP_MAX_MESSAGE_BYTES", CLOSE)
+    if int(request.headers.get("content-length", 0)) > limit:
+        raise too_big
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise too_big
+    return bytes(body)

@@ -1,0 +1,22 @@
+"""JSON Web Tokens: who may connect, as whom, and until when."""
+
+from .keys import new_secret, read_key_file
+from .tokens import (
+    Identified,
+    TokenAuthenticator,
+    TokenError,
+    TokenSettings,
+    close_subject,
+    make_token,
+)
+
+__all__ = [
+    "Identified",
+    "TokenAuthenticator",
+    "TokenError",
+    "TokenSettings",
+    "close_subject",
+    "make_token",
+    "new_secret",
+    "read_key_file",
+]

@@ -1,0 +1,150 @@
+"""Keys that tokens are checked with: what each is for, and whether it is strong enough."""
+
+import json
+import stat
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from secrets import token_urlsafe
+from typing import Any, Literal
+
+import jwt
+from cryptography.exceptions import UnsupportedAlgorithm
+from jwt.algorithms import Algorithm as AlgorithmMethods
+
+Algorithm = Literal[
+    "HS256",
+    "HS384",
+    "HS512",
+    "RS256",
+    "RS384",
+    "RS512",
+    "PS256",
+    "PS384",
+    "PS512",
+    "ES256",
+    "ES384",
+    "ES512",
+    "EdDSA",
+]
+"""How a token may be signed (RFC 7518 §3.1, RFC 8037)."""
+
+MAX_KEY_BYTES = 65_536
+EXAMPLES = (b"change", b"example", b"secret", b"password", b"at-least", b"your-", b"12345")
+"""Words that no random secret contains."""
+NEW_KEY = f"`uv run python -m {__name__.partition('.')[0]} key` prints a new one"
+NOT_A_KEY = (jwt.PyJWTError, KeyError, TypeError, ValueError, UnsupportedAlgorithm)
+"""What PyJWT raises for a key of another type."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key, ready to use, with the algorithms that it is for and its `kid`, if it has one."""
+
+    value: Any = field(repr=False)
+    algorithms: tuple[str, ...]
+    kid: object = None
+
+    @property
+    def is_secret(self) -> bool:
+        """Whether tokens are signed with this same key; else it is a public one."""
+        return isinstance(self.value, bytes)
+
+
+def check_key(text: str, algorithms: Sequence[str]) -> Key:
+    """Return the key that a text is, or raise a `ValueError` that says what is wrong with it."""
+    if not text:
+        raise ValueError(f"it is empty; {NEW_KEY}")
+    if "PRIVATE KEY" in text:
+        raise ValueError("this is a private key; the server needs the public one")
+    return prepare_key(lambda algorithm: text, algorithms)
+
+
+def prepare_key(load: Callable[[str], Any], algorithms: Sequence[str], kid: object = None) -> Key:
+    """Return a key for those of the algorithms that its type fits.
+
+    `load` gets the name of an algorithm. So a public key is never used as a secret, whatever a
+    token asks for. Raises a `ValueError` for a key that is too weak, or for none of them.
+    """
+    fitting: dict[str, Any] = {}
+    for name in algorithms:
+        algorithm = jwt.get_algorithm_by_name(name)
+        try:
+            fitting[name] = algorithm.prepare_key(load(name))
+        except NOT_A_KEY:
+            continue
+        check_strength(fitting[name], algorithm)
+    if not fitting:
+        names = ", ".join(algorithms)
+        raise ValueError(f"this is not a key for {names} of APP_AUTH_ALGORITHMS")
+    return Key(next(iter(fitting.values())), tuple(fitting), kid)
+
+
+def check_strength(key: Any, algorithm: AlgorithmMethods) -> None:
+    """Raise a `ValueError` for a key that is too weak.
+
+    Secrets are as long as the hash that they sign with, RSA keys have 2048 bits (RFC 7518 §3).
+    """
+    if isinstance(key, bytes) and (
+        len(set(key)) < 10 or any(word in key.lower() for word in EXAMPLES)
+    ):
+        raise ValueError(f"this looks like an example; {NEW_KEY}")
+    if problem := algorithm.check_key_length(key):
+        raise ValueError(problem)
+
+
+def read_key_file(path: Path) -> str:
+    """Return the text of a key file; a device, a pipe or a big file raises a `ValueError`."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("the file of the key is not a regular file")
+    with path.open("rb") as file:
+        content = file.read(MAX_KEY_BYTES + 1)
+    if len(content) > MAX_KEY_BYTES:
+        raise ValueError(f"the file of the key has more than {MAX_KEY_BYTES} bytes")
+    return content.decode("utf-8-sig").strip()
+
+
+def new_secret() -> str:
+    """Return a random secret, long enough for every algorithm."""
+    return token_urlsafe(64)
+
+
+PRIVATE_PARTS = {"d", "p", "q", "dp", "dq", "qi", "oth"}
+
+Loaded = tuple[list[Key], list[str]]
+"""Keys that can be used, and for each of the others, why it can't."""
+
+
+def parse_jwks(text: str, algorithms: Sequence[str]) -> Loaded:
+    """Return the keys that can be used, and for each of the others, why it can't.
+
+    Raises a `ValueError` if this is no JWKS (RFC 7517 §5).
+    """
+    try:
+        document = json.loads(text)
+    except (RecursionError, ValueError):
+        document = None
+    entries = document.get("keys") if isinstance(document, dict) else None
+    if not isinstance(entries, list):
+        raise ValueError('this is not a JWKS, which looks like {"keys": [...]}')
+    keys, left_out = [], []
+    for number, entry in enumerate(entries, 1):
+        try:
+            keys.append(key_of(entry, algorithms))
+        except ValueError as problem:
+            left_out.append(f"key {number}: {problem}")
+    return keys, left_out
+
+
+def key_of(entry: Any, algorithms: Sequence[str]) -> Key:
+    """Return the key of an entry (RFC 7517 §4), or raise a `ValueError`."""
+    if not isinstance(entry, dict):
+        raise ValueError("this is not a JSON object")
+    if entry.get("use", "sig") != "sig":
+        raise ValueError("this is not for signatures")
+    if PRIVATE_PARTS & entry.keys():
+        raise ValueError("this is a private key")
+    names = [name for name in algorithms if entry.get("alg", name) == name]
+    if not names:
+        raise ValueError("its algorithm is not in APP_AUTH_ALGORITHMS")
+    return prepare_key(lambda name: jwt.PyJWK(entry, name).key, names, entry.get("kid"))

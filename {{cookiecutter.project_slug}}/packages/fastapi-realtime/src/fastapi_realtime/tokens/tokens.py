@@ -1,0 +1,211 @@
+"""Tokens: who a client is, and until when (JSON Web Tokens, RFC 7519)."""
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from math import isfinite
+from typing import Annotated, Any, ClassVar
+
+import jwt
+from fastapi import Depends, HTTPException
+from fastapi.requests import HTTPConnection
+from pydantic import AfterValidator, Field, SecretStr, ValidationInfo
+
+from ..identity import FAR_AWAY, Identity
+from ..realtime import Realtime, RealtimeDep
+from ..settings import CommaSeparated, RealtimeSettings
+from .jwks import READ_AGAIN_SECONDS, Clock, KeySet, KeysNotAvailableError
+from .keys import Algorithm, Key, prepare_key
+
+
+def _check(keys: SecretStr, info: ValidationInfo) -> SecretStr:
+    if "auth_algorithms" in info.data:  # else they are wrong, and that is said already
+        KeySet(keys.get_secret_value(), info.data["auth_algorithms"])
+    return keys
+
+
+class TokenSettings(RealtimeSettings):
+    """How tokens are checked."""
+
+    auth_algorithms: Annotated[tuple[Algorithm, ...], *CommaSeparated] = Field(
+        ("HS256",), min_length=1
+    )
+    """Algorithms that a token may be signed with, separated by commas; each needs a key."""
+
+    auth_key: Annotated[SecretStr, AfterValidator(_check)] = Field("", validate_default=True)
+    """Secrets or public keys (PEM) that tokens are checked with, separated by commas.
+
+    `file:<path>` reads a key, or a JWKS, from a file, `https://...` a JWKS from a URL.
+    """
+
+    auth_audience: str = ""
+    """What a token must name as its audience; without it, tokens must name none."""
+
+    def key_set(self, clock: Clock = time.monotonic) -> KeySet:
+        """Return the keys, ready to check tokens with; those in files are read for it."""
+        return KeySet(self.auth_key.get_secret_value(), self.auth_algorithms, clock)
+
+
+MAX_SUBJECT = 255
+"""Characters of a subject."""
+TIMES = ("exp", "nbf", "iat")
+"""Claims that are numbers of seconds since 1970 (RFC 7519 §2, NumericDate)."""
+
+IsRevoked = Callable[[dict[str, Any]], Awaitable[bool]]
+
+
+class TokenAuthenticator:
+    """Checks the token of a handshake or a request."""
+
+    # Browsers offer their token as a subprotocol, and want another one to be chosen.
+    subprotocols = ("v1",)
+    security_schemes: ClassVar[dict[str, dict[str, Any]]] = {
+        "bearer": {
+            "type": "http",
+            "scheme": "bearer",
+            "bearerFormat": "JWT",
+            "description": "A JSON Web Token with `sub` and `exp`, from clients that can send it.",
+        },
+        "bearerSubprotocol": {
+            "type": "httpApiKey",
+            "in": "header",
+            "name": "Sec-WebSocket-Protocol",
+            "description": "The same as a subprotocol `bearer.<token>`, from browsers. They offer "
+            "it together with another one to be chosen: `v1`, or one of the channel's own.",
+        },
+    }
+
+    def __init__(
+        self, settings: TokenSettings, is_revoked: IsRevoked, clock: Clock = time.monotonic
+    ) -> None:
+        """`is_revoked` is asked about the claims of every token that is valid otherwise.
+
+        `clock` says how old the keys of a JWKS are.
+        """
+        self._keys = settings.key_set(clock)
+        self._audience = settings.auth_audience or None
+        self._is_revoked = is_revoked
+
+    async def identify(self, connection: HTTPConnection) -> Identity:
+        """Return what the token of a handshake or a request says; raises what `verify` does."""
+        return await self.verify(find_token(connection))
+
+    async def verify(self, token: str) -> Identity:
+        """Return what a valid token says, or raise a 401; whether it is revoked is not asked.
+
+        Raises a 503 where the keys could not be read yet: the token may well be valid.
+        """
+        try:
+            claims = await self._keys.decode(token, self._audience)
+        except KeysNotAvailableError:
+            seconds = {"Retry-After": str(READ_AGAIN_SECONDS)}
+            raise HTTPException(503, "keys are not available", seconds) from None
+        except (jwt.InvalidTokenError, OverflowError, RecursionError, ValueError):
+            raise unauthorized() from None
+        times = [claims[name] for name in TIMES if name in claims]
+        if not is_subject(claims["sub"]) or not all(map(is_time, times)):
+            raise unauthorized()
+        return Identity(claims["sub"], min(claims["exp"], FAR_AWAY), claims)
+
+    async def check_revoked(self, identity: Identity) -> None:
+        """Raise a 401 for a token that has been revoked."""
+        if await self._is_revoked(identity.claims):
+            raise unauthorized()
+
+
+async def close_subject(realtime: Realtime, subject: str) -> int:
+    """Close a subject's connections with 4401; return how many there were in this process.
+
+    Other processes close theirs if rooms reach them. Raises a 503 if they can't be told; those of
+    this process are closed then, too.
+    """
+    count = realtime.close_subject(subject)
+    for service in realtime.services:
+        await service.close_subject(subject)
+    return count
+
+
+async def identify(connection: HTTPConnection, realtime: RealtimeDep) -> Identity:
+    """Return who sent a request, or raise a 401 that says nothing more (RFC 6750 §3).
+
+    A dependency for HTTP routes; `Admitted` has done the same for a connection.
+    """
+    assert realtime.authenticator is not None
+    identity = await realtime.authenticator.identify(connection)
+    await realtime.authenticator.check_revoked(identity)
+    return identity
+
+
+Identified = Annotated[Identity, Depends(identify)]
+
+
+def unauthorized() -> HTTPException:
+    """Return the answer to every token that is not valid."""
+    return HTTPException(401, "no valid token", {"WWW-Authenticate": "Bearer"})
+
+
+def is_time(value: object) -> bool:
+    """Return whether a claim is a number of seconds; PyJWT accepts text, too."""
+    if isinstance(value, float):
+        return isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_subject(name: str) -> bool:
+    """Return whether a name can be shown to others."""
+    return 0 < len(name) <= MAX_SUBJECT and name.isprintable()
+
+
+def find_token(connection: HTTPConnection) -> str:
+    """Return the token of `Authorization: Bearer`, or of the subprotocol `bearer.<token>`.
+
+    Browsers can send no header of their own, but they can offer subprotocols. There is no way
+    to send a token in the URL, where logs and histories would keep it.
+    """
+    credentials = connection.headers.getlist("authorization")
+    if len(credentials) > 1:
+        return ""
+    scheme, _, token = "".join(credentials).partition(" ")
+    if scheme.lower() == "bearer":
+        return token.strip()
+    offered: list[str] = connection.scope.get("subprotocols", [])
+    tokens = [name.removeprefix("bearer.") for name in offered if name.startswith("bearer.")]
+    return tokens[0] if len(tokens) == 1 else ""
+
+
+class TokenError(ValueError):
+    """A token can't be made."""
+
+
+def make_token(
+    subject: str,
+    seconds: float,
+    settings: TokenSettings,
+    private_key: str | None = None,
+    claims: Mapping[str, Any] | None = None,
+) -> str:
+    """Return a token for development, signed with the server's secret or a private key (PEM).
+
+    `claims` are added to `sub`, `exp` and `aud`, which they can't set. Raises `TokenError`.
+    """
+    claims = claims or {}
+    if not is_subject(subject):
+        raise TokenError(f"a subject has 1 to {MAX_SUBJECT} printable characters")
+    if not claims.keys().isdisjoint(("sub", "exp", "aud")):
+        raise TokenError("claims can't set sub, exp or aud")
+    try:
+        key = signing_key(settings, private_key)
+        audience = {"aud": settings.auth_audience} if settings.auth_audience else {}
+        all_claims = {**claims, **audience, "sub": subject, "exp": int(time.time() + seconds)}
+        return jwt.encode(all_claims, key.value, key.algorithms[0])
+    except (OverflowError, TypeError, ValueError, jwt.PyJWTError) as error:
+        raise TokenError(str(error)) from None
+
+
+def signing_key(settings: TokenSettings, private_key: str | None) -> Key:
+    """Return the private key, or the first secret of the settings; raises a `ValueError`."""
+    if private_key is not None and "PUBLIC KEY" not in private_key:
+        return prepare_key(lambda algorithm: private_key, settings.auth_algorithms)
+    secrets = [key for key in settings.key_set().keys if key.is_secret]
+    if private_key is not None or not secrets:
+        raise ValueError("a public key signs nothing; give the private one with --key")
+    return secrets[0]
