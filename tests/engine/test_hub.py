@@ -9,7 +9,7 @@ from fastapi_realtime.rooms import hub as hub_module
 from fastapi_realtime.rooms import room as room_module
 from fastapi_realtime.rooms.batch import (
     AFTER_ALL,
-    Outgoing,
+    EncodedEvent,
 )
 from fastapi_realtime.rooms.events import (
     GapEvent,
@@ -42,9 +42,9 @@ def join(stack: ExitStack, hub: Hub, room: str = "lobby") -> tuple[Subscriber, C
     return subscriber, client
 
 
-def message(text: str, room: str = "lobby", sender: str = "", offset: int = 0) -> Outgoing:
+def message(text: str, room: str = "lobby", sender: str = "", offset: int = 0) -> EncodedEvent:
     """Return a message as the broker hands it over."""
-    return Outgoing(MessageEvent(room=room, sender="zoe", data=text), sender, offset)
+    return EncodedEvent(MessageEvent(room=room, sender="zoe", data=text), sender, offset)
 
 
 async def test_events_of_one_turn_are_one_write_to_each_subscriber() -> None:
@@ -238,7 +238,7 @@ async def test_after_a_gap_offsets_may_begin_again() -> None:
         client = Client()
         subscriber = subscribe(stack, hub, client)
         hub.deliver(message("replayed", offset=7))
-        hub.deliver(Outgoing(GapEvent(room="lobby", since="x-7"), offset=AFTER_ALL))
+        hub.deliver(EncodedEvent(GapEvent(room="lobby", since="x-7"), offset=AFTER_ALL))
         hub.deliver(message("new", offset=1))
         await asyncio.sleep(0)
         subscriber.start(replayed=7)
@@ -250,7 +250,7 @@ async def test_a_new_subscriber_is_told_who_is_present_instead_of_what_it_missed
     with ExitStack() as stack:
         client = Client("events.v1")
         subscriber = subscribe(stack, hub, client)
-        hub.deliver(Outgoing(PresentEvent(room="lobby", count=7, members=[])))
+        hub.deliver(EncodedEvent(PresentEvent(room="lobby", count=7, members=[])))
         hub.deliver(message("one"))
         await asyncio.sleep(0)
         subscriber.start(present=PresentEvent(room="lobby", count=8, members=[]))

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pytest
 from fastapi_realtime.rooms import presence
-from fastapi_realtime.rooms.batch import Outgoing
+from fastapi_realtime.rooms.batch import EncodedEvent
 from fastapi_realtime.rooms.events import PresenceEvent
 from fastapi_realtime.rooms.formats import EVENTS
 from fastapi_realtime.rooms.presence import Presence
@@ -23,8 +23,8 @@ class Told:
     def __init__(self) -> None:
         self.events: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
 
-    def deliver(self, outgoing: Outgoing) -> None:
-        self.events.put_nowait(json.loads(split_frame(outgoing.frame(EVENTS))[0]))
+    def deliver(self, encoded: EncodedEvent) -> None:
+        self.events.put_nowait(json.loads(split_frame(encoded.frame(EVENTS))[0]))
 
     async def next(self) -> dict[str, Any]:
         async with asyncio.timeout(10):

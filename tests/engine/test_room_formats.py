@@ -7,7 +7,7 @@ import pytest
 from fastapi_realtime.formats import ErrorCode
 from fastapi_realtime.rooms.batch import (
     Batch,
-    Outgoing,
+    EncodedEvent,
 )
 from fastapi_realtime.rooms.events import (
     MessageEvent,
@@ -67,15 +67,15 @@ def test_an_error_repeats_the_ref_of_its_message_where_that_has_one(
 
 
 def test_an_event_is_encoded_once_for_each_format() -> None:
-    encoded: list[RoomEvent] = []
+    calls: list[RoomEvent] = []
 
     class CountingFormat(TextFormat):
         def encode(self, event: RoomEvent) -> bytes | None:
-            encoded.append(event)
+            calls.append(event)
             return super().encode(event)
 
     format = CountingFormat()
-    outgoing = Outgoing(MESSAGE)
-    first, second = Batch([outgoing], format), Batch([outgoing], format)
-    assert first.data == second.data == outgoing.frame(format)
-    assert encoded == [MESSAGE]
+    encoded = EncodedEvent(MESSAGE)
+    first, second = Batch([encoded], format), Batch([encoded], format)
+    assert first.data == second.data == encoded.frame(format)
+    assert calls == [MESSAGE]

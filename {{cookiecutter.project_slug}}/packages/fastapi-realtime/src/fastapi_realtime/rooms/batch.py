@@ -10,7 +10,7 @@ AFTER_ALL = 2**63
 """The offset of an event after which offsets may begin again."""
 
 
-class Outgoing:
+class EncodedEvent:
     """An event that is to be sent, and its frame in each format that is read.
 
     `sender` is the id of the subscriber that it came from, and `offset` the position of a
@@ -51,7 +51,7 @@ class Outgoing:
 class Batch:
     """Events that go out together in one format, and the bytes that all subscribers share."""
 
-    def __init__(self, events: list[Outgoing], format: RoomFormat) -> None:
+    def __init__(self, events: list[EncodedEvent], format: RoomFormat) -> None:
         self.events = events
         self._frames = [event.frame(format) for event in events]
         self._starts = [0, *accumulate(map(len, self._frames))]

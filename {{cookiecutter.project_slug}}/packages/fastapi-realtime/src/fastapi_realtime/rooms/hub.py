@@ -8,7 +8,7 @@ from opentelemetry import metrics
 
 from ..close_codes import CloseCode
 from ..connection import Connection
-from .batch import Outgoing
+from .batch import EncodedEvent
 from .room import SUBSCRIBERS_PER_TURN, Room, Share
 from .subscriber import DirectSubscriber, QueuedSubscriber, Subscriber
 
@@ -80,7 +80,7 @@ class Hub:
         while (room := self._rooms.get(name)) is not None and room.is_full:
             await room.taken.wait()
 
-    def deliver(self, event: Outgoing) -> None:
+    def deliver(self, event: EncodedEvent) -> None:
         """Fan an event out at the end of this turn, to all but the subscriber it came from."""
         room = self._rooms.get(event.room)
         if room is None:
@@ -122,10 +122,10 @@ class Hub:
         batch, late = share.batch, share.first
         for subscriber in share.subscribers:
             before = subscriber.unread
-            has_room = subscriber.put(batch, late.get(subscriber, 0) if late else 0)
+            keeps_up = subscriber.put(batch, late.get(subscriber, 0) if late else 0)
             if subscriber.unread != before:
                 self._unread += subscriber.unread - before
-            if not has_room:
+            if not keeps_up:
                 self._cut_off(subscriber)
         if self._unread > self._max_pending_bytes:
             self._shed()

@@ -5,7 +5,7 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-from .batch import Outgoing
+from .batch import EncodedEvent
 from .broker import FOREIGN_LOOP, CloseSubject
 from .events import MessageEvent, PresenceEvent, Present
 from .formats import EVENTS
@@ -60,12 +60,12 @@ class MemoryBroker:
         if ref and (known := history.find(ref)):
             return known
         event.id = history.next_id
-        outgoing = Outgoing(event, origin, history.offset + 1)
-        frame = outgoing.frame(EVENTS)  # raises for data that has no JSON form
+        encoded = EncodedEvent(event, origin, history.offset + 1)
+        frame = encoded.frame(EVENTS)  # raises for data that has no JSON form
         history.advance()
         if self._history_length:
             self._keep(event.room, frame, ref)
-        self._hub.deliver(outgoing)
+        self._hub.deliver(encoded)
         return event.id
 
     async def announce(self, event: PresenceEvent) -> None:

@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 
-from .batch import Outgoing
+from .batch import EncodedEvent
 from .events import PresenceEvent, Present, PresentEvent, PresentMember
 
 COUNT_SECONDS = 1.0
@@ -61,7 +61,7 @@ class Presence:
     with a limit of 0, it is sent nothing.
     """
 
-    def __init__(self, deliver: Callable[[Outgoing], None], limit: int) -> None:
+    def __init__(self, deliver: Callable[[EncodedEvent], None], limit: int) -> None:
         self._deliver = deliver
         self._limit = limit
         self._rosters: dict[str, Roster] = {}
@@ -115,7 +115,7 @@ class Presence:
         if roster.is_large(self._limit) or roster.is_counted:
             self._tell_soon(event.room, roster)
         else:
-            self._deliver(Outgoing(event, event.connection))
+            self._deliver(EncodedEvent(event, event.connection))
 
     def _tell_soon(self, room: str, roster: Roster) -> None:
         loop = asyncio.get_running_loop()
@@ -124,4 +124,4 @@ class Presence:
     def _tell_count(self, room: str, roster: Roster) -> None:
         present = roster.present(self._limit)
         roster.timer, roster.is_counted = None, not present.members
-        self._deliver(Outgoing(PresentEvent(room=room, **dict(present))))
+        self._deliver(EncodedEvent(PresentEvent(room=room, **dict(present))))

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from .batch import Batch, Outgoing
+from .batch import Batch, EncodedEvent
 from .formats import EVENTS, TEXT, RoomFormat
 from .subscriber import Subscriber
 
@@ -30,7 +30,7 @@ class Room:
     def __init__(self, name: str) -> None:
         self.name = name
         self.subscribers: dict[RoomFormat, set[Subscriber]] = {TEXT: set(), EVENTS: set()}
-        self.pending: list[Outgoing] = []
+        self.pending: list[EncodedEvent] = []
         self.pending_bytes = 0
         self.since = 0.0  # when the first of what is pending came
         self.late: dict[Subscriber, int] = {}  # how much was pending already when they came
@@ -54,7 +54,7 @@ class Room:
         """Remove a subscriber, if it is still here."""
         self.subscribers[subscriber.format].discard(subscriber)
 
-    def append(self, event: Outgoing) -> None:
+    def append(self, event: EncodedEvent) -> None:
         """Add an event to the next fan-out."""
         self.pending_bytes += len(event)  # raises for an event that can't be encoded
         self.pending.append(event)

@@ -7,7 +7,7 @@ from contextlib import suppress
 from fastapi import WebSocketDisconnect
 
 from ..connection import Connection
-from .batch import Batch, Outgoing
+from .batch import Batch, EncodedEvent
 from .events import PresentEvent
 from .formats import format_of
 
@@ -33,7 +33,7 @@ class Subscriber(ABC):
         self.format = format_of(connection)
         self.unread = 0  # bytes that waited when it was last given something
         self._max_backlog_bytes = max_backlog_bytes
-        self._held: list[Outgoing] | None = []
+        self._held: list[EncodedEvent] | None = []
         self._replayed = 0
 
     def put(self, batch: Batch, first: int = 0) -> bool:
@@ -56,7 +56,7 @@ class Subscriber(ABC):
         self._replayed = replayed
         if present is not None:
             others = [each for each in held or () if not each.is_presence]
-            held = [Outgoing(present), *others]
+            held = [EncodedEvent(present), *others]
         if held:
             self.put(Batch(held, self.format))
 

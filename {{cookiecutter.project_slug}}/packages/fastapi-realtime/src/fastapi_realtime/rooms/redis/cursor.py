@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from ..batch import AFTER_ALL, Outgoing
+from ..batch import AFTER_ALL, EncodedEvent
 from ..events import GapEvent
 from .keys import RoomKeys
 from .link import Command
@@ -90,7 +90,7 @@ class Cursor:
         epoch, offset = self.target
         return max(self.offset, offset) if epoch == self.epoch else self.offset
 
-    def take_look(self, answer: list[Any]) -> Outgoing | None:
+    def take_look(self, answer: list[Any]) -> EncodedEvent | None:
         """Take what the comparison says, and return the gap that members must be told of."""
         epoch, offset, start = answer[0].decode(), int(answer[1]), int(answer[2])
         mark, is_whole = answer[3], bool(answer[4])
@@ -108,13 +108,13 @@ class Cursor:
             return gap
         return None
 
-    def take(self, entry: LogEntry) -> list[Outgoing]:
+    def take(self, entry: LogEntry) -> list[EncodedEvent]:
         """Go on to a message of this epoch, and return it, after the gap before it if any."""
         is_next = entry.offset == self.offset + 1
         events = [] if is_next else [self.gap()]
         self.offset, self.mark, self.is_read = entry.offset, entry.mark, True
         return [*events, LoggedMessage(self.room, entry)]
 
-    def gap(self) -> Outgoing:
+    def gap(self) -> EncodedEvent:
         """Return what tells members that something after this position is lost."""
-        return Outgoing(GapEvent(room=self.room, since=self.position), offset=AFTER_ALL)
+        return EncodedEvent(GapEvent(room=self.room, since=self.position), offset=AFTER_ALL)

@@ -4,7 +4,7 @@ import json
 from typing import NamedTuple
 
 from ...server.fast_path import server_frame
-from ..batch import Outgoing
+from ..batch import EncodedEvent
 from ..events import MessageEvent
 from ..formats import EVENTS, RoomFormat
 
@@ -63,7 +63,7 @@ def offset_of(raw: RawEntry) -> int:
     return int(raw[0].partition(b"-")[0])
 
 
-class LoggedMessage(Outgoing):
+class LoggedMessage(EncodedEvent):
     """A message from the log. It is encoded already, and decoded only for text members."""
 
     __slots__ = ("_text",)
