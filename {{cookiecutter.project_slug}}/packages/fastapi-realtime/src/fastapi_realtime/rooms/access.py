@@ -9,21 +9,21 @@ from .names import is_room, is_user_room, user_room
 
 
 class RoomPolicy(Protocol):
-    """What the application decides, where there are tokens."""
+    """Decides who may join and publish, in an application with tokens."""
 
     async def may_join(self, identity: Identity, room: str) -> bool:
         """Return whether a client may join a room, and see who is there."""
         ...
 
     async def may_publish(self, identity: Identity, room: str) -> bool:
-        """Return whether a client may publish to a room, as a member of it or not."""
+        """Return whether a client may publish to a room; it need not be a member."""
         ...
 
 
 class RoomAccess:
-    """Applies the policy. Nobody joins the room of another subject, whatever the policy says.
+    """Applies the policy. No policy can let a client into the `user:` room of another subject.
 
-    Without a policy, every room is open, and there are no `user:` rooms.
+    Without a policy, every room is open and there are no `user:` rooms.
     """
 
     def __init__(self, policy: RoomPolicy | None) -> None:
@@ -38,29 +38,29 @@ class RoomAccess:
         return await self.policy.may_join(identity, room)
 
     async def may_publish(self, identity: Identity, room: str) -> bool:
-        """Return whether a client may publish to a room that exists."""
+        """Return whether a client may publish to an existing room."""
         return self.policy is None or await self.policy.may_publish(identity, room)
 
     async def check_join(self, identity: Identity, room: str) -> None:
-        """Raise a 403 for a client that may not join a room."""
+        """Raise a 403 if the client may not join a room."""
         if not await self.may_join(identity, room):
             raise HTTPException(403, "this room is not open to you")
 
     async def check_publish(self, identity: Identity, room: str) -> None:
-        """Raise a 403 for a client that may not publish to a room."""
+        """Raise a 403 if the client may not publish to a room."""
         if not self._exists(room) or not await self.may_publish(identity, room):
             raise HTTPException(403, "you may not publish to this room")
 
     def ref_key(self, sender: str, ref: str) -> str:
-        """Return a `ref` with its scope, which is its sender.
+        """Return the key by which a room's history finds a `ref`; it includes the sender.
 
-        Without tokens it is the room, since anybody may have any name there.
+        Without tokens it is the `ref` alone, since anyone may use any name.
         """
         scope = "" if self.policy is None else sender
         return f"{scope}\n{ref}" if ref else ""
 
     def check_target(self, room: str) -> None:
-        """Raise `ValueError` for a room to publish to that nobody can join."""
+        """Raise `ValueError` if no room can have this name."""
         if not is_room(room):
             raise ValueError(
                 f"there is no room {room!r}: not 1 to 260 printable characters, or . or .."
@@ -69,5 +69,5 @@ class RoomAccess:
             raise ValueError(f"there is no room {room!r}: only a subject of tokens has its own")
 
     def _exists(self, room: str) -> bool:
-        """Return whether a room is an ordinary one, or that of a subject."""
+        """Return whether there can be such a room: `user:` rooms need tokens."""
         return not is_user_room(room) or (self.policy is not None and room.startswith("user:"))

@@ -1,4 +1,4 @@
-"""Events on their way to members, encoded once for each format."""
+"""Encoded events: each is encoded once per format, and shared by all members."""
 
 from itertools import accumulate
 
@@ -7,14 +7,14 @@ from .events import PresenceEvent, PresentEvent, RoomEvent
 from .formats import EVENTS, RoomFormat
 
 AFTER_ALL = 2**63
-"""The offset of an event after which offsets may begin again."""
+"""The offset of a `gap`. It is above all others, since lower offsets may follow a gap."""
 
 
 class EncodedEvent:
-    """An event that is to be sent, and its frame in each format that is read.
+    """An event and its frames, one for each format in use.
 
-    `sender` is the id of the subscriber that it came from, and `offset` the position of a
-    message in its room; a gap has `AFTER_ALL`, and other events have none.
+    `sender` is the id of the subscriber that sent it. `offset` is that of a message in its room;
+    a gap has `AFTER_ALL`, other events 0.
     """
 
     __slots__ = ("_event", "_frames", "offset", "room", "sender")
@@ -28,11 +28,11 @@ class EncodedEvent:
 
     @property
     def is_presence(self) -> bool:
-        """Whether it tells of members, and not of messages."""
+        """Whether it is about members: `joined`, `left` or `present`."""
         return isinstance(self._event, PresenceEvent | PresentEvent)
 
     def frame(self, format: RoomFormat) -> bytes:
-        """Return the event as a frame of a server; empty where the format doesn't show it."""
+        """Return the event as a server frame; empty if the format leaves it out."""
         frame = self._frames.get(format)
         if frame is None:
             text = self._encode(format)
@@ -41,7 +41,7 @@ class EncodedEvent:
         return frame
 
     def __len__(self) -> int:
-        """Return the size of its longest form, in bytes."""
+        """Return the size of its JSON frame, in bytes; no other form is longer."""
         return len(self.frame(EVENTS))
 
     def _encode(self, format: RoomFormat) -> bytes | None:
@@ -49,7 +49,7 @@ class EncodedEvent:
 
 
 class Batch:
-    """Events that go out together in one format, and the bytes that all subscribers share."""
+    """Events in one format that are sent together; all subscribers share the bytes."""
 
     def __init__(self, events: list[EncodedEvent], format: RoomFormat) -> None:
         self.events = events
@@ -62,7 +62,7 @@ class Batch:
     def pieces(self, subscriber_id: str, first: int) -> list[memoryview]:
         """Return the bytes from event `first` on, without the subscriber's own events.
 
-        There are as few pieces as possible, and none is a copy.
+        The pieces are views of the shared bytes, as few as possible.
         """
         bounds = [self._starts[first]]
         for index in range(first, len(self.events)):
@@ -74,6 +74,6 @@ class Batch:
         return [piece for piece in pieces if piece]
 
     def frames(self, subscriber_id: str, first: int) -> list[bytes]:
-        """Return the frames from event `first` on, without the subscriber's own."""
+        """Return the frames from event `first` on, without the subscriber's own events."""
         pairs = zip(self.events[first:], self._frames[first:], strict=True)
         return [frame for event, frame in pairs if frame and event.sender != subscriber_id]

@@ -1,4 +1,4 @@
-"""What a broker does: it carries the events of a room to its members, all in the same order."""
+"""The broker interface. A broker carries a room's events to its members, in one order for all."""
 
 import asyncio
 from collections.abc import Callable
@@ -19,16 +19,16 @@ FOREIGN_LOOP = (
 
 
 Published = str | asyncio.Future[str]
-"""The id of a message, or a future of it where that takes a while."""
+"""The id of a message, or a future of it if the broker answers later."""
 
 CloseSubject = Callable[[str], object]
 """Closes the connections of a subject in this process."""
 
 
 class BrokerUnavailable(HTTPException):
-    """A broker can't be reached, or takes nothing now; a route that lets it pass answers 503.
+    """The broker can't be reached or refuses writes; a route that does not catch it answers 503.
 
-    What was to be published may have been, all the same: whether it was is not known.
+    When a publish raises this, the message may have been published all the same.
     """
 
     def __init__(self) -> None:
@@ -36,10 +36,10 @@ class BrokerUnavailable(HTTPException):
 
 
 class Broker(Protocol):
-    """Gives messages their ids and their order, keeps the latest, and hands events to the hub."""
+    """Gives messages an id and an order, keeps the latest ones, and passes events to the hub."""
 
     presence_limit: int
-    """Connections up to which a room's members are named; 0 if members are told nothing."""
+    """Rooms with more connections get counts instead of names; 0 turns presence off."""
 
     @property
     def is_ready(self) -> bool:
@@ -49,21 +49,21 @@ class Broker(Protocol):
     def lifespan(self, close_subject: CloseSubject) -> AbstractAsyncContextManager[None]:
         """Carry events, in the running event loop, until the application stops.
 
-        `close_subject` is called when another process has a subject's connections closed.
+        `close_subject` is called when another process asks to close a subject's connections.
         """
         ...
 
     async def publish(self, event: MessageEvent, origin: str = "", ref: str = "") -> Published:
         """Send a message to its room, except to the connection `origin`; return its id.
 
-        Messages of a room keep the order in which this was called, also where it returns before
-        they were published. Where the room's history has a message with the same `ref`, the id
-        is that of this one. Raises `BrokerUnavailable`, and the future may.
+        Messages of a room are published in the order of the calls, even if calls return before
+        that. If the room's history has a message with the same `ref`, nothing is sent, and the
+        id is that of the earlier message. Raises `BrokerUnavailable`, as the future may.
         """
         ...
 
     async def announce(self, event: PresenceEvent) -> None:
-        """Note that a connection has joined or left a room, and tell the others."""
+        """Record that a connection has joined or left a room, and notify the other members."""
         ...
 
     async def present(self, room: str) -> Present:
@@ -71,25 +71,25 @@ class Broker(Protocol):
         ...
 
     async def close_subject(self, subject: str) -> None:
-        """Have other processes close the connections of a subject; raises `BrokerUnavailable`."""
+        """Ask other processes to close a subject's connections; raises `BrokerUnavailable`."""
         ...
 
     async def replay(self, room: str, since: str) -> Replay:
-        """Return what came after the position `since`; raises `BrokerUnavailable`."""
+        """Return the messages after the position `since`; raises `BrokerUnavailable`."""
         ...
 
     async def enter(self, room: str) -> str:
         """Count a member that joins a room, and return the room's position.
 
-        All that comes after it is handed to the hub. Raises `BrokerUnavailable`, and then the
-        member doesn't count.
+        Every message after that position is passed to the hub. If this raises
+        `BrokerUnavailable`, the member is not counted.
         """
         ...
 
     def leave(self, room: str) -> None:
-        """Count a member that leaves a room."""
+        """Stop counting a member that leaves a room."""
         ...
 
     async def flush(self) -> None:
-        """Wait until all that was published here so far has been handed to the hub."""
+        """Wait until everything published by this process has been passed to the hub."""
         ...

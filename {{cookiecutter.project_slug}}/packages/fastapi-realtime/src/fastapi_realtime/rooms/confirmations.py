@@ -1,4 +1,4 @@
-"""Messages that a member has sent, and that the broker has not confirmed."""
+"""Messages of a member that the broker has not confirmed yet."""
 
 import asyncio
 from collections import deque
@@ -10,11 +10,11 @@ from fastapi import WebSocketDisconnect
 from .broker import BrokerUnavailable
 
 MAX_UNCONFIRMED = 32
-"""Messages of a member that may be on their way; its next one waits for all of them."""
+"""Maximum unconfirmed messages of a member; at this many, `add` waits until none is left."""
 
 
 class Confirmations:
-    """Tells a member, in the order of its messages, of the ids that they get."""
+    """Reports the ids of published messages to their sender, in order."""
 
     __slots__ = ("_accepted", "_refused", "_task", "_waiting")
 
@@ -23,14 +23,14 @@ class Confirmations:
         accepted: Callable[[str, str], Awaitable[None]],
         refused: Callable[[str], Awaitable[None]],
     ) -> None:
-        """Call `accepted` with `ref` and id of a message, or `refused` with its `ref`."""
+        """Calls `accepted` with the `ref` and id of each message, or `refused` with its `ref`."""
         self._accepted = accepted
         self._refused = refused
         self._waiting: deque[tuple[str, asyncio.Future[str]]] = deque()
         self._task: asyncio.Task[None] | None = None
 
     async def add(self, ref: str, published: asyncio.Future[str]) -> None:
-        """Await the id of a message; wait only if too many are awaited."""
+        """Add a message; `published` is the future of its id. Waits at `MAX_UNCONFIRMED`."""
         self._waiting.append((ref, published))
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
@@ -38,7 +38,7 @@ class Confirmations:
             await asyncio.wait([self._task])
 
     def drop(self) -> None:
-        """Await nothing more: the member has left. What it sent is published all the same."""
+        """Stop reporting: the member has left. Its messages are published all the same."""
         if self._task is not None:
             self._task.cancel()
         for _, published in self._waiting:
@@ -47,10 +47,10 @@ class Confirmations:
     async def _run(self) -> None:
         with suppress(WebSocketDisconnect):
             while self._waiting:
-                await self._tell(*self._waiting[0])
+                await self._report(*self._waiting[0])
                 self._waiting.popleft()
 
-    async def _tell(self, ref: str, published: asyncio.Future[str]) -> None:
+    async def _report(self, ref: str, published: asyncio.Future[str]) -> None:
         try:
             message_id = await published
         except BrokerUnavailable:

@@ -1,4 +1,4 @@
-"""Events of a room, and what members send."""
+"""The events of `events.v1`, from the server and from clients."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -8,10 +8,10 @@ from pydantic import BaseModel, Field, JsonValue
 from ..formats import DETAILS, ErrorCode
 
 MAX_REF = 255
-"""Characters of a `ref`."""
+"""Maximum length of a `ref`, in characters."""
 
 MAX_TOKEN = 8192
-"""Characters of a token; as much fits into a header."""
+"""Maximum length of a token, in characters; the same as fits into a header."""
 
 Position = Annotated[str, Field(examples=["5f0c2a1e-7"])]
 RoomName = Annotated[str, Field(examples=["tea"])]
@@ -27,16 +27,16 @@ SentRef = Annotated[str, Field(examples=["3fa85f64-5717-4562-b3fc-2c963f66afa6"]
 class MessageEvent:
     """A message that a member sent; `id` is its position in the room."""
 
-    # No pydantic model: `data` has been validated, and that takes long for much of it.
+    # No pydantic model: `data` has been validated, and large data is slow to validate again.
     type: Literal["message"] = "message"
-    id: Position = ""  # added by the broker
+    id: Position = ""  # set by the broker
     room: RoomName
     sender: Sender
     data: Data
 
 
 class PresenceEvent(BaseModel):
-    """Another member joined or left; one sender may have several connections."""
+    """Another connection joined or left; one sender may have several connections."""
 
     type: Literal["joined", "left"]
     room: RoomName
@@ -45,7 +45,7 @@ class PresenceEvent(BaseModel):
 
 
 class JoinedEvent(BaseModel):
-    """You have joined, and receive every message after the position `id`."""
+    """You have joined the room, and receive every message after the position `id`."""
 
     type: Literal["joined"] = "joined"
     id: Position
@@ -62,14 +62,14 @@ class PresentMember(BaseModel):
 
 
 class Present(BaseModel):
-    """How many senders are in a room, and who they are, unless there are too many to name."""
+    """The number of senders in a room, and their names; `members` is empty in large rooms."""
 
     count: int
     members: list[PresentMember]
 
 
 class PresentEvent(BaseModel):
-    """Who is here, to a new member; and to all where there are too many to name joins and leaves."""
+    """Who is in the room: to a new member; in large rooms, to all instead of joins and leaves."""
 
     type: Literal["present"] = "present"
     room: RoomName
@@ -78,7 +78,7 @@ class PresentEvent(BaseModel):
 
 
 class GapEvent(BaseModel):
-    """Some messages after `since` are lost, for a member that comes back or that is here."""
+    """Some messages after `since` are lost; also sent to members that never disconnected."""
 
     type: Literal["gap"] = "gap"
     room: RoomName
@@ -86,7 +86,7 @@ class GapEvent(BaseModel):
 
 
 class ResumedEvent(BaseModel):
-    """What is kept of the messages after `since` has been sent, up to the position `id`."""
+    """All kept messages after `since` have been sent, up to the position `id`."""
 
     type: Literal["resumed"] = "resumed"
     id: Position
@@ -95,9 +95,9 @@ class ResumedEvent(BaseModel):
 
 
 class AcceptedEvent(BaseModel):
-    """To its sender: the message with this `ref` has been published, now or earlier, as `id`.
+    """Your message with this `ref` has been published, now or earlier, as `id`.
 
-    A token that has been accepted has no `id`.
+    For a new token there is no `id`.
     """
 
     type: Literal["accepted"] = "accepted"
@@ -106,14 +106,14 @@ class AcceptedEvent(BaseModel):
 
 
 class PongEvent(BaseModel):
-    """The answer to a `ping`, with its `ref`."""
+    """The answer to a `ping`, with the same `ref`."""
 
     type: Literal["pong"] = "pong"
     ref: SentRef | None = None
 
 
 class ErrorEvent(BaseModel):
-    """A message was ignored. `path` is where it first has the wrong shape."""
+    """Your message was ignored. `path` is the first field that does not match."""
 
     type: Literal["error"] = "error"
     code: Annotated[str, Field(examples=[ErrorCode.INVALID_SHAPE])]
@@ -124,7 +124,7 @@ class ErrorEvent(BaseModel):
 
 @dataclass(slots=True)
 class ClientMessage:
-    """A message that a member sends; with a `ref`, it is published once and `accepted`."""
+    """A message to the room. With a `ref`, it is published only once, and answered by `accepted`."""
 
     data: Data
     ref: Ref = ""
@@ -133,7 +133,7 @@ class ClientMessage:
 
 @dataclass(slots=True)
 class ClientPing:
-    """A question whether the server answers; browsers can't send the protocol's own."""
+    """Check that the server answers; browsers can't send WebSocket pings."""
 
     type: Literal["ping"]
     ref: Ref = ""
@@ -149,10 +149,10 @@ class ClientToken:
 
 
 ClientEvent = Annotated[ClientMessage | ClientPing | ClientToken, Field(discriminator="type")]
-"""What a member sends under `events.v1`."""
+"""Events from clients under `events.v1`."""
 
 RoomEvent = MessageEvent | PresenceEvent | PresentEvent | GapEvent
 """Events that all members of a room receive."""
 
 ServerEvent = RoomEvent | JoinedEvent | ResumedEvent | AcceptedEvent | PongEvent | ErrorEvent
-"""What a member receives under `events.v1`."""
+"""Events from the server under `events.v1`."""

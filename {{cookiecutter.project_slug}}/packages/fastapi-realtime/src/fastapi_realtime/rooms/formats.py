@@ -1,7 +1,7 @@
-"""The formats in which members read and write events.
+"""Wire formats of members.
 
-A member that asks for the subprotocol `events.v1` gets every event as JSON; any other gets the
-messages alone, as text.
+With the subprotocol `events.v1`, a member receives every event as JSON; without it, only
+messages, as text.
 """
 
 from collections.abc import AsyncIterator
@@ -26,7 +26,7 @@ from .events import (
 RoomText = Annotated[
     str, Field(description="A message of another member.", examples=["New message: Hello"])
 ]
-"""What a member receives that asks for no subprotocol."""
+"""What a member receives without a subprotocol."""
 
 EVENTS_V1 = Subprotocol(
     "events.v1", ClientEvent, ServerEvent, "Every event as JSON.", with_tokens=(ClientToken,)
@@ -36,27 +36,27 @@ client_event: TypeAdapter[ClientEvent] = TypeAdapter(ClientEvent)
 
 
 class RoomFormat(Protocol):
-    """How the members that share a format read and write."""
+    """Encodes and decodes the messages of members."""
 
     def encode(self, event: RoomEvent) -> bytes | None:
-        """Return an event as a text message in UTF-8; `None` for one that is not shown."""
+        """Return an event as a text message in UTF-8; `None` if the format leaves it out."""
         ...
 
     def decode(self, connection: Connection) -> AsyncIterator[ClientEvent | str]:
-        """Return what a member sends; a `str` is the text of a message."""
+        """Iterate over what a member sends; a `str` is the text of a message."""
         ...
 
     def error(self, code: str, detail: str, ref: str = "") -> str:
-        """Return an error as a text message; `ref` is that of the message it is about."""
+        """Return an error as a text message; `ref` is that of the message with the error."""
         ...
 
     def reject(self, message: str | bytes, code: ErrorCode, path: str = "") -> str:
-        """Return the error for a message; `path` is where it has the wrong shape."""
+        """Return the error for an invalid message; `path` is the first field that does not match."""
         ...
 
 
 class TextFormat(JsonFormat):
-    """Messages as `New message: <data>`, and nothing about who comes and goes."""
+    """Messages as `New message: <data>`; all other events are left out."""
 
     def error(self, code: str, detail: str, ref: str = "") -> str:
         return super().error(code, detail)
@@ -92,7 +92,7 @@ TEXT, EVENTS = TextFormat(), EventsFormat()
 
 
 def find_ref(message: str | bytes) -> str:
-    """Return the `ref` of a message that is rejected, so that its sender knows which one it is."""
+    """Return the `ref` of a rejected message, or an empty string, so its sender can identify it."""
     try:
         value = from_json(message)
     except ValueError:
@@ -102,5 +102,5 @@ def find_ref(message: str | bytes) -> str:
 
 
 def format_of(connection: Connection) -> RoomFormat:
-    """Return the format of the subprotocol that was chosen."""
+    """Return the format for the connection's subprotocol."""
     return EVENTS if connection.subprotocol == EVENTS_V1 else TEXT

@@ -1,47 +1,48 @@
-"""The history of a room: its latest messages, for members that come back."""
+"""The history of a room: its latest messages, for members that reconnect."""
 
 from collections import deque
 from secrets import token_hex
 from typing import NamedTuple
 
 HISTORY_BYTES = 1024
-"""Memory of a history without its messages, in bytes; a room's name has four a character."""
+"""Memory of an empty history, in bytes, without the room's name (up to 4 bytes a character)."""
 MESSAGE_BYTES = 112
-"""Memory of a message without the bytes of its frame."""
+"""Memory of a message without its frame, in bytes."""
 REF_BYTES = 200
-"""Memory of a message's `ref` without its characters, of four bytes at most."""
+"""Memory of a `ref` without its characters (up to 4 bytes each), in bytes."""
 
 
 class Replay(NamedTuple):
-    """What a returning member has missed, and whether that is all of it."""
+    """The messages that a returning member has missed, as far as they are kept."""
 
     frames: list[bytes]
-    """Messages under `events.v1`."""
+    """The messages, as frames of `events.v1`."""
     last_offset: int
-    """The offset of the last of them; 0 if there are none."""
+    """The offset of the last frame; 0 if there are none."""
     is_complete: bool
+    """Whether no message is missing."""
     position: str
     """The id of the room's last message."""
 
 
 class HistoryEntry(NamedTuple):
-    """A message that is kept, and its `ref` if it has one."""
+    """A kept message, and its `ref` or an empty string."""
 
     frame: bytes
     ref: str
 
     @property
     def size(self) -> int:
-        """The memory that it takes, in bytes."""
+        """Its memory, in bytes."""
         ref_size = REF_BYTES + 4 * len(self.ref) if self.ref else 0
         return MESSAGE_BYTES + len(self.frame) + ref_size
 
 
 class History:
-    """The latest messages of a room, without a hole, and the offset of the last one.
+    """The latest messages of a room, with consecutive offsets.
 
-    A position, which is also the id of a message, is the epoch, which no other history has, and
-    an offset.
+    A position, also used as a message's id, is `<epoch>-<offset>`. The epoch is random, so a
+    position of an earlier history of the room is recognized as unknown.
     """
 
     def __init__(self, room: str = "") -> None:
@@ -62,19 +63,19 @@ class History:
 
     @property
     def next_id(self) -> str:
-        """The id that the next message gets."""
+        """The id of the next message."""
         return f"{self.epoch}-{self.offset + 1}"
 
     def advance(self) -> None:
-        """Count a message."""
+        """Add one to the offset."""
         self.offset += 1
 
     def find(self, ref: str) -> str:
-        """Return the id of the message with this `ref`, or an empty text."""
+        """Return the id of the kept message with this `ref`, or an empty string."""
         return self._ids.get(ref, "")
 
     def append(self, frame: bytes, ref: str = "") -> None:
-        """Keep the message that was counted last."""
+        """Keep the message with the current offset."""
         entry = HistoryEntry(frame, ref)
         self._entries.append(entry)
         self.size += entry.size
@@ -82,14 +83,14 @@ class History:
             self._ids[ref] = self.position
 
     def drop_oldest(self) -> int:
-        """Forget the oldest message that is kept; return how much memory that frees, in bytes."""
+        """Drop the oldest kept message; return the memory that this frees, in bytes."""
         entry = self._entries.popleft()
         self._ids.pop(entry.ref, None)
         self.size -= entry.size
         return entry.size
 
     def since(self, position: str) -> Replay:
-        """Return what came after a position, or all that is kept if some of it is not."""
+        """Return the messages after a position; if some are lost, all that are kept."""
         missed = self._count_after(position)
         is_complete = 0 <= missed <= len(self._entries)
         entries = [*self._entries][len(self._entries) - missed if is_complete else 0 :]
@@ -97,7 +98,7 @@ class History:
         return Replay(frames, self.offset if frames else 0, is_complete, self.position)
 
     def _count_after(self, position: str) -> int:
-        """Return how many messages came after a position; less than 0 if it never was."""
+        """Return the number of messages after a position; negative if it is unknown."""
         epoch, _, offset = position.partition("-")
         if epoch != self.epoch or not (offset.isdecimal() and len(offset) < 20):
             return -1

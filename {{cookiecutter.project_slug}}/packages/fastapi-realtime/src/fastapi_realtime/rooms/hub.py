@@ -1,4 +1,4 @@
-"""Fan-out: how events reach all subscribers of the rooms of this process."""
+"""The hub: fans events out to the subscribers of all rooms in this process."""
 
 import asyncio
 from collections import deque
@@ -13,7 +13,7 @@ from .room import SUBSCRIBERS_PER_TURN, Room, Share
 from .subscriber import DirectSubscriber, QueuedSubscriber, Subscriber
 
 SHED_SECONDS = 1.0
-"""Seconds to send a 1013 to a member that is cut off because the process has too much pending."""
+"""Seconds to send a close frame to a member cut off by `max_pending_bytes`; then abort."""
 
 meter = metrics.get_meter(__name__)
 subscribers_cut_off = meter.create_counter(
@@ -30,17 +30,17 @@ fan_out = meter.create_histogram(
 
 
 class Hub:
-    """Queues events for rooms and fans them out, joined, once per turn of the event loop.
+    """Queues events for each room and writes them, joined, once per turn of the event loop.
 
-    A subscriber that leaves more than `max_backlog_bytes` waiting is cut off: it sees 1013 if it
-    still reads, and delays nobody. So are those with most waiting when there is more than
-    `max_pending_bytes` for all subscribers of the process.
+    A slow subscriber delays nobody: with more than `max_backlog_bytes` of unread data it is cut
+    off, and sees 1013 if it still reads. When all subscribers of the process together have more
+    than `max_pending_bytes` unread, those with the most are cut off.
     """
 
     def __init__(self, max_backlog_bytes: int, max_pending_bytes: int = 2**28) -> None:
         self._max_backlog_bytes = max_backlog_bytes
         self._max_pending_bytes = max_pending_bytes
-        self._unread = 0  # bytes that wait for all subscribers, at most
+        self._unread = 0  # upper bound of unread bytes of all subscribers
         self._rooms: dict[str, Room] = {}
         self._busy: deque[Room] = deque()
         self._fanning_out: asyncio.Task[None] | None = None
@@ -50,7 +50,7 @@ class Hub:
         return len(self._rooms)
 
     def subscribe(self, name: str, connection: Connection) -> Subscriber:
-        """Add a connection to a room. Its events wait until the subscriber is started."""
+        """Add a connection to a room. Its events are held until `Subscriber.start`."""
         kind = QueuedSubscriber if connection.transport is None else DirectSubscriber
         subscriber = kind(name, connection, self._max_backlog_bytes)
         room = self._rooms.get(name)
@@ -60,7 +60,7 @@ class Hub:
         return subscriber
 
     def unsubscribe(self, subscriber: Subscriber) -> None:
-        """Remove a subscriber, unless that is done already."""
+        """Remove a subscriber; does nothing if it was removed before."""
         subscriber.stop()
         self._unread -= subscriber.unread
         subscriber.unread = 0
@@ -72,28 +72,28 @@ class Hub:
             del self._rooms[subscriber.room]
 
     def full_rooms(self) -> set[str]:
-        """Return rooms that have as much pending as can be given to their subscribers at once."""
+        """Return the names of rooms whose publishers must wait."""
         return {room.name for room in self._busy if room.is_full}
 
     async def wait_ready(self, name: str) -> None:
-        """Wait while a room has as much pending as can be given to its subscribers at once."""
+        """Wait while a room has too much pending; see `Room.is_full`."""
         while (room := self._rooms.get(name)) is not None and room.is_full:
             await room.taken.wait()
 
     def deliver(self, event: EncodedEvent) -> None:
-        """Fan an event out at the end of this turn, to all but the subscriber it came from."""
+        """Queue an event for all subscribers of its room but its sender."""
         room = self._rooms.get(event.room)
         if room is None:
             return
         room.append(event)
         if len(room.pending) == 1:
-            room.since = asyncio.get_running_loop().time()
+            room.pending_since = asyncio.get_running_loop().time()
             self._busy.append(room)
         if self._fanning_out is None or self._fanning_out.done():
             self._fanning_out = asyncio.create_task(self._fan_out())
 
     async def flush(self) -> None:
-        """Wait until all that was published so far is on its way to the subscribers."""
+        """Wait until everything published so far has been written to the subscribers."""
         if self._fanning_out is not None:
             await asyncio.wait([self._fanning_out])
         for subscriber in self._subscribers():
@@ -113,16 +113,16 @@ class Hub:
         clock = asyncio.get_running_loop().time
         while self._busy:
             room = self._busy.popleft()
-            since = room.since
+            since = room.pending_since
             yield from room.take()
             fan_out.record(clock() - since)
 
     def _put(self, share: Share) -> None:
-        """Give a batch to subscribers, and cut off those that are too slow."""
-        batch, late = share.batch, share.first
+        """Send a batch to subscribers, and cut off those that are too slow."""
+        batch, skip = share.batch, share.skip
         for subscriber in share.subscribers:
             before = subscriber.unread
-            keeps_up = subscriber.put(batch, late.get(subscriber, 0) if late else 0)
+            keeps_up = subscriber.put(batch, skip.get(subscriber, 0) if skip else 0)
             if subscriber.unread != before:
                 self._unread += subscriber.unread - before
             if not keeps_up:
@@ -131,7 +131,7 @@ class Hub:
             self._shed()
 
     def _shed(self) -> None:
-        """Cut off the subscribers that have most waiting, until a tenth of the limit is free."""
+        """Cut off the subscribers with most unread bytes, until a tenth of the limit is free."""
         subscribers = sorted(self._subscribers(), key=lambda each: each.measure())
         self._unread = sum(each.unread for each in subscribers)
         if self._unread <= self._max_pending_bytes:

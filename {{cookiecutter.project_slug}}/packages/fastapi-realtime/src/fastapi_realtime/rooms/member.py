@@ -1,4 +1,4 @@
-"""A connection in a room, from joining to leaving."""
+"""A member: a connection in a room, from joining to leaving."""
 
 from collections.abc import AsyncIterator
 from typing import Literal, Self
@@ -31,16 +31,13 @@ from .history import Replay
 from .hub import Hub
 
 REFUSALS = {401: ErrorCode.UNAUTHORIZED, 503: ErrorCode.UNAVAILABLE}
-"""Errors for a new token, by the status that a handshake with it would get."""
+"""Error codes for a rejected new token, by the HTTP status of a handshake with it."""
 
 
 class Member:
-    """A connection that joins a room with `async with`, and leaves it at the end.
+    """A connection in a room. `async with` joins and leaves it; `async for` yields its messages."""
 
-    Iterate over it for the messages that it sends.
-    """
-
-    # A process holds thousands of them.
+    # A process may have thousands of members.
     __slots__ = (
         "_access",
         "_broker",
@@ -63,7 +60,7 @@ class Member:
         name: str,
         since: str,
     ) -> None:
-        """`name` is what others see; `since` the last id that a returning member received."""
+        """`name` is shown to others; `since` is the last id that a returning member received."""
         self.room = room
         self.name = name
         self._hub = hub
@@ -74,10 +71,10 @@ class Member:
         self._confirmations: Confirmations | None = None
 
     async def __aenter__(self) -> Self:
-        """Answer the handshake, send what was missed, and tell the others.
+        """Accept the handshake, send missed messages, and notify the other members.
 
-        Raises a 403 for a room that the client may not join, a 503 while the broker is
-        unavailable; if that is found out after the handshake, the client sees 1013.
+        Raises a 403 if the client may not join the room, and a 503 while the broker is
+        unavailable. If the broker fails after the handshake, the connection closes with 1013.
         """
         await self._access.check_join(self._connection.identity, self.room)
         position = await self._enter()
@@ -94,14 +91,14 @@ class Member:
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        """Leave the room, and tell the others."""
+        """Leave the room, and notify the other members."""
         await self._leave()
 
     async def __aiter__(self) -> AsyncIterator[ClientMessage]:
-        """Yield every message that the member sends.
+        """Yield the messages that the member sends.
 
-        Under `events.v1`, its `data` is any JSON value, else a text. Invalid messages are
-        answered with an error, pings with a pong, and a new token replaces the old one.
+        `data` is any JSON value under `events.v1`, and a string otherwise. Invalid messages get
+        an error, pings a pong, and a new token replaces the old one; none of these is yielded.
         """
         async for event in self._subscriber.format.decode(self._connection):
             if isinstance(event, str):
@@ -112,12 +109,12 @@ class Member:
                 await self._answer(event)
 
     async def publish(self, data: JsonValue, ref: str = "") -> None:
-        """Send a message to all others in the room; wait while too much is pending there.
+        """Send a message to all other members of the room. Waits while too much is pending.
 
-        With a `ref`, the member is told of its id, and if it comes again it is not sent again.
-        Where policy refuses it, or the broker is unavailable, the member gets an error; that may
-        be after this has returned.
-        Raises `WebSocketDisconnect` if the connection was closed while policy was asked.
+        With a `ref`, the member gets an `accepted` event with the message's id, and a message
+        that is resent with the same `ref` is not published twice. If the policy forbids it, or
+        the broker is unavailable, the member gets an error, perhaps after this has returned.
+        Raises `WebSocketDisconnect` if the connection closes while the policy is consulted.
         """
         connection = self._connection
         if not await self._access.may_publish(connection.identity, self.room):
@@ -152,7 +149,7 @@ class Member:
             await self._renew(event)
 
     async def _renew(self, event: ClientToken) -> None:
-        """Take a valid token of the same subject that still opens the room, or send an error."""
+        """Accept a valid token of the same subject that may join the room, or send an error."""
         connection = self._connection
         try:
             identity = await realtime_of(connection.websocket).renew(connection, event.token)
@@ -169,7 +166,7 @@ class Member:
         await self._connection.send_message(self._subscriber.format.error(code, DETAILS[code], ref))
 
     async def _enter(self) -> str:
-        """Subscribe, and return the position after which the member misses nothing."""
+        """Subscribe, and return the position after which the member receives every message."""
         self._subscriber = self._hub.subscribe(self.room, self._connection)
         try:
             return await self._broker.enter(self.room)
@@ -178,15 +175,15 @@ class Member:
             raise
 
     async def _start(self, position: str) -> None:
-        """Send what a returning member has missed, and then what was published meanwhile."""
-        replayed, is_listening = 0, self._subscriber.format is EVENTS
-        if is_listening and self._since:
+        """Send missed messages to a returning member, then those published meanwhile."""
+        replayed, has_events = 0, self._subscriber.format is EVENTS
+        if has_events and self._since:
             replay = await self._replay()
             replayed, position = replay.last_offset, replay.position
-        if is_listening:
+        if has_events:
             await self._send_joined(position)
         await self._announce("joined")
-        if is_listening and self._broker.presence_limit:
+        if has_events and self._broker.presence_limit:
             present = await self._broker.present(self.room)
             self._subscriber.start(replayed, PresentEvent(room=self.room, **dict(present)))
         else:
@@ -212,7 +209,7 @@ class Member:
         await self._connection.send_message(dump_json(event))
 
     async def _replay(self) -> Replay:
-        """Send what came after the last id that the member received."""
+        """Send the messages after `since`, with `gap` before them if some are lost."""
         room, since, connection = self.room, self._since, self._connection
         replay = await self._broker.replay(room, since)
         if not replay.is_complete:

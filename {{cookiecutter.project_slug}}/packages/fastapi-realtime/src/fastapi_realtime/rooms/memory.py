@@ -1,4 +1,4 @@
-"""The broker for one process."""
+"""The broker for a single process."""
 
 import asyncio
 from collections import OrderedDict
@@ -14,18 +14,18 @@ from .hub import Hub
 from .presence import Presence
 
 MAX_BYTES = 64 * 1024 * 1024
-"""Bytes that the histories of all rooms may take."""
+"""Maximum memory of the histories of all rooms, in bytes."""
 MAX_ROOM_BYTES = 1024 * 1024
-"""Bytes that the history of one room may take."""
+"""Maximum memory of the history of one room, in bytes."""
 
 
 class MemoryBroker:
-    """Carries events to the members of this process.
+    """Carries events within this process.
 
-    Keeps `history_length` messages and `MAX_ROOM_BYTES` of each room, and `max_bytes` of all
-    rooms together. When that is full, rooms without members are forgotten, the longest silent
-    first; then a room makes space for its new messages among its own old ones, or doesn't keep
-    them. So no room can push out the messages of another that has members.
+    Keeps up to `history_length` messages and `MAX_ROOM_BYTES` of each room, and `max_bytes` of
+    all rooms together. When that is full, rooms without members are dropped, least recently used
+    first. After that, a room drops its own old messages for new ones, or does not keep the new
+    ones. A room never evicts messages of another room that has members.
     """
 
     def __init__(
@@ -43,16 +43,16 @@ class MemoryBroker:
 
     @asynccontextmanager
     async def lifespan(self, close_subject: CloseSubject) -> AsyncGenerator[None]:
-        """Belong to the running event loop; else the first one to publish or join is it."""
+        """Bind to the running event loop; without this, the first publish or join does."""
         self._loop = asyncio.get_running_loop()
         yield
 
     async def publish(self, event: MessageEvent, origin: str = "", ref: str = "") -> str:
         """Send a message to its room, except to the connection `origin`; return its id.
 
-        Where a message with the same `ref` is kept, return the id of that one. Waits while the
-        room has too much pending. Raises `RuntimeError` in any other event loop than the
-        application's.
+        If the history has a message with the same `ref`, return the id of that one. Waits while
+        the room has too much pending. Raises `RuntimeError` outside of the application's event
+        loop.
         """
         self._check_loop()
         await self._hub.wait_ready(event.room)
@@ -69,7 +69,7 @@ class MemoryBroker:
         return event.id
 
     async def announce(self, event: PresenceEvent) -> None:
-        """Note that a connection has joined or left a room, and tell the others."""
+        """Record that a connection has joined or left a room, and notify the other members."""
         self._presence.announce(event)
 
     async def present(self, room: str) -> Present:
@@ -80,7 +80,7 @@ class MemoryBroker:
         """Do nothing: there are no other processes."""
 
     async def replay(self, room: str, since: str) -> Replay:
-        """Return what came after the position `since`."""
+        """Return the messages after the position `since`."""
         return self._histories.get(room, History()).since(since)
 
     async def enter(self, room: str) -> str:
@@ -92,13 +92,13 @@ class MemoryBroker:
         return history.position
 
     def leave(self, room: str) -> None:
-        """Count a member that leaves a room."""
+        """Stop counting a member that leaves a room."""
         self._histories[room].members -= 1
         if not self._histories[room].members:
             self._vacant[room] = None
 
     async def flush(self) -> None:
-        """Return at once: nothing is on its way from a process to itself."""
+        """Return at once: `publish` passes messages to the hub directly."""
 
     def _check_loop(self) -> None:
         loop = asyncio.get_running_loop()
@@ -131,7 +131,7 @@ class MemoryBroker:
             self._bytes_left += history.drop_oldest()
 
     def _forget_vacant(self, but: str) -> None:
-        """Forget rooms without members until there is space, but not the one in use."""
+        """Drop rooms without members until there is space, but not the room `but`."""
         while self._bytes_left < 0 and next(iter(self._vacant), but) != but:
             room, _ = self._vacant.popitem(last=False)
             self._bytes_left += self._histories.pop(room).size

@@ -1,4 +1,4 @@
-"""Publishing from another process, through the server's HTTP route."""
+"""Publishing from another process, through the server's HTTP API."""
 
 import json
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
@@ -9,17 +9,17 @@ from ..settings import RealtimeSettings
 TIMEOUT = 10.0
 """Seconds to wait for the server."""
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-"""Addresses that stand for all of this machine's, and one of those."""
+"""Wildcard addresses that a server listens on, and the loopback address to reach it at."""
 
 CONNECTIONS = {"http": HTTPConnection, "https": HTTPSConnection}
 
 
 class PublishError(Exception):
-    """A message was not published, or it is not known whether it was; the text says why."""
+    """A message was not published, or the outcome is unknown; the text says why."""
 
 
 def server_url(settings: RealtimeSettings) -> str:
-    """Return where a server with these settings is reached on this machine."""
+    """Return the URL of a local server with these settings; raises `PublishError` for port 0."""
     if not settings.port:
         raise PublishError("APP_PORT=0 takes any port; say which with --url")
     host = ANY_ADDRESS.get(settings.host, settings.host)
@@ -27,9 +27,9 @@ def server_url(settings: RealtimeSettings) -> str:
 
 
 def post_message(url: str, text: str, token: str = "") -> str:
-    """Send a text of JSON to the URL of a room, and return the id of the message.
+    """Publish a JSON text by a POST to the URL of a room, and return the id of the message.
 
-    Proxies of the environment are not used. Raises `PublishError`.
+    Ignores proxy settings of the environment. Raises `PublishError`.
     """
     headers = {"Content-Type": "application/json"}
     if token:

@@ -1,4 +1,4 @@
-"""Who is in a room, and what its members are told of it."""
+"""Presence: who is in a room, and `joined`, `left` and `present` events."""
 
 import asyncio
 from collections import Counter
@@ -8,7 +8,7 @@ from .batch import EncodedEvent
 from .events import PresenceEvent, Present, PresentEvent, PresentMember
 
 COUNT_SECONDS = 1.0
-"""Seconds between two counts of the members of a room that has too many to name."""
+"""Minimum seconds between two `present` events with counts in a large room."""
 
 
 class Roster:
@@ -17,20 +17,20 @@ class Roster:
     __slots__ = ("count", "is_counted", "people", "senders", "timer")
 
     def __init__(self) -> None:
-        self.count = 0  # senders, where not all are known here
-        self.senders: dict[str, str] = {}
-        self.people: Counter[str] = Counter()
+        self.count = 0  # senders, if this process does not know all connections; else 0
+        self.senders: dict[str, str] = {}  # by connection
+        self.people: Counter[str] = Counter()  # connections of each sender
         self.timer: asyncio.TimerHandle | None = None
-        self.is_counted = False  # whether the last that members were told is a count
+        self.is_counted = False  # whether the last event to members was a count
 
     def add(self, connection: str, sender: str) -> None:
-        """Add a connection, once however often it joins."""
+        """Add a connection, or replace its sender."""
         self.discard(connection)
         self.senders[connection] = sender
         self.people[sender] += 1
 
     def discard(self, connection: str) -> bool:
-        """Remove a connection, and return whether it was here."""
+        """Remove a connection; return whether it was present."""
         sender = self.senders.pop(connection, None)
         if sender is None:
             return False
@@ -44,7 +44,7 @@ class Roster:
         return self.count > 0 or len(self.senders) > limit
 
     def present(self, limit: int) -> Present:
-        """Return who is here, without names if there are more connections than `limit`."""
+        """Return who is present; above `limit` connections, only the count."""
         if self.is_large(limit):
             return Present(count=self.count or len(self.people), members=[])
         connections: dict[str, list[str]] = {sender: [] for sender in self.people}
@@ -57,8 +57,8 @@ class Roster:
 class Presence:
     """The rosters of the rooms that have members in this process.
 
-    A room with more than `limit` connections is sent counts, not names of who comes and goes;
-    with a limit of 0, it is sent nothing.
+    A room with more than `limit` connections gets counts instead of joins and leaves. With a
+    limit of 0, rooms get neither.
     """
 
     def __init__(self, deliver: Callable[[EncodedEvent], None], limit: int) -> None:
@@ -67,35 +67,35 @@ class Presence:
         self._rosters: dict[str, Roster] = {}
 
     def present(self, room: str) -> Present:
-        """Return who is in a room, without names if there are too many."""
+        """Return who is in a room; above the limit, only the count."""
         return self._rosters.get(room, Roster()).present(self._limit)
 
     def announce(self, event: PresenceEvent) -> None:
-        """Note that a connection has joined or left a room, and tell the others."""
+        """Record that a connection has joined or left a room, and notify the other members."""
         if event.type == "joined":
             roster = self._rosters.setdefault(event.room, Roster())
             roster.add(event.connection, event.sender)
         elif not self._discard(event):
             return
-        self._tell(event)
+        self._notify(event)
 
-    def merge(self, room: str, gone: set[str], come: dict[str, str], count: int) -> None:
-        """Take connections elsewhere for what they are, and tell nothing of each.
+    def merge(self, room: str, left: set[str], joined: dict[str, str], count: int) -> None:
+        """Update the connections of other processes, without an event for each.
 
-        With a `count` of senders, not all of them are known here; whenever it changes, members
-        are told.
+        A `count` above 0 is the number of senders in a room too large to list; members are
+        notified when it changes.
         """
         roster = self._rosters[room]
-        for connection in gone:
+        for connection in left:
             roster.discard(connection)
-        for connection, sender in come.items():
+        for connection, sender in joined.items():
             roster.add(connection, sender)
         has_changed, roster.count = roster.count != count, count
         if has_changed and roster.timer is None and self._limit:
-            self._tell_soon(room, roster)
+            self._schedule_count(room, roster)
 
     def forget(self, room: str) -> None:
-        """Forget a room that has no members here any more."""
+        """Forget a room that has no more members in this process."""
         roster = self._rosters.pop(room, None)
         if roster is not None and roster.timer is not None:
             roster.timer.cancel()
@@ -108,20 +108,20 @@ class Presence:
             self.forget(event.room)
         return True
 
-    def _tell(self, event: PresenceEvent) -> None:
+    def _notify(self, event: PresenceEvent) -> None:
         roster = self._rosters.get(event.room)
         if roster is None or roster.timer is not None or not self._limit:
             return
         if roster.is_large(self._limit) or roster.is_counted:
-            self._tell_soon(event.room, roster)
+            self._schedule_count(event.room, roster)
         else:
             self._deliver(EncodedEvent(event, event.connection))
 
-    def _tell_soon(self, room: str, roster: Roster) -> None:
+    def _schedule_count(self, room: str, roster: Roster) -> None:
         loop = asyncio.get_running_loop()
-        roster.timer = loop.call_later(COUNT_SECONDS, self._tell_count, room, roster)
+        roster.timer = loop.call_later(COUNT_SECONDS, self._send_count, room, roster)
 
-    def _tell_count(self, room: str, roster: Roster) -> None:
+    def _send_count(self, room: str, roster: Roster) -> None:
         present = roster.present(self._limit)
         roster.timer, roster.is_counted = None, not present.members
         self._deliver(EncodedEvent(PresentEvent(room=room, **dict(present))))

@@ -1,4 +1,4 @@
-"""HTTP requests that do what a connection may do, checked and limited as one."""
+"""HTTP routes for rooms: the same checks and limits as for a connection."""
 
 import asyncio
 from typing import Annotated, Any
@@ -16,29 +16,29 @@ from .events import MAX_REF
 from .rooms import RoomsDep
 
 BODY_TIMEOUT = 10.0
-"""Seconds in which a body must have arrived."""
+"""Seconds within which the whole body must arrive."""
 
 CLOSE = {"Connection": "close"}
-"""Otherwise the server would read the rest of a body for nothing."""
+"""Close the connection after the response: the server need not read the rest of the body."""
 
 JSON_BODY: dict[str, Any] = {
     "requestBody": {"required": True, "content": {"application/json": {"schema": {}}}}
 }
-"""What OpenAPI says of a route with `JsonBody`: `openapi_extra=JSON_BODY`."""
+"""Documents a route with `JsonBody` in OpenAPI: pass it as `openapi_extra=JSON_BODY`."""
 
 json_value: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
 
 
 async def admit_request(request: Request, realtime: RealtimeDep, rooms: RoomsDep) -> Identity:
-    """Check a request as a handshake is checked, and return who sent it.
+    """Check a request like a handshake, and return its sender.
 
-    Raises 503 while the server stops, 403 for a page of another origin, 401 without a valid
-    token where tokens are required, and 429 for more than `messages_per_second` and
-    `message_burst` of one subject or, without tokens, of one address.
+    Raises 503 while the server shuts down, 403 for an origin that is not allowed, 401 for a
+    missing or invalid token if tokens are required, and 429 above `messages_per_second` and
+    `message_burst` for one subject or, without tokens, one address.
     """
     if realtime.drain.has_begun:
         raise HTTPException(503, "restarting")
-    # Browsers send no origin when a page gets something of its own.
+    # Browsers send no Origin header with a GET to the page's own origin.
     is_required = realtime.settings.require_origin and request.method != "GET"
     check_origin(request, realtime.settings.allowed_origins, is_required)
     identity = ANONYMOUS
@@ -55,10 +55,10 @@ AdmittedRequest = Annotated[Identity, Depends(admit_request)]
 async def read_json(
     request: Request, realtime: RealtimeDep, rooms: RoomsDep, client: AdmittedRequest
 ) -> JsonValue:
-    """Return the JSON value in the body of a request that has been admitted.
+    """Return the JSON value in the body of an admitted request.
 
-    Raises 413 for more than `max_message_bytes`, 408 for a body that takes too long, 415 for one
-    that is compressed, and 422 for anything else than JSON.
+    Raises 413 above `max_message_bytes`, 408 after `BODY_TIMEOUT` seconds, 415 for a compressed
+    body, 422 for a body that is not JSON, and 400 if the client disconnects.
     """
     if request.headers.get("content-encoding", "identity") != "identity":
         raise HTTPException(415, "send the body without compression")
@@ -83,7 +83,10 @@ JsonBody = Annotated[JsonValue, Depends(read_json)]
 
 
 async def idempotency_key(request: Request) -> str:
-    """Return the header `Idempotency-Key`, if there is one; raises 422 for several or a long one."""
+    """Return the `Idempotency-Key` header, or an empty string.
+
+    Raises 422 for more than one, or for more than `MAX_REF` characters.
+    """
     keys = request.headers.getlist("idempotency-key")
     if len(keys) > 1 or any(len(key) > MAX_REF for key in keys):
         raise HTTPException(422, f"Idempotency-Key: one of at most {MAX_REF} characters")
@@ -94,7 +97,7 @@ IdempotencyKey = Annotated[str, Depends(idempotency_key)]
 
 
 def host_of(request: Request) -> str:
-    """Return the client's address; behind a trusted proxy, what the proxy says it is."""
+    """Return the client's address; behind a trusted proxy, the one that the proxy reports."""
     return request.client.host if request.client else ""
 
 

@@ -1,4 +1,4 @@
-"""A room of this process: its subscribers, and the events that are pending for them."""
+"""A room in this process: its subscribers and its pending events."""
 
 import asyncio
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from .formats import EVENTS, TEXT, RoomFormat
 from .subscriber import Subscriber
 
 SUBSCRIBERS_PER_TURN = 200
-"""Subscribers that are served before other tasks get their turn: less than a millisecond."""
+"""Subscribers written to before other tasks run: less than a millisecond."""
 MAX_ROOM_EVENTS = 256
 """Publishers wait above this many pending events of a room."""
 MAX_ROOM_BYTES = 256 * 1024
@@ -17,24 +17,25 @@ MAX_ROOM_BYTES = 256 * 1024
 
 
 class Share(NamedTuple):
-    """A batch, some of the subscribers that it is for, and from which event on, if not all."""
+    """A batch, and some of the subscribers to send it to."""
 
     batch: Batch
     subscribers: set[Subscriber]
-    first: dict[Subscriber, int]
+    skip: dict[Subscriber, int]
+    """Events of the batch from before a subscriber joined."""
 
 
 class Room:
-    """The subscribers of a room, by format, and the events that are pending for them."""
+    """The subscribers of a room, by format, and its pending events."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.subscribers: dict[RoomFormat, set[Subscriber]] = {TEXT: set(), EVENTS: set()}
         self.pending: list[EncodedEvent] = []
         self.pending_bytes = 0
-        self.since = 0.0  # when the first of what is pending came
-        self.late: dict[Subscriber, int] = {}  # how much was pending already when they came
-        self.taken = asyncio.Event()
+        self.pending_since = 0.0  # loop time of the first pending event
+        self.skip: dict[Subscriber, int] = {}  # events that were pending when it joined
+        self.taken = asyncio.Event()  # set, and replaced, when pending events are taken
 
     def __len__(self) -> int:
         return sum(map(len, self.subscribers.values()))
@@ -45,36 +46,36 @@ class Room:
         return len(self.pending) >= MAX_ROOM_EVENTS or self.pending_bytes >= MAX_ROOM_BYTES
 
     def add(self, subscriber: Subscriber) -> None:
-        """Add a subscriber, for events that are published from now on."""
+        """Add a subscriber. It does not receive events that are already pending."""
         self.subscribers[subscriber.format].add(subscriber)
         if self.pending:
-            self.late[subscriber] = len(self.pending)
+            self.skip[subscriber] = len(self.pending)
 
     def discard(self, subscriber: Subscriber) -> None:
-        """Remove a subscriber, if it is still here."""
+        """Remove a subscriber if it is present."""
         self.subscribers[subscriber.format].discard(subscriber)
 
     def append(self, event: EncodedEvent) -> None:
-        """Add an event to the next fan-out."""
-        self.pending_bytes += len(event)  # raises for an event that can't be encoded
+        """Add an event to the next fan-out; raises for one that can't be encoded."""
+        self.pending_bytes += len(event)  # encodes it, so it must come first
         self.pending.append(event)
 
     def take(self) -> Iterator[Share]:
-        """Take what is pending, and yield it in shares; publishers may go on meanwhile."""
-        events, late = self.pending, self.late
-        self.pending, self.late, self.pending_bytes = [], {}, 0
+        """Take all pending events, so that publishers can continue, and yield them in shares."""
+        events, skip = self.pending, self.skip
+        self.pending, self.skip, self.pending_bytes = [], {}, 0
         self.taken.set()
         self.taken = asyncio.Event()
         present = {format: list(members) for format, members in self.subscribers.items()}
         for format, subscribers in present.items():
             batch = Batch(events, format) if subscribers else None
             if batch is not None and batch.count:
-                yield from self._shares(batch, subscribers, late)
+                yield from self._shares(batch, subscribers, skip)
 
     def _shares(
-        self, batch: Batch, subscribers: list[Subscriber], late: dict[Subscriber, int]
+        self, batch: Batch, subscribers: list[Subscriber], skip: dict[Subscriber, int]
     ) -> Iterator[Share]:
         for start in range(0, len(subscribers), SUBSCRIBERS_PER_TURN):
             some = subscribers[start : start + SUBSCRIBERS_PER_TURN]
-            still_here = self.subscribers[some[0].format].intersection(some)
-            yield Share(batch, still_here, late)
+            present = self.subscribers[some[0].format].intersection(some)
+            yield Share(batch, present, skip)

@@ -1,4 +1,4 @@
-"""Rooms, as endpoints and other code use them: join one, or publish to it."""
+"""Rooms: join them from endpoints, publish to them from anywhere in the application."""
 
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -24,15 +24,15 @@ from .memory import MemoryBroker
 S = TypeVar("S", bound=RoomSettings)
 
 JOIN_BURST = 10
-"""Seconds' worth of joins that an address may make at once."""
+"""Burst of joins from one address, as a multiple of the rate a second."""
 
 
 running: "set[Rooms]" = set()
-"""The rooms of applications that run in this process: one, but for tests."""
+"""The rooms of all applications that run in this process; more than one only in tests."""
 
 
 def observe_ready(options: CallbackOptions) -> Iterable[Observation]:
-    """Tell whether rooms can be used."""
+    """Observe 1 if all rooms are ready, else 0."""
     return [Observation(int(all(rooms.is_ready for rooms in [*running])))] if running else []
 
 
@@ -44,7 +44,7 @@ get_meter(__name__).create_observable_gauge(
 
 
 def memory_broker(settings: RoomSettings, hub: Hub) -> Broker:
-    """Return a broker for one process."""
+    """Return the broker for a single process."""
     return MemoryBroker(hub, settings.history_length, settings.presence_limit)
 
 
@@ -57,7 +57,7 @@ class Rooms:
         policy: RoomPolicy | None = None,
         broker: Callable[[S, Hub], Broker] = memory_broker,
     ) -> None:
-        """`policy` says who may join and publish; without tokens there is none."""
+        """`policy` decides who may join and publish; without tokens, pass none."""
         self.hub = Hub(settings.max_backlog_bytes, settings.max_pending_bytes)
         self.broker = broker(settings, self.hub)
         self._access = RoomAccess(policy)
@@ -72,7 +72,7 @@ class Rooms:
 
     @asynccontextmanager
     async def lifespan(self, realtime: Realtime) -> AsyncGenerator[None]:
-        """Carry events between the start and the stop of the application."""
+        """Run the broker while the application runs."""
         async with self.broker.lifespan(realtime.close_subject):
             running.add(self)
             try:
@@ -81,23 +81,24 @@ class Rooms:
                 running.discard(self)
 
     async def close_subject(self, subject: str) -> None:
-        """Have other processes close the connections of a subject; raises `BrokerUnavailable`."""
+        """Ask other processes to close a subject's connections; raises `BrokerUnavailable`."""
         await self.broker.close_subject(subject)
 
     async def flush(self) -> None:
-        """Wait until all that was published so far is on its way to the members."""
+        """Wait until everything published so far has been written to the members."""
         await self.broker.flush()
         await self.hub.flush()
 
     async def publish(self, room: str, data: JsonValue, sender: str = "", ref: str = "") -> str:
         """Send a message to all members of a room, from a route or a job; return its id.
 
-        A message with a `ref` that its sender has used already is not sent again, as long as
-        the room's history has the first one, whose id is returned. No policy is asked.
+        A `ref` makes a retry safe: if the room's history has a message of the same sender with
+        this `ref`, nothing is sent and the id of that message is returned. The policy is not
+        consulted.
 
-        Waits while too much is pending for the room. Raises `ValueError` for a name that no room
-        has, `BrokerUnavailable`, which a route answers with 503, and `RuntimeError` in any other
-        event loop than the application's.
+        Waits while the room has too much pending. Raises `ValueError` for an invalid room name,
+        `BrokerUnavailable` (503 if a route does not catch it), and `RuntimeError` outside of the
+        application's event loop.
         """
         self._access.check_target(room)
         event = MessageEvent(room=room, sender=sender, data=data)
@@ -105,28 +106,28 @@ class Rooms:
         return published if isinstance(published, str) else await published
 
     async def present(self, room: str) -> Present:
-        """Return who is in a room, without names if there are more than `presence_limit`."""
+        """Return who is in a room; above `presence_limit` connections, only the count."""
         return await self.broker.present(room)
 
     async def check_join(self, identity: Identity, room: str) -> None:
-        """Raise a 403 for a client that may not join a room, nor see who is there."""
+        """Raise a 403 if the client may not join a room and see its members."""
         await self._access.check_join(identity, room)
 
     async def check_publish(self, identity: Identity, room: str) -> None:
-        """Raise a 403 for a client that may not publish to a room."""
+        """Raise a 403 if the client may not publish to a room."""
         await self._access.check_publish(identity, room)
 
     def limit_requests(self, subject: str, host: str, cost: int = 1) -> None:
-        """Count a request of a subject, or else of an address; raise a 429 for too many."""
+        """Count a request by subject, or by address if there is none; raise a 429 above the limit."""
         if not self._request_limiter.allow(subject or network_of(host), cost):
             raise HTTPException(429, "too many requests; see APP_MESSAGES_PER_SECOND")
 
     def join(self, connection: Connection, room: str, name: str, since: str = "") -> Member:
-        """Return a member, which joins the room with `async with`; that answers the handshake.
+        """Return a member. `async with` accepts the handshake and joins the room.
 
-        Others are told of `name` when it joins and leaves. Under `events.v1`, what came after
-        the id `since` is sent first. Raises a 429 for too many joins from one address, and with
-        `async with` a 403 for a room that the client may not join.
+        Other members see `name` when it joins and leaves. Under `events.v1`, messages after the
+        id `since` are sent first. Raises a 429 for too many joins from one address. Entering
+        `async with` raises a 403 if the client may not join the room.
         """
         if not self._join_limiter.allow(network_of(connection.host)):
             detail = "too many joins from this address; see APP_JOINS_PER_SECOND_PER_IP"
@@ -135,7 +136,7 @@ class Rooms:
 
 
 async def current_rooms(connection: HTTPConnection) -> Rooms:
-    """Return the rooms of the application, as a dependency."""
+    """Dependency: return the rooms of the application."""
     return realtime_of(connection).service(Rooms)
 
 

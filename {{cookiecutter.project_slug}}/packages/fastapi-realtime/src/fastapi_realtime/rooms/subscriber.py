@@ -1,4 +1,4 @@
-"""A connection in a room: events go to uvicorn's transport, or through a queue and ASGI."""
+"""Subscribers: write events to uvicorn's transport, or to a queue that is sent through ASGI."""
 
 import asyncio
 from abc import ABC, abstractmethod
@@ -13,7 +13,7 @@ from .formats import format_of
 
 
 class Subscriber(ABC):
-    """A connection in a room. Its events are held until `start`; what it missed comes first."""
+    """A connection in a room. Events are held until `start`, so that missed ones come first."""
 
     __slots__ = (
         "_held",
@@ -31,13 +31,13 @@ class Subscriber(ABC):
         self.room = room
         self.connection = connection
         self.format = format_of(connection)
-        self.unread = 0  # bytes that waited when it was last given something
+        self.unread = 0  # unread bytes, as of the last write
         self._max_backlog_bytes = max_backlog_bytes
         self._held: list[EncodedEvent] | None = []
         self._replayed = 0
 
     def put(self, batch: Batch, first: int = 0) -> bool:
-        """Send a batch from event `first` on, without waiting; `False` if too much waits already.
+        """Send a batch from event `first` on; return `False` if it has too much unread. Never waits.
 
         A large batch alone never disconnects a member; unread earlier data does.
         """
@@ -48,9 +48,9 @@ class Subscriber(ABC):
         return self.unread <= self._max_backlog_bytes
 
     def start(self, replayed: int = 0, present: PresentEvent | None = None) -> None:
-        """Send what was held, without messages up to the offset `replayed`, and hold no more.
+        """Send the held events and stop holding; skip messages up to the offset `replayed`.
 
-        `present` comes first; what was held about members is older, and left out then.
+        `present` is sent first, and replaces held events about members, which are older.
         """
         held, self._held, self.unread = self._held, None, 0
         self._replayed = replayed
@@ -61,7 +61,7 @@ class Subscriber(ABC):
             self.put(Batch(held, self.format))
 
     def _write_new(self, batch: Batch, first: int) -> bool:
-        """Send a batch without messages that were replayed, until a later one has come."""
+        """Send a batch without replayed messages; the first later message ends this."""
         new = []
         for event in batch.events[first:]:
             if not 0 < event.offset <= self._replayed:
@@ -70,19 +70,19 @@ class Subscriber(ABC):
         return self._write(Batch(new, self.format), 0) if new else True
 
     def measure(self) -> int:
-        """Return how many bytes wait for it now."""
+        """Update and return the number of unread bytes."""
         return self.unread
 
     @abstractmethod
     def stop(self) -> None:
-        """Send nothing more."""
+        """Stop sending."""
 
     @abstractmethod
     def _write(self, batch: Batch, first: int) -> bool: ...
 
 
 class DirectSubscriber(Subscriber):
-    """Frames go to the transport, which keeps what the client has no room for."""
+    """Writes frames to the transport, which buffers what the client has not read."""
 
     __slots__ = ("_transport",)
 
@@ -102,7 +102,7 @@ class DirectSubscriber(Subscriber):
     def _write(self, batch: Batch, first: int) -> bool:
         transport, connection = self._transport, self.connection
         if not connection.is_open or transport.is_closing():
-            return True  # it is leaving, and no frame may follow a close frame
+            return True  # no frame may follow a close frame (RFC 6455 §5.5.1)
         self.unread = transport.get_write_buffer_size()
         if self.unread > self._max_backlog_bytes:
             return False
@@ -119,7 +119,7 @@ class DirectSubscriber(Subscriber):
 
 
 class QueuedSubscriber(Subscriber):
-    """Frames wait in a queue, for a task that waits for this client alone."""
+    """Puts frames into a queue; a task sends them through ASGI."""
 
     __slots__ = ("_backlog", "_sending")
 
