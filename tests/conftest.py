@@ -16,7 +16,10 @@ TEMPLATE = Path(__file__).parents[1]
 PACKAGE = TEMPLATE / "{{cookiecutter.project_slug}}/packages/fastapi-realtime"
 """The engine, which has no template code in it and is tested where it stands."""
 
-os.environ["PYTHONPATH"] = str(PACKAGE / "src")  # for the processes that tests start
+# For this process and those that tests start. Whatever is in the template's folder gets rendered,
+# so Python must not put its caches there.
+sys.pycache_prefix = str(TEMPLATE / ".pytest_cache/pycache")
+os.environ |= {"PYTHONPATH": str(PACKAGE / "src"), "PYTHONPYCACHEPREFIX": sys.pycache_prefix}
 QUESTIONS = {
     key
     for key in json.loads((TEMPLATE / "cookiecutter.json").read_text("utf-8"))

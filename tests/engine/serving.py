@@ -1,9 +1,7 @@
 """Applications for tests, a real server for them, and clients that behave well or badly."""
 
-import asyncio
 import logging
 import socket
-import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
@@ -11,18 +9,12 @@ from math import inf
 from typing import Any
 
 import pytest
-import uvicorn
 from fastapi import FastAPI
 from fastapi_realtime import (
     Admitted,
     Realtime,
     RealtimeSettings,
-)
-from fastapi_realtime.server.http_protocol import (
-    LimitedHttpProtocol,
-)
-from fastapi_realtime.server.websocket_protocol import (
-    LimitedWebSocketProtocol,
+    testing,
 )
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from websockets.exceptions import ConnectionClosed
@@ -30,8 +22,8 @@ from websockets.sync.client import ClientConnection
 from websockets.sync.client import connect as websockets_connect
 
 PACKAGE = Realtime.__module__.partition(".")[0]
-OWN_PROTOCOLS: dict[str, Any] = {"http": LimitedHttpProtocol, "ws": LimitedWebSocketProtocol}
-"""The options of uvicorn that the command adds its limits with."""
+STOCK: dict[str, Any] = {"http": "auto", "ws": "auto"}
+"""Options for uvicorn's own protocols, as under its own command."""
 NO_RATE_LIMIT: dict[str, Any] = {"messages_per_second": inf, "message_burst": 1_000_000}
 
 Serve = Callable[[FastAPI], str]
@@ -60,64 +52,17 @@ def add_echo(app: FastAPI) -> FastAPI:
     return app
 
 
-class StoppableServer(uvicorn.Server):
-    """A server that stops when it is told to, and not at the next tenth of a second."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.main_loop_began = threading.Event()
-
-    def run(self, sockets: list[socket.socket] | None = None) -> None:
-        """Run; where the start fails, too, nobody waits for the main loop."""
-        try:
-            super().run(sockets)
-        finally:
-            self.main_loop_began.set()
-
-    async def main_loop(self) -> None:
-        self._loop, self._stopped = asyncio.get_running_loop(), asyncio.Event()
-        self.main_loop_began.set()
-        await self._stopped.wait()
-        for _ in range(40):  # shutdown itself waits in steps of a tenth of a second
-            if not self.server_state.connections and not self.server_state.tasks:
-                break
-            await asyncio.sleep(0.005)
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Leave out uvicorn's pauses where no client is left."""
-        if self.server_state.connections or self.server_state.tasks:
-            await super().shutdown(sockets)
-            return
-        for each in (*self.servers, *(sockets or ())):
-            each.close()
-        await self.lifespan.shutdown()
-
-    def stop(self) -> None:
-        """End the main loop, from another thread."""
-        self.main_loop_began.wait()
-        if self.started:
-            self._loop.call_soon_threadsafe(self._stopped.set)
-
-
 @contextmanager
 def running(app: FastAPI, **options: Any) -> Generator[str]:
-    """Run uvicorn in a thread, by default on a free port, with small buffers that are soon full.
+    """Run a server in a thread, by default on a free port, with small buffers that are soon full.
 
     Yields `ws://127.0.0.1:<port>`.
     """
-    with socket.create_server(("127.0.0.1", options.get("port", 0)), backlog=100) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        limit = app.state.realtime.settings.max_message_bytes
-        options = {"ws_max_size": limit, "ws_ping_interval": None} | options
-        server = StoppableServer(uvicorn.Config(app, log_config=None, **options))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        server.main_loop_began.wait()  # FastAPI changes filters of warnings at the start, for all threads
-        try:
-            yield "ws://{}:{}".format(*listener.getsockname())
-        finally:
-            server.stop()
-            thread.join()
+    listener = socket.create_server(("127.0.0.1", options.pop("port", 0)), backlog=100)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    defaults = {"timeout_graceful_shutdown": None, "ws_ping_interval": None}
+    with testing.running(app, listener, **defaults | options) as url:
+        yield url
 
 
 class WrapSend:

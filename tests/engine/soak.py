@@ -25,7 +25,7 @@ from websockets.asyncio.client import connect as websockets_connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.typing import Subprotocol
 
-from .serving import OWN_PROTOCOLS, add_echo, echo_app, running
+from .serving import add_echo, echo_app, running
 
 LIMITS = {
     "max_connections": 40,
@@ -136,7 +136,7 @@ def soak(seconds: float, seed: int) -> list[int]:
     app, paths = application()
     tracemalloc.start()
     try:
-        with running(app, timeout_graceful_shutdown=5, **OWN_PROTOCOLS) as url:
+        with running(app, timeout_graceful_shutdown=5) as url:
             return asyncio.run(crowd(app, [url + path for path in paths], seconds, seed))
     finally:
         tracemalloc.stop()

@@ -204,7 +204,7 @@ async def test_it_is_ready_once_it_runs(start: Start, room: str) -> None:
     await process.broker.enter(room)
     await process.publish("a", room)
     async with asyncio.timeout(20):
-        while not process.broker.is_ready:  # noqa: ASYNC110
+        while not process.broker.is_ready:
             await asyncio.sleep(0.01)
 
 

@@ -15,9 +15,11 @@ from urllib.request import urlopen
 import pytest
 import uvicorn
 from fastapi_realtime.server import command
+from fastapi_realtime.server.http_protocol import LimitedHttpProtocol
+from fastapi_realtime.server.websocket_protocol import LimitedWebSocketProtocol
 from fastapi_realtime.settings import RealtimeSettings
 
-from .serving import OWN_PROTOCOLS, connect, receive_all
+from .serving import connect, receive_all
 
 PROGRAM = """
 from fastapi import FastAPI
@@ -166,7 +168,8 @@ def test_uvicorn_is_set_up_for_websockets(options: dict[str, Any]) -> None:
         "port": 8000,
         "workers": 2,
         "forwarded_allow_ips": ["10.0.0.0/8", "2001:db8::1"],
-        **OWN_PROTOCOLS,
+        "http": LimitedHttpProtocol,
+        "ws": LimitedWebSocketProtocol,
         "ws_max_size": 1000,
         "ws_per_message_deflate": False,
         "timeout_graceful_shutdown": 3,

@@ -7,6 +7,7 @@ from runpy import run_path
 from types import ModuleType
 
 import fastapi_realtime.server.fast_path as fast_path
+import fastapi_realtime.server.uvicorn_internals as uvicorn_internals
 import pytest
 from fastapi import FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
@@ -16,7 +17,7 @@ from fastapi_realtime import Admitted
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .serving import (
-    OWN_PROTOCOLS,
+    STOCK,
     Serve,
     WrapSend,
     connect,
@@ -76,7 +77,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [each.message for each in own_records(caplog) if each.levelno >= logging.WARNING]
 
 
-@pytest.mark.parametrize("protocols", [{}, OWN_PROTOCOLS], ids=["stock", "own"])
+@pytest.mark.parametrize("protocols", [STOCK, {}], ids=["stock", "own"])
 def test_transport_is_found_under_uvicorn(
     app: FastAPI, caplog: pytest.LogCaptureFixture, protocols: dict[str, object]
 ) -> None:
@@ -97,7 +98,7 @@ def test_transport_is_found_behind_middlewares_that_pass_send_on(
     assert warnings(caplog) == []
 
 
-@pytest.mark.parametrize("protocols", [{}, OWN_PROTOCOLS], ids=["stock", "own"])
+@pytest.mark.parametrize("protocols", [STOCK, {}], ids=["stock", "own"])
 def test_middleware_that_wraps_send_is_not_bypassed_and_warned_of_once(
     app: FastAPI, caplog: pytest.LogCaptureFixture, protocols: dict[str, object]
 ) -> None:
@@ -133,7 +134,7 @@ def source_of(url: str) -> str | bytes:
 
 
 @pytest.mark.parametrize(
-    ("protocols", "source"), [({}, "ASGI"), (OWN_PROTOCOLS, "inbox")], ids=["stock", "own"]
+    ("protocols", "source"), [(STOCK, "ASGI"), ({}, "inbox")], ids=["stock", "own"]
 )
 def test_inbox_is_read_under_our_own_protocol(
     app: FastAPI, protocols: dict[str, object], source: str
@@ -145,7 +146,7 @@ def test_inbox_is_read_under_our_own_protocol(
 def test_middleware_that_wraps_receive_is_not_bypassed(app: FastAPI) -> None:
     received: list[Message] = []
     app.add_middleware(WrapReceive, received=received)
-    with running(app, **OWN_PROTOCOLS) as url:
+    with running(app) as url:
         assert source_of(url) == "ASGI"
         assert way_taken(url) == "transport"
     assert {"type": "websocket.receive", "text": "hello"} in received
@@ -174,10 +175,10 @@ def test_wsproto_is_supported_where_it_is_installed(monkeypatch: pytest.MonkeyPa
     name = "uvicorn.protocols.websockets.wsproto_impl"
     monkeypatch.setitem(sys.modules, name, ModuleType(name))
     monkeypatch.setattr(sys.modules[name], "WSProtocol", WSProtocol, raising=False)
-    protocols = run_path(str(fast_path.__file__))["PROTOCOLS"]
+    protocols = run_path(str(uvicorn_internals.__file__))["WEBSOCKET_PROTOCOLS"]
     assert WSProtocol in protocols
     monkeypatch.setitem(sys.modules, name, None)
-    protocols = run_path(str(fast_path.__file__))["PROTOCOLS"]
+    protocols = run_path(str(uvicorn_internals.__file__))["WEBSOCKET_PROTOCOLS"]
     assert len(protocols) == 1
 
 

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from pydantic import JsonValue, TypeAdapter
 
 from .serving import (
-    OWN_PROTOCOLS,
     dial,
     echo_app,
     handshake,
@@ -53,7 +52,7 @@ def served() -> Iterator[tuple[FastAPI, str]]:
         async for _ in connection.parsed(TypeAdapter(JsonValue)):
             await connection.send("ok")
 
-    with running(app, **OWN_PROTOCOLS) as url:
+    with running(app) as url:
         yield app, url
 
 

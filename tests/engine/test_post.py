@@ -5,8 +5,8 @@ from fastapi_realtime.rooms import (
     PublishError,
     RoomSettings,
     post_message,
-    server_url,
 )
+from fastapi_realtime.rooms.post import server_url
 
 from .room_app import connect_events, next_event, room_app, token_app
 from .serving import Serve

@@ -2,9 +2,8 @@
 
 from fastapi import APIRouter, FastAPI, WebSocket
 from fastapi_realtime import Admitted
+from fastapi_realtime.testing import routes_without_admission
 from starlette.routing import WebSocketRoute
-
-from .routes import routes_without_admission
 
 
 def test_routes_without_admission_are_found_wherever_they_are() -> None:

@@ -20,7 +20,6 @@ from fastapi.responses import StreamingResponse
 from fastapi_realtime import Admitted
 
 from .serving import (
-    OWN_PROTOCOLS,
     dial,
     echo_app,
     handshake,
@@ -59,7 +58,7 @@ def app() -> FastAPI:
 @pytest.fixture
 def url(app: FastAPI) -> Iterator[str]:
     """The URL where it is served, by the protocols that the command uses."""
-    with no_errors_logged(), running(app, **OWN_PROTOCOLS) as url:
+    with no_errors_logged(), running(app) as url:
         yield url
 
 
@@ -114,7 +113,7 @@ def test_request_that_is_no_handshake_is_refused_at_once(
 
 def test_silent_clients_do_not_count_as_connections() -> None:
     with (
-        running(echo_app(max_connections=10), **OWN_PROTOCOLS) as url,
+        running(echo_app(max_connections=10)) as url,
         ExitStack() as silent,
     ):
         for _ in range(100):
@@ -238,7 +237,7 @@ def test_client_that_answers_no_ping_is_dropped_with_its_data_unread(
 
     pings = {"ws_ping_interval": 0.1, "ws_ping_timeout": 0.1}
     with (
-        running(app, **OWN_PROTOCOLS | pings) as url,
+        running(app, **pings) as url,
         raw_client(url, "/some"),
     ):
         assert ended.wait(10)
@@ -262,7 +261,7 @@ def test_message_of_endless_fragments_closes_with_1009(url: str) -> None:
 def test_large_message_may_have_more_fragments() -> None:
     fragment = bytes([0x00, 0xFE]) + (2000).to_bytes(2, "big") + bytes(4) + b"x" * 2000
     with (
-        running(echo_app(max_message_bytes=4 * 2**20), **OWN_PROTOCOLS) as url,
+        running(echo_app(max_message_bytes=4 * 2**20)) as url,
         raw_client(url, "/all") as raw,
     ):
         raw.sendall(bytes([0x02, 0x80, 0, 0, 0, 0]) + fragment * 2000)
@@ -286,7 +285,7 @@ def lost(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
         return connection_lost
 
-    for each in OWN_PROTOCOLS.values():
+    for each in (http_protocol.LimitedHttpProtocol, websocket_protocol.LimitedWebSocketProtocol):
         monkeypatch.setattr(each, "connection_lost", report(each.connection_lost))
     return event
 
@@ -470,7 +469,7 @@ def test_frame_may_be_split_anywhere(size: int) -> None:
     frame = masked(b"x" * size)
     expected = unmasked(b"x" * size)
     with (
-        running(echo_app(max_message_bytes=100_000), **OWN_PROTOCOLS) as url,
+        running(echo_app(max_message_bytes=100_000)) as url,
         raw_client(url, "/all") as raw,
     ):
         for cut in {1, 2, 3, 4, 5, 6, 10, len(frame) // 2, len(frame) - 1}:

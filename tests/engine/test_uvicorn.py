@@ -1,7 +1,7 @@
 """What the engine relies on in uvicorn beyond its documentation.
 
 When a new release changes it, the failing test names what changed; then look at the file of
-`realtime/server/` that uses it. Correct the table last.
+`fastapi_realtime/server/` that uses it. Correct the table last.
 """
 
 import ast

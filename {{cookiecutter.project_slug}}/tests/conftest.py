@@ -1,22 +1,19 @@
-"""What the tests share: an application with default settings, and a client of it."""
+"""What the tests share: the application with default settings, and a client of it."""
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-
-from {{ cookiecutter.__package_name }}.application import create_app
+from fastapi_realtime.testing import make_settings
 {% if cookiecutter.auth == "jwt" %}
-from {{ cookiecutter.__package_name }}.realtime.tokens import (
-    make_token,
-    new_secret,
-)
+from fastapi_realtime.tokens import make_token, new_secret
 {% endif %}
-from {{ cookiecutter.__package_name }}.settings import Settings
 
-from .realtime.conftest import anyio_backend as anyio_backend
-from .realtime.conftest import clean_environment as clean_environment
+from {{ cookiecutter.__package_name }}.main import create_app
+from {{ cookiecutter.__package_name }}.settings import Settings
 {% if cookiecutter.auth == "jwt" %}
 
 KEY = new_secret()
@@ -25,15 +22,27 @@ KEY = new_secret()
 
 def settings(**changes: object) -> Settings:
     """The default settings, with these changes."""
-{% if cookiecutter.__redis and cookiecutter.auth == "jwt" %}
-    return Settings.model_validate({"auth_key": KEY, "broker_url": "memory://"} | changes)
-{% elif cookiecutter.__redis %}
-    return Settings.model_validate({"broker_url": "memory://"} | changes)
-{% elif cookiecutter.auth == "jwt" %}
-    return Settings.model_validate({"auth_key": KEY} | changes)
+{% if cookiecutter.auth == "jwt" %}
+    return make_settings(Settings, auth_key=KEY, **changes)
 {% else %}
-    return Settings.model_validate(changes)
+    return make_settings(Settings, **changes)
 {% endif %}
+{% if cookiecutter.auth == "jwt" %}
+
+
+def bearer(subject: str = "somebody", **claims: object) -> dict[str, str]:
+    """The header with a token for a subject; by default it opens all rooms."""
+    token = make_token(subject, 600, settings(), claims={"rooms": ["*"]} | claims)
+    return {"authorization": f"Bearer {token}"}
+{% endif %}
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Keep the settings of this machine out of all tests."""
+    for name in [name for name in os.environ if name.startswith("APP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)  # where no .env is
 
 
 @pytest.fixture
@@ -46,16 +55,8 @@ def app() -> FastAPI:
 def client(app: FastAPI) -> Iterator[TestClient]:
     """A client of the application in this process."""
 {% if cookiecutter.auth == "jwt" %}
-    with TestClient(app, headers=bearer("somebody", rooms=["*"])) as client:
+    with TestClient(app, headers=bearer()) as client:
 {% else %}
     with TestClient(app) as client:
 {% endif %}
         yield client
-{% if cookiecutter.auth == "jwt" %}
-
-
-def bearer(subject: str, seconds: float = 600, **claims: object) -> dict[str, str]:
-    """The header with a token for a subject."""
-    token = make_token(subject, seconds, settings(), claims=claims)
-    return {"authorization": f"Bearer {token}"}
-{% endif %}

@@ -15,7 +15,7 @@ Start = Callable[..., Awaitable[Process]]
 async def until(condition: Callable[[], object]) -> None:
     """Wait until something is true that nothing tells of."""
     async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110
+        while not condition():
             await asyncio.sleep(0.01)
 
 

@@ -113,7 +113,7 @@ async def open_place(server: RedisServer) -> AsyncGenerator[Open]:
 async def until(condition: Callable[[], Awaitable[object]]) -> None:
     """Wait until something is true that nothing tells of."""
     async with asyncio.timeout(20):
-        while not await condition():  # noqa: ASYNC110
+        while not await condition():
             await asyncio.sleep(0.01)
 
 
@@ -417,7 +417,7 @@ async def test_an_error_of_ours_is_logged_and_nothing_stops(
         subjects.put_nowait(subject)
 
     async with rooms.broker.lifespan(close_subject), asyncio.timeout(20):
-        while not rooms.is_ready:  # noqa: ASYNC110
+        while not rooms.is_ready:
             await asyncio.sleep(0.01)
         for subject in ("first", "broken", "second"):
             await rooms.close_subject(subject)
@@ -474,7 +474,7 @@ async def test_a_subject_that_is_closed_before_a_process_reaches_redis_is_closed
         server.call("XADD", KEYS.closed, f"{seconds - 3600}000-0", "subject", "long ago")
         server.call("XADD", KEYS.closed, "*", "subject", "zoe")
         async with asyncio.timeout(20):
-            while not process.closed:  # noqa: ASYNC110
+            while not process.closed:
                 await asyncio.sleep(0.01)
         assert process.closed == ["zoe"]
 

@@ -1,7 +1,83 @@
-"""The application, for servers to import: `{{ cookiecutter.__package_name }}.main:app`."""
+"""The application: its parts, and how they are wired."""
 
-from .application import create_app
-from .realtime import load_settings
+{% if cookiecutter.include_demo %}
+from pathlib import Path
+
+{% endif %}
+from fastapi import FastAPI
+{% if cookiecutter.include_demo %}
+from fastapi_realtime import Realtime, add_asyncapi, add_page, load_settings
+{% else %}
+from fastapi_realtime import Realtime, add_asyncapi, load_settings
+{% endif %}
+{% if cookiecutter.include_broadcast %}
+from fastapi_realtime.rooms import Rooms
+{% endif %}
+{% if cookiecutter.__redis %}
+from fastapi_realtime.rooms.redis import redis_broker
+{% endif %}
+{% if cookiecutter.auth == "jwt" %}
+from fastapi_realtime.tokens import TokenAuthenticator
+{% endif %}
+
+{% if cookiecutter.auth == "jwt" %}
+from . import policy
+{% endif %}
+{% if cookiecutter.include_broadcast %}
+from .endpoints.broadcast import router as broadcast
+{% endif %}
+{% if cookiecutter.include_echo %}
+from .endpoints.echo import router as echo
+{% endif %}
+from .endpoints.health import router as health
+{% if cookiecutter.include_json %}
+from .endpoints.json_messages import router as json_messages
+{% endif %}
 from .settings import Settings
 
-app = create_app(load_settings(Settings))
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the application with these settings."""
+    title = {{ cookiecutter.__title_python }}
+    app = FastAPI(title=title)
+
+    realtime = Realtime(
+        settings,
+{% if cookiecutter.auth == "jwt" %}
+        authenticator=TokenAuthenticator(settings, policy.is_revoked),
+{% endif %}
+{% if cookiecutter.__redis and cookiecutter.auth == "jwt" %}
+        services=[Rooms(settings, policy, broker=redis_broker)],
+{% elif cookiecutter.__redis %}
+        services=[Rooms(settings, broker=redis_broker)],
+{% elif cookiecutter.include_broadcast and cookiecutter.auth == "jwt" %}
+        services=[Rooms(settings, policy)],
+{% elif cookiecutter.include_broadcast %}
+        services=[Rooms(settings)],
+{% endif %}
+    )
+    realtime.install(app)
+
+    add_asyncapi(app)
+    app.include_router(health)
+{% if cookiecutter.include_echo %}
+    app.include_router(echo)
+{% endif %}
+{% if cookiecutter.include_json %}
+    app.include_router(json_messages)
+{% endif %}
+{% if cookiecutter.include_broadcast %}
+    app.include_router(broadcast)
+{% endif %}
+{% if cookiecutter.include_demo %}
+    if settings.demo:
+        add_page(app, Path(__file__).parent / "web")
+{% endif %}
+    return app
+
+
+def __getattr__(name: str) -> FastAPI:
+    """Make `app` when a server asks for it; importing this module alone reads no settings."""
+    if name != "app":
+        raise AttributeError(name)
+    return create_app(load_settings(Settings))

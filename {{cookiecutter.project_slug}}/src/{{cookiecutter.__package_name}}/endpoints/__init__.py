@@ -1,1 +1,1 @@
-"""The endpoints, one short file each; `application.py` adds them to the application."""
+"""The endpoints, one short file each; `main.py` adds them to the application."""

@@ -1,8 +1,7 @@
 """Health routes, for load balancers and orchestrators."""
 
 from fastapi import APIRouter, HTTPException
-
-from ..realtime import EngineDep
+from fastapi_realtime import RealtimeDep
 
 router = APIRouter(tags=["health"])
 
@@ -16,8 +15,8 @@ async def livez() -> dict[str, str]:
 
 @router.head("/readyz", include_in_schema=False)
 @router.get("/readyz")
-async def readyz(engine: EngineDep) -> dict[str, str]:
+async def readyz(realtime: RealtimeDep) -> dict[str, str]:
     """Say whether clients can be served: 503 before the start, and once a stop has begun."""
-    if not engine.is_ready:
+    if not realtime.is_ready:
         raise HTTPException(503, "not ready")
     return {"status": "ready"}

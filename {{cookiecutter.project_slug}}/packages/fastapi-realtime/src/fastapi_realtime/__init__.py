@@ -3,6 +3,7 @@
 from .admission import Admission, Admitted
 from .asyncapi import add_asyncapi, asyncapi_document
 from .close_codes import CloseCode
+from .command_line import run_command
 from .connection import Connection
 from .formats import ErrorCode, dump_json
 from .identity import Identity
@@ -28,5 +29,6 @@ __all__ = [
     "current_settings",
     "dump_json",
     "load_settings",
+    "run_command",
     "serve",
 ]

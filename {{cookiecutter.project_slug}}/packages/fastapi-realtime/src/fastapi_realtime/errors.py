@@ -7,15 +7,15 @@ from fastapi.encoders import jsonable_encoder
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import WebSocketException, WebSocketRequestValidationError
 from fastapi.responses import JSONResponse
-from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
-from starlette.websockets import WebSocketState
 
 from .close_codes import CloseCode, check_close
+from .fastapi_internals import has_default_handlers, iter_route_contexts
 from .server.logging import connection_fields, handshake_refused, refusals
 from .server.metrics import ROUTE, STATUS, refused, route_of
+from .starlette_internals import is_connected, is_connecting, set_not_found
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -26,7 +26,7 @@ def add_error_handlers(app: FastAPI) -> None:
     app.exception_handler(HTTPException)(_handle_http_exception)
     app.exception_handler(WebSocketException)(_refuse_or_close)
     app.exception_handler(WebSocketRequestValidationError)(_refuse_or_close)
-    app.router.default = _not_found
+    set_not_found(app, _not_found)
 
 
 def add_to_mounted(routes: Sequence[BaseRoute]) -> None:
@@ -35,7 +35,7 @@ def add_to_mounted(routes: Sequence[BaseRoute]) -> None:
         app = getattr(context.original_route, "app", None)
         if not isinstance(app, FastAPI):
             continue
-        if app.exception_handlers.get(HTTPException) is http_exception_handler:
+        if has_default_handlers(app):
             add_error_handlers(app)
         add_to_mounted(app.routes)
 
@@ -64,9 +64,9 @@ async def _handle_http_exception(request: Request, error: HTTPException) -> Resp
 
 
 async def _refuse_or_close(websocket: WebSocket, error: Exception) -> Response | None:
-    if websocket.application_state is WebSocketState.CONNECTING:
+    if is_connecting(websocket):
         return await _refuse(websocket, error)
-    if websocket.application_state is WebSocketState.CONNECTED:
+    if is_connected(websocket):
         # Only a route without admission gets here; admission closes what it has accepted.
         close = close_code_for(error)
         assert close is not None

@@ -8,7 +8,6 @@ from typing import Any
 
 from fastapi import HTTPException, WebSocket, WebSocketDisconnect
 from starlette.types import Message
-from starlette.websockets import WebSocketState
 
 from .close_codes import CAUSED_BY_CLIENT, CloseCode, check_close
 from .identity import ANONYMOUS, Identity
@@ -16,6 +15,7 @@ from .server.fast_path import find_transport
 from .server.inbox import find_inbox
 from .server.logging import connection_fields, connection_id
 from .server.metrics import CLOSE_CODE, ROUTE, durations, recorded_code, route_of
+from .starlette_internals import is_disconnected
 
 STALL_TIMEOUT = 10.0
 """Seconds that a client may take to make room for one frame; after that it counts as gone."""
@@ -237,8 +237,7 @@ class Lifecycle:
         """Return whether client or server have ended this; only reading tells with which code."""
         if self.transport is not None and self.is_open:
             return self.transport.is_closing()
-        is_disconnected = self.websocket.application_state is WebSocketState.DISCONNECTED
-        return is_disconnected or not self.is_open
+        return is_disconnected(self.websocket) or not self.is_open
 
     async def _read_end(self) -> None:
         """Skip what else was received before the end, for its code."""

@@ -13,7 +13,6 @@ from typing import Annotated, Any, Protocol, TypeVar, cast
 
 from fastapi import Depends, FastAPI, HTTPException
 from fastapi.requests import HTTPConnection
-from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .close_codes import CloseCode
@@ -29,6 +28,7 @@ from .server.shutdown import Drain
 from .server.stop_signals import StopSignals
 from .settings import RealtimeSettings
 from .signature import Signatures
+from .starlette_internals import Lifespan, add_innermost, wrap_lifespan
 
 S = TypeVar("S", bound="Service")
 
@@ -89,19 +89,20 @@ class Realtime:
         set_up_logging(self.settings.log_format, self.settings.application)
         add_error_handlers(app)
         # Innermost, so that a middleware that wraps `send` is never bypassed.
-        app.user_middleware.append(Middleware(FindTransport))
+        add_innermost(app, FindTransport)
         app.add_middleware(CheckClient)
         app.add_middleware(ProvideRealtime, realtime=self)
-        own_lifespan = app.router.lifespan_context
+        wrap_lifespan(app, self._wrap_lifespan)
 
+    def _wrap_lifespan(self, own: Lifespan) -> Lifespan:
         @asynccontextmanager
         async def lifespan(app: FastAPI) -> AsyncGenerator[Any]:
             self.signatures.resolve(app.routes)
             add_to_mounted(app.routes)
-            async with self._running(), own_lifespan(app) as state:
+            async with self._running(), own(app) as state:
                 yield state
 
-        app.router.lifespan_context = lifespan
+        return lifespan
 
     def service(self, kind: type[S]) -> S:
         """Return the service of this type; raises `LookupError` where there is none."""

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from inspect import cleandoc, getdoc
 from typing import Any
 
-from fastapi.dependencies.models import Dependant
-from fastapi.routing import RouteContext
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from ..admission import Admission
+from ..fastapi_internals import Dependant, RouteContext
 from ..message_types import Subprotocol
 from ..signature import Found, declared_types, find_routes, types_under
 from .messages import Exchange, exchange, identifier

@@ -4,13 +4,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args, get_origin
 
-from fastapi._compat import ModelField
-from fastapi.dependencies.models import Dependant
-from fastapi.dependencies.utils import get_flat_params, get_typed_signature
 from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
+from ..fastapi_internals import Dependant, get_flat_params, get_typed_signature
 from .messages import Mode
 
 PLACES = ("path", "query", "header", "cookie")
@@ -67,7 +65,7 @@ def tree(dependant: Dependant) -> Iterator[Dependant]:
         yield from tree(dependency)
 
 
-def name_of(field: ModelField, place: str) -> str:
+def name_of(field: Any, place: str) -> str:
     """Return the name that clients use."""
     if alias := field.validation_alias or field.field_info.alias:
         return alias

@@ -6,7 +6,8 @@ from .events import ClientMessage, MessageEvent, Present, ServerEvent
 from .formats import EVENTS_V1, RoomText
 from .member import Member
 from .names import check_name, check_room, user_room
-from .post import PublishError, post_message, server_url
+from .parameters import RoomConnection, RoomInPath, RoomOrLobby, SenderName, Since
+from .post import PublishError, post_message
 from .requests import JSON_BODY, AdmittedRequest, IdempotencyKey, JsonBody
 from .rooms import Rooms, RoomsDep
 
@@ -22,14 +23,18 @@ __all__ = [
     "MessageEvent",
     "Present",
     "PublishError",
+    "RoomConnection",
+    "RoomInPath",
+    "RoomOrLobby",
     "RoomSettings",
     "RoomText",
     "Rooms",
     "RoomsDep",
+    "SenderName",
     "ServerEvent",
+    "Since",
     "check_name",
     "check_room",
     "post_message",
-    "server_url",
     "user_room",
 ]

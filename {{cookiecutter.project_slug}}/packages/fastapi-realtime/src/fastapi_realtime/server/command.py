@@ -5,6 +5,7 @@ import logging
 import signal
 from logging.config import dictConfig
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
@@ -14,8 +15,8 @@ from .logging import NamePage, uvicorn_log_config
 from .websocket_protocol import LimitedWebSocketProtocol
 
 
-def serve(application: str, settings: RealtimeSettings, page: str = "") -> None:
-    """Serve an application, named like `package.main:app`, until Ctrl-C or SIGTERM.
+def serve(application: Any, settings: RealtimeSettings, page: str = "") -> None:
+    """Serve an application, or one named like `package.main:app`, until Ctrl-C or SIGTERM.
 
     Open connections then get 1012, and `drain_seconds` to end. `page` is the path of a page that
     the log names at the start.
@@ -33,18 +34,25 @@ def serve(application: str, settings: RealtimeSettings, page: str = "") -> None:
         port=settings.port,
         workers=settings.workers,
         forwarded_allow_ips="*" if "*" in proxies else list(proxies),
-        http=LimitedHttpProtocol,
-        ws=LimitedWebSocketProtocol,
-        ws_max_size=settings.max_message_bytes,
-        # Compression costs 32 KiB a connection, and CPU for every copy of a broadcast.
-        ws_per_message_deflate=False,
-        timeout_graceful_shutdown=settings.drain_seconds,  # for what is not a WebSocket
+        **protocol_options(settings),
         # Within uvicorn's 5 seconds, a busy machine may not even have imported the application.
         timeout_worker_healthcheck=60,
         log_config=log_config,
     )
     # `uv run` repeats Ctrl-C after 0.2 seconds, when Python may already be shutting down.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def protocol_options(settings: RealtimeSettings) -> dict[str, Any]:
+    """Return the options of uvicorn that put the engine's limits into it."""
+    return {
+        "http": LimitedHttpProtocol,
+        "ws": LimitedWebSocketProtocol,
+        "ws_max_size": settings.max_message_bytes,
+        # Compression costs 32 KiB a connection, and CPU for every copy of a broadcast.
+        "ws_per_message_deflate": False,
+        "timeout_graceful_shutdown": settings.drain_seconds,  # for what is not a WebSocket
+    }
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:

@@ -3,18 +3,11 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Iterable, Iterator
-from contextlib import suppress
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-PROTOCOLS: tuple[type[Any], ...] = (WebSocketsSansIOProtocol,)
-"""Protocols that write a handshake or a frame whole before `send` returns, so that ours may follow."""
-with suppress(ImportError):
-    from uvicorn.protocols.websockets.wsproto_impl import WSProtocol
-
-    PROTOCOLS = (WebSocketsSansIOProtocol, WSProtocol)
+from .uvicorn_internals import WEBSOCKET_PROTOCOLS
 
 HIGH_WATER = 64 * 1024
 """Bytes that may wait in the transport before a sender waits, too; asyncio's own measure."""
@@ -48,7 +41,7 @@ class FindTransport:
     def find(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Put what can be found into `scope`; warn once if a middleware hides it."""
         protocol = getattr(send, "__self__", None)
-        if isinstance(protocol, PROTOCOLS):
+        if isinstance(protocol, WEBSOCKET_PROTOCOLS):
             scope["transport"] = protocol.transport
             if getattr(receive, "__self__", None) is protocol:
                 scope["inbox"] = getattr(protocol, "inbox", None)
@@ -61,7 +54,7 @@ def is_run_by_uvicorn() -> bool:
     """Return whether the current task is one that a protocol of uvicorn has made."""
     task = asyncio.current_task()
     code = getattr(task and task.get_coro(), "cr_code", None)
-    return code in {each.run_asgi.__code__ for each in with_subclasses(PROTOCOLS)}
+    return code in {each.run_asgi.__code__ for each in with_subclasses(WEBSOCKET_PROTOCOLS)}
 
 
 def with_subclasses(classes: Iterable[type[Any]]) -> Iterator[type[Any]]:

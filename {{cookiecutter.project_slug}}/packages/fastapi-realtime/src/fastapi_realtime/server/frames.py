@@ -1,7 +1,8 @@
 """Frames of WebSocket, as the client sends them (RFC 6455 §5.2)."""
 
 from websockets.exceptions import ProtocolError
-from websockets.frames import Close, apply_mask
+
+from .websockets_internals import Close, apply_mask
 
 TEXT, BINARY = 0x81, 0x82
 """The first byte of a message in one frame, without reserved bits."""

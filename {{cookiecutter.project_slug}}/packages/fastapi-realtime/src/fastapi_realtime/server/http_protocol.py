@@ -7,12 +7,11 @@ from typing import Any, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from starlette.types import Scope
-from uvicorn._types import ASGI3Application
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from .light_protocol import LightWebSocketProtocol
 from .logging import address_of, connection_fields, refusals
 from .upgrade import read_handshake
+from .uvicorn_internals import ASGI3Application, HttpToolsProtocol, RequestResponseCycle
 from .write_deadline import WriteDeadline
 
 HANDSHAKE_SECONDS = 10.0

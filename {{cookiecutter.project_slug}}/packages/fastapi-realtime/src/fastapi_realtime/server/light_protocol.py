@@ -7,19 +7,20 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
 
-from uvicorn._types import ASGISendEvent, WebSocketAcceptEvent, WebSocketScope
-from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.protocols.utils import ClientDisconnected
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from uvicorn.server import ServerState
-from websockets.frames import Close, Frame, Opcode
-from websockets.protocol import OPEN
-from websockets.server import ServerProtocol
-
 from .frames import CLOSE, PING, PONG, control_frame
 from .inbox import Inbox
 from .upgrade import Handshake, answer
+from .uvicorn_internals import (
+    ASGISendEvent,
+    ClientDisconnected,
+    Config,
+    HttpToolsProtocol,
+    ServerState,
+    WebSocketAcceptEvent,
+    WebSocketScope,
+    WebSocketsSansIOProtocol,
+)
+from .websockets_internals import OPEN, Close, Frame, Opcode, ServerProtocol
 
 WRITABLE = asyncio.Event()
 """Set, for all transports that have room."""

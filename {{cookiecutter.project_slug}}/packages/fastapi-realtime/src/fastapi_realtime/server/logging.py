@@ -11,8 +11,8 @@ from secrets import token_hex
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.config import LOGGING_CONFIG
-from uvicorn.logging import DefaultFormatter
+
+from .uvicorn_internals import LOGGING_CONFIG, DefaultFormatter
 
 MAX_LOGGED = 200
 """Characters of a value that are logged."""

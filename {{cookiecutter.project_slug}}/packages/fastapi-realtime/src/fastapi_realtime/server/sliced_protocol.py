@@ -3,10 +3,9 @@
 import asyncio
 from typing import cast
 
-from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
-
 from .frames import frame_size, read_control, read_message
 from .light_protocol import LightWebSocketProtocol
+from .uvicorn_internals import ASGIReceiveEvent, ASGISendEvent
 
 FRAMES_PER_TURN = 64
 """Frames of one client that are parsed at once; uvicorn reads up to 40,000 small ones."""

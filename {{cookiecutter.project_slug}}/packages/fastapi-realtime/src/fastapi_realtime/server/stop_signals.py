@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from types import FrameType
 from typing import TypeGuard
 
-import uvicorn
+from .uvicorn_internals import Server
 
 SignalHandler = Callable[[int, FrameType | None], object]
 
@@ -69,4 +69,4 @@ class StopSignals:
 
 def is_uvicorn(handler: object) -> TypeGuard[SignalHandler]:
     """Return whether a signal handler is uvicorn's."""
-    return isinstance(getattr(handler, "__self__", None), uvicorn.Server)
+    return isinstance(getattr(handler, "__self__", None), Server)

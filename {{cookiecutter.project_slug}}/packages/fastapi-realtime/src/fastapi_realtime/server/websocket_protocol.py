@@ -3,9 +3,6 @@
 import asyncio
 from http import HTTPStatus
 
-from websockets.frames import Close, Frame
-from websockets.http11 import Request
-
 from ..close_codes import CloseCode
 from .fast_path import HIGH_WATER
 from .frames import CLOSE, PONG, control_frame
@@ -13,6 +10,7 @@ from .http_protocol import refusal
 from .logging import address_of, connection_fields, refusals
 from .metrics import STATUS, refused
 from .sliced_protocol import SlicedWebSocketProtocol
+from .websockets_internals import Close, Frame, Request
 from .write_deadline import WriteDeadline
 
 MIN_FRAGMENTS = 1024

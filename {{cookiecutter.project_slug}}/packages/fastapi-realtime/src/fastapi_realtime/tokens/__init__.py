@@ -1,6 +1,6 @@
 """JSON Web Tokens: who may connect, as whom, and until when."""
 
-from .keys import new_secret, read_key_file
+from .keys import new_secret
 from .tokens import (
     Identified,
     TokenAuthenticator,
@@ -18,5 +18,4 @@ __all__ = [
     "close_subject",
     "make_token",
     "new_secret",
-    "read_key_file",
 ]

@@ -1,0 +1,128 @@
+"""The command of a project: run the server, publish, make keys and tokens."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote, urlencode
+
+from .server.command import serve
+from .settings import RealtimeSettings, RoomSettings, SettingsError, load_settings
+
+S = TypeVar("S", bound=RealtimeSettings)
+
+
+def run_command(
+    application: str,
+    kind: type[S],
+    *,
+    page: Callable[[S], str] = lambda settings: "",
+    rooms: str = "/ws_broadcast",
+) -> None:
+    """Do what the command line says; without a subcommand, run the server until Ctrl-C or SIGTERM.
+
+    `application` is named like `package.main:app`, `kind` is the class of its settings. With rooms
+    there is the subcommand `publish`, which posts to the path `rooms`, and with tokens there are
+    `key` and `token`. `page` returns the path of a page that the log names at the start, or an
+    empty text. Errors are one sentence and exit status 1.
+    """
+    package = application.partition(".")[0]
+    program = Path(sys.argv[0]).name
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {package}" if program == "__main__.py" else program,
+        description="Run the server. Its settings are APP_* variables, listed in README.md.",
+    )
+    commands = parser.add_subparsers(metavar="command")
+    has_tokens = "auth_key" in kind.model_fields
+    if issubclass(kind, RoomSettings):
+        add_publish(commands, rooms, has_tokens)
+    if has_tokens:
+        add_tokens(commands, issubclass(kind, RoomSettings))
+    parser.set_defaults(run=None)
+    arguments = parser.parse_args()
+    try:
+        if arguments.run is None:
+            settings = load_settings(kind)
+            serve(application, settings, page(settings))
+        else:
+            print(arguments.run(arguments, lambda: load_settings(kind)))
+    except (SettingsError, CommandError) as error:
+        sys.exit(str(error))
+
+
+class CommandError(Exception):
+    """A subcommand can't do what it was asked to; the text says why."""
+
+
+def add_publish(commands: Any, path: str, has_tokens: bool) -> None:
+    """Add `publish`, which sends a message to a room of a running server."""
+    parser = commands.add_parser("publish", help="send a message to a room of a running server")
+    parser.add_argument("room")
+    parser.add_argument("data", help="""JSON, like '{"price": 3}' or '"Hello"'""")
+    parser.add_argument("--url", help="of the server, if it is not that of the settings")
+    if has_tokens:
+        parser.add_argument("--sender", help="subject of a new token (APP_TOKEN, else: shell)")
+        parser.add_argument("--key", type=Path, help="private key, if APP_AUTH_KEY is a public one")
+    else:
+        parser.add_argument("--sender", default="shell", help="name that others see (shell)")
+
+    def run(arguments: argparse.Namespace, load: Callable[[], Any]) -> str:
+        from .rooms import PublishError, post_message
+        from .rooms.post import server_url
+
+        settings = load()
+        try:
+            server = arguments.url.rstrip("/") if arguments.url else server_url(settings)
+            url = f"{server}{path}/{quote(os.fsencode(arguments.room), safe='')}"
+            if not has_tokens:
+                return post_message(
+                    f"{url}?{urlencode({'name': arguments.sender})}", arguments.data
+                )
+            token = os.environ.get("APP_TOKEN", "")
+            if arguments.sender or not token:
+                claims = {"rooms": [arguments.room]}
+                token = sign(arguments.sender or "shell", 60, arguments.key, settings, claims)
+            return post_message(url, arguments.data, token)
+        except PublishError as error:
+            raise CommandError(str(error)) from None
+
+    parser.set_defaults(run=run)
+
+
+def add_tokens(commands: Any, has_rooms: bool) -> None:
+    """Add `key` and `token`, which print an `APP_AUTH_KEY` and a token for development."""
+    from .tokens import new_secret
+
+    key = commands.add_parser("key", help="print a new APP_AUTH_KEY, for .env")
+    key.set_defaults(run=lambda arguments, load: f"APP_AUTH_KEY={new_secret()}")
+    parser = commands.add_parser("token", help="print a token, for development")
+    parser.add_argument("subject", help="who it is for")
+    parser.add_argument("--minutes", type=float, default=60, help="how long it is valid (60)")
+    parser.add_argument("--key", type=Path, help="private key, if APP_AUTH_KEY is a public one")
+    if has_rooms:
+        parser.add_argument("--room", action="append", help="what it opens, like tea or 'team-*'")
+
+    def run(arguments: argparse.Namespace, load: Callable[[], Any]) -> str:
+        rooms = arguments.room if has_rooms else None
+        claims = {"rooms": rooms} if rooms else {}
+        return sign(arguments.subject, 60 * arguments.minutes, arguments.key, load(), claims)
+
+    parser.set_defaults(run=run)
+
+
+def sign(
+    subject: str, seconds: float, key_file: Path | None, settings: Any, claims: dict[str, Any]
+) -> str:
+    """Return a token that is signed with a private key, or else with the server's secret."""
+    from .tokens import TokenError, make_token
+    from .tokens.keys import read_key_file
+
+    try:
+        key = read_key_file(key_file) if key_file else None
+        return make_token(subject, seconds, settings, key, claims)
+    except (OSError, TokenError) as error:
+        raise CommandError(str(error)) from None
+    except ValueError as error:
+        raise CommandError(f"the key can't be read: {error}") from None

@@ -1,0 +1,71 @@
+"""Serve a folder of static files at `/`, and the JavaScript client beside it."""
+
+import mimetypes
+from pathlib import Path
+
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
+
+CLIENT = Path(__file__).parent / "client"
+
+MEDIA_TYPES = {
+    ".css": "text/css",
+    ".html": "text/html",
+    ".ico": "image/vnd.microsoft.icon",
+    ".jpg": "image/jpeg",
+    ".js": "text/javascript",
+    ".png": "image/png",
+    ".svg": "image/svg+xml",
+    ".webp": "image/webp",
+}
+"""The files that are served, by suffix."""
+
+POLICY = {
+    "default-src": "'none'",
+    "connect-src": "'self'",
+    "img-src": "'self'",
+    "script-src": "'self'",
+    "style-src": "'self'",
+    "base-uri": "'none'",
+    "form-action": "'none'",
+    "frame-ancestors": "'none'",
+}
+"""What the page may load, and who may frame it."""
+
+HEADERS = {
+    "Cache-Control": "no-cache",  # browsers ask each time whether the file has changed
+    "Content-Security-Policy": "; ".join(f"{name} {value}" for name, value in POLICY.items()),
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def add_page(app: FastAPI, directory: Path) -> None:
+    """Serve the files of a folder, with its `index.html` at `/`.
+
+    The JavaScript client is at `/client/client.js`, for `import { connect } from
+    "./client/client.js"`. All routes of the application take precedence, also later ones.
+
+    Only files with a suffix in `MEDIA_TYPES` are served, none of them from outside of the folder.
+    A Content-Security-Policy lets the page load files of its own origin alone, and run no inline
+    scripts or styles. Nothing of it is in the OpenAPI document.
+
+    Raises `RuntimeError` if there is no such folder.
+    """
+    for suffix, media_type in MEDIA_TYPES.items():
+        mimetypes.add_type(media_type, suffix)  # a system's own list may be wrong
+    router = APIRouter(dependencies=[Depends(check_suffix), Depends(set_headers)])
+    router.frontend("/", directory=directory, fallback=None, check_dir=True)
+    router.frontend("/client", directory=CLIENT, fallback=None, check_dir=True)
+    app.include_router(router)
+
+
+async def check_suffix(request: Request) -> None:
+    """Answer with 404 for a file that no page loads, such as a module of Python."""
+    name = request.scope["path"].rpartition("/")[2]
+    if name and Path(name).suffix not in MEDIA_TYPES:
+        raise HTTPException(404)
+
+
+async def set_headers(response: Response) -> None:
+    """Add the headers to those of the file."""
+    response.headers.update(HEADERS)
