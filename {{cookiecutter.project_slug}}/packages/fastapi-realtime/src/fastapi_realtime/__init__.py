@@ -8,6 +8,7 @@ from .connection import Connection
 from .formats import ErrorCode, dump_json
 from .identity import Identity
 from .message_types import Subprotocol
+from .page import add_page
 from .realtime import Realtime, RealtimeDep, current_settings
 from .server.command import serve
 from .settings import RealtimeSettings, SettingsError, load_settings
@@ -25,6 +26,7 @@ __all__ = [
     "SettingsError",
     "Subprotocol",
     "add_asyncapi",
+    "add_page",
     "asyncapi_document",
     "current_settings",
     "dump_json",
