@@ -124,7 +124,7 @@ class ErrorEvent(BaseModel):
 
 @dataclass(slots=True)
 class ClientMessage:
-    """A message to the room. With a `ref`, it is published only once, and answered by `accepted`."""
+    """A message to the room. With a `ref`, it is published once, and answered by `accepted`."""
 
     data: Data
     ref: Ref = ""

@@ -51,7 +51,7 @@ class RoomFormat(Protocol):
         ...
 
     def reject(self, message: str | bytes, code: ErrorCode, path: str = "") -> str:
-        """Return the error for an invalid message; `path` is the first field that does not match."""
+        """Return the error for an invalid message; `path` is its first field that doesn't match."""
         ...
 
 

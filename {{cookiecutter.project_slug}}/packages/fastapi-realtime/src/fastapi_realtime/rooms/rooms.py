@@ -118,7 +118,7 @@ class Rooms:
         await self._access.check_publish(identity, room)
 
     def limit_requests(self, subject: str, host: str, cost: int = 1) -> None:
-        """Count a request by subject, or by address if there is none; raise a 429 above the limit."""
+        """Count a request of a subject, else of an address; raise a 429 above the limit."""
         if not self._request_limiter.allow(subject or network_of(host), cost):
             raise HTTPException(429, "too many requests; see APP_MESSAGES_PER_SECOND")
 

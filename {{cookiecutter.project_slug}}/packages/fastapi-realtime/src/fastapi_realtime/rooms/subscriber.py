@@ -37,7 +37,7 @@ class Subscriber(ABC):
         self._replayed = 0
 
     def put(self, batch: Batch, first: int = 0) -> bool:
-        """Send a batch from event `first` on; return `False` if it has too much unread. Never waits.
+        """Send a batch from event `first` on; never waits. Return `False` if too much is unread.
 
         A large batch alone never disconnects a member; unread earlier data does.
         """

@@ -1,4 +1,4 @@
-"""Rooms that span processes and hosts: Redis, or Valkey, carries their events."""
+"""Rooms that span processes and hosts, over Redis or Valkey."""
 
 from .broker import RedisBroker, RedisSettings, redis_broker
 from .sync_rooms import SyncRooms

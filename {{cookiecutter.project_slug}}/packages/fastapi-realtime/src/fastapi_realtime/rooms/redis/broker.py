@@ -1,4 +1,4 @@
-"""The broker for several processes: Redis keeps the log of each room."""
+"""The broker for several processes; Redis keeps a log for each room."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -34,22 +34,22 @@ MEMORY = "memory://"
 
 
 class RedisSettings(RoomSettings):
-    """Where Redis is."""
+    """Settings of an application that can use Redis."""
 
     broker_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
-    """What carries rooms: `redis://`, `rediss://`, `unix://`, or `memory://` for one process."""
+    """`redis://`, `rediss://` or `unix://` URL of Redis, or `memory://` for a single process."""
 
     several_workers_need: ClassVar[str] = "another APP_BROKER_URL than memory://"
 
     @property
     def is_in_memory(self) -> bool:
-        """Whether rooms live in one process."""
+        """Whether rooms are in the memory of a single process."""
         return self.broker_url.get_secret_value() == MEMORY
 
     @field_validator("broker_url")
     @classmethod
     def check_broker_url(cls, value: SecretStr) -> SecretStr:
-        """Refuse a URL that no connection can be made from; the error shows none of it."""
+        """Reject an invalid URL; the error does not show it, since it may have a password."""
         url = value.get_secret_value()
         if url != MEMORY:
             try:
@@ -63,7 +63,7 @@ class RedisSettings(RoomSettings):
 
 
 def redis_broker(settings: RedisSettings, hub: Hub) -> Broker:
-    """Return the broker of `APP_BROKER_URL`."""
+    """Return the broker for `APP_BROKER_URL`."""
     if settings.is_in_memory:
         return memory_broker(settings, hub)
     return RedisBroker(settings, hub)
@@ -72,8 +72,8 @@ def redis_broker(settings: RedisSettings, hub: Hub) -> Broker:
 class RedisBroker:
     """Carries events between all processes that use the same Redis.
 
-    A message goes to Redis, and comes from there to every process that has members in its room,
-    this one too: so all of them see the same order.
+    Every message goes through Redis, even to members of the same process, so that all members
+    see the same order.
     """
 
     def __init__(self, settings: RedisSettings, hub: Hub) -> None:
@@ -96,12 +96,12 @@ class RedisBroker:
 
     @property
     def is_ready(self) -> bool:
-        """Whether Redis takes messages and is being read."""
+        """Whether messages can be published and received now."""
         return self._health.is_good
 
     @asynccontextmanager
     async def lifespan(self, close_subject: CloseSubject) -> AsyncGenerator[None]:
-        """Keep connections to Redis. Without Redis this starts, too, and waits for it."""
+        """Keep connections to Redis. If Redis is down, the application starts all the same."""
         self._loop = asyncio.get_running_loop()
         parts = (
             self._publisher.run(),
@@ -121,12 +121,12 @@ class RedisBroker:
     async def publish(
         self, event: MessageEvent, origin: str = "", ref: str = ""
     ) -> asyncio.Future[str]:
-        """Send a message to its room, except to the connection `origin`.
+        """Send a message to its room, except to the connection `origin`; return a future of its id.
 
-        Returns a future of its id, which comes once Redis has the message. Where a message with
-        the same `ref` is kept, it is the id of that one. Waits while the room has too much
-        pending in this process. Raises `BrokerUnavailable`, as the future may, and `RuntimeError`
-        in any other event loop than the application's.
+        The future is done once Redis has the message. If the history has a message with the same
+        `ref`, it is the id of that one. Waits while the room has too much pending in this
+        process. Raises `BrokerUnavailable`, as the future may, and `RuntimeError` outside of the
+        application's event loop.
         """
         if self._loop is not asyncio.get_running_loop():
             raise RuntimeError(FOREIGN_LOOP)
@@ -140,7 +140,7 @@ class RedisBroker:
             return self._publisher.publish(cursor.keys, cursor, packed, origin, ref)
 
     async def announce(self, event: PresenceEvent) -> None:
-        """Note that a connection has joined or left a room, and tell the others."""
+        """Record that a connection has joined or left a room, and notify the other members."""
         self._rosters.announce(event)
 
     async def present(self, room: str) -> Present:
@@ -148,13 +148,13 @@ class RedisBroker:
         return await self._rosters.present(room)
 
     async def close_subject(self, subject: str) -> None:
-        """Have every process close the connections of a subject; raises `BrokerUnavailable`."""
+        """Ask all processes to close a subject's connections; raises `BrokerUnavailable`."""
         answers = await self._commands.run(*close_commands(self._keys, subject))
         if isinstance(answers[0], ResponseError):
             raise BrokerUnavailable
 
     async def replay(self, room: str, since: str) -> Replay:
-        """Return what came after the position `since`; raises `BrokerUnavailable`."""
+        """Return the messages after the position `since`; raises `BrokerUnavailable`."""
         return await read_history(
             self._commands, self._keys.room(room), since, self._history_length
         )
@@ -162,16 +162,17 @@ class RedisBroker:
     async def enter(self, room: str) -> str:
         """Count a member that joins a room, and return the room's position.
 
-        Raises `BrokerUnavailable` for a room without other members here, while Redis is away.
+        Raises `BrokerUnavailable` while Redis is down, if this process has no other member of
+        the room.
         """
         return await self._members.enter(room)
 
     def leave(self, room: str) -> None:
-        """Count a member that leaves a room."""
+        """Stop counting a member that leaves a room."""
         self._members.leave(room)
 
     async def flush(self) -> None:
-        """Wait until all that was published here is back from Redis, for `PATIENCE` seconds."""
+        """Wait up to `PATIENCE` seconds until everything published has been read back."""
         with suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE):
                 await self._members.catch_up()

@@ -1,4 +1,4 @@
-"""Who has joined or left a room, on the way to Redis."""
+"""Joins and leaves that are still to be stored in Redis."""
 
 from dataclasses import dataclass, field
 
@@ -8,7 +8,7 @@ from .roster_scripts import CHANGE_SHA
 from .scripts import EMPTY_SECONDS, KEEP_SECONDS, new_epoch
 
 MAX_MOVES = 1000
-"""Rooms of whose changes a process is told that reads slowly."""
+"""Length of the stream of changed rooms; a process that reads more slowly misses some."""
 
 
 @dataclass(slots=True)
@@ -18,21 +18,21 @@ class Change:
     room: str
     process: str
     connections: dict[str, str | None] = field(default_factory=dict)
-    """The sender of each that has joined; `None` for one that has left."""
+    """The sender of each connection that has joined; `None` for one that has left."""
     is_reset: bool = False
-    """Whether all others that the process had there have left."""
+    """Whether all other connections of the process have left."""
     not_before: float = 0.0
-    """When Redis may be told, by the time of the event loop; it has refused this before."""
+    """Earliest loop time for the next attempt, after a failed one."""
     token: str = field(default_factory=new_epoch)
-    """What the roster of the room is called after the change."""
+    """The version of the room's roster after this change."""
 
     @property
     def key(self) -> tuple[str, str]:
-        """Room and process: what a later change must have in common with this one."""
+        """Room and process; changes with the same key can be merged."""
         return self.room, self.process
 
     def commands(self, all_keys: Keys) -> tuple[Command, Command]:
-        """Return the commands that note this, also if it is noted already, and tell of it."""
+        """Return the commands that store this and notify other processes; safe to repeat."""
         keys = all_keys.room(self.room)
         pairs = [
             text
@@ -48,9 +48,9 @@ class Change:
         return note, ("XADD", all_keys.moves, *limit, "*", "room", self.room, "roster", self.token)
 
     def then(self, later: "Change | None") -> "Change":
-        """Return this and a later change of the same process and room as one."""
+        """Return this change merged with a later one of the same process and room."""
         if later is None or later.is_reset:
             return later or self
         self.connections.update(later.connections)
-        self.token = later.token  # Redis may have noted this one, and know its token already
+        self.token = later.token  # Redis may have stored this change with its own token
         return self

@@ -1,4 +1,4 @@
-"""A connection for what may be asked twice."""
+"""A connection for commands that can safely be repeated."""
 
 import asyncio
 from typing import Any
@@ -7,11 +7,11 @@ from ..broker import BrokerUnavailable
 from .link import FAILURES, MOVED_ON, Command, Link
 
 PATIENCE = 3.0
-"""Seconds to wait for answers."""
+"""Seconds to wait for all answers."""
 
 
 class Commands:
-    """Asks Redis, for one caller after the other."""
+    """Runs commands, for one caller at a time."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -19,13 +19,13 @@ class Commands:
         self._lock = asyncio.Lock()
 
     async def run(self, *commands: Command) -> list[Any]:
-        """Return the answers, of which one may be a `ResponseError`.
+        """Run commands and return the answers; any of them may be a `ResponseError`.
 
-        Raises `BrokerUnavailable` if there are none within `PATIENCE` seconds.
+        Raises `BrokerUnavailable` if they do not arrive within `PATIENCE` seconds.
         """
         try:
             async with asyncio.timeout(PATIENCE), self._lock:
-                return await self._ask_twice(commands)
+                return await self._run_with_retry(commands)
         except FAILURES:
             raise BrokerUnavailable from None
 
@@ -35,13 +35,13 @@ class Commands:
         if link is not None:
             await link.close()
 
-    async def _ask_twice(self, commands: tuple[Command, ...]) -> list[Any]:
+    async def _run_with_retry(self, commands: tuple[Command, ...]) -> list[Any]:
         try:
-            return await self._ask(commands)
-        except FAILURES:  # it may have been closed while nobody used it
-            return await self._ask(commands)
+            return await self._run_once(commands)
+        except FAILURES:  # the server may have closed the idle connection
+            return await self._run_once(commands)
 
-    async def _ask(self, commands: tuple[Command, ...]) -> list[Any]:
+    async def _run_once(self, commands: tuple[Command, ...]) -> list[Any]:
         try:
             if self._link is None:
                 self._link = Link(self._url)

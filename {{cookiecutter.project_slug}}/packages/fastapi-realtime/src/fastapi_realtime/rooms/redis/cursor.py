@@ -1,4 +1,4 @@
-"""How far a process has read a room."""
+"""The cursor of a room: how far this process has read its log."""
 
 import asyncio
 from typing import Any
@@ -13,7 +13,7 @@ from .scripts import EMPTY_SECONDS, KEEP_SECONDS, LOOK_SHA, new_epoch
 
 
 class Cursor:
-    """The position in a room up to which its events have been handed over."""
+    """The position in a room's log up to which its messages have been passed to the hub."""
 
     __slots__ = (
         "epoch",
@@ -21,13 +21,13 @@ class Cursor:
         "is_read",
         "keys",
         "known",
-        "look_at",
+        "compare_at",
         "mark",
         "members",
         "offset",
         "packed_log",
         "room",
-        "strange",
+        "foreign_offset",
         "target",
         "turn",
         "unconfirmed",
@@ -39,44 +39,45 @@ class Cursor:
         self.packed_log = pack_text(self.keys.log.encode())
         self.members = 0
         self.epoch = ""
-        """Empty until Redis was asked."""
+        """Empty until the first comparison with Redis."""
         self.offset = 0
         self.mark = b""
+        """The mark of the last message read; empty if unknown."""
         self.known = asyncio.Event()
         """Set once the position is known."""
         self.is_broken = False
-        """Whether Redis refuses to compare it, since its keys are not ours."""
+        """Whether comparing failed because another program has overwritten the room's keys."""
         self.is_read = False
-        """Whether something came since this was last compared with Redis."""
-        self.look_at = 0.0
-        """When this is to be compared with Redis even if something came."""
-        self.strange = 0
-        """The offset of what the log went on with, where that is of another epoch, or not ours."""
+        """Whether messages have been read since the last comparison with Redis."""
+        self.compare_at = 0.0
+        """Loop time of the next comparison with Redis, however busy the room is."""
+        self.foreign_offset = 0
+        """The offset of an entry of another epoch or program that was read; 0 if none was."""
         self.target = ("", 0)
-        """Epoch and offset of the last message that this process has published here."""
+        """Epoch and offset of the last message that this process has published to the room."""
         self.turn = asyncio.Lock()
-        """Keeps those in order who wait to publish here."""
+        """Keeps waiting publishers in order."""
         self.unconfirmed = 0
-        """Messages that this process is publishing here."""
+        """Messages of this process that Redis has not confirmed."""
 
     @property
     def position(self) -> str:
-        """The id of the last message that was handed over."""
+        """The id of the last message that was passed to the hub."""
         return f"{self.epoch}-{self.offset}"
 
     @property
     def lag(self) -> int:
-        """How many messages are still to come, at least, of those that this process published."""
+        """Messages published by this process and not yet read back; a lower bound."""
         return self.unconfirmed + self._confirmed() - self.offset
 
     def confirm(self, epoch: str, offset: int) -> None:
-        """Note that a message which this process is publishing here has got this position."""
+        """Record the position of a message that this process has published."""
         self.unconfirmed -= 1
-        if self.target[0] != epoch or self.target[1] < offset:  # else it was published before
+        if self.target[0] != epoch or self.target[1] < offset:  # else it is a repeated message
             self.target = epoch, offset
 
-    def look(self, process: str) -> Command:
-        """Return the command by which a process compares this with Redis."""
+    def compare_command(self, process: str) -> Command:
+        """Return the command that compares this cursor with Redis."""
         keys = self.keys
         return (
             *("EVALSHA", LOOK_SHA, 6, keys.head, keys.log, keys.refs),
@@ -86,15 +87,15 @@ class Cursor:
         )
 
     def _confirmed(self) -> int:
-        """Return the last offset that Redis is known to have had in this epoch."""
+        """Return the highest offset of this epoch that Redis is known to have reached."""
         epoch, offset = self.target
         return max(self.offset, offset) if epoch == self.epoch else self.offset
 
-    def take_look(self, answer: list[Any]) -> EncodedEvent | None:
-        """Take what the comparison says, and return the gap that members must be told of."""
+    def apply_comparison(self, answer: list[Any]) -> EncodedEvent | None:
+        """Apply the result of a comparison; return a `gap` event if messages were lost."""
         epoch, offset, start = answer[0].decode(), int(answer[1]), int(answer[2])
         mark, is_whole = answer[3], bool(answer[4])
-        strange, self.strange, self.is_read = self.strange, 0, False
+        foreign_offset, self.foreign_offset, self.is_read = self.foreign_offset, 0, False
         if not self.epoch:
             self.epoch, self.offset, self.mark = epoch, offset, mark
             self.known.set()
@@ -102,19 +103,19 @@ class Cursor:
             gap = self.gap()
             self.epoch, self.offset, self.mark = epoch, start, b""
             return gap
-        elif strange or (offset > self.offset and not is_whole):
+        elif foreign_offset or (offset > self.offset and not is_whole):
             gap = self.gap()
-            self.offset, self.mark = strange or offset, b""
+            self.offset, self.mark = foreign_offset or offset, b""
             return gap
         return None
 
     def take(self, entry: LogEntry) -> list[EncodedEvent]:
-        """Go on to a message of this epoch, and return it, after the gap before it if any."""
+        """Advance to a message of this epoch, and return it; after a `gap` if some are missing."""
         is_next = entry.offset == self.offset + 1
         events = [] if is_next else [self.gap()]
         self.offset, self.mark, self.is_read = entry.offset, entry.mark, True
         return [*events, LoggedMessage(self.room, entry)]
 
     def gap(self) -> EncodedEvent:
-        """Return what tells members that something after this position is lost."""
+        """Return a `gap` event: messages after this position are lost."""
         return EncodedEvent(GapEvent(room=self.room, since=self.position), offset=AFTER_ALL)

@@ -1,4 +1,4 @@
-"""What Redis is told of rosters, and asked: again until it has worked."""
+"""Stores joins and leaves in Redis and fetches rosters, with retries."""
 
 import asyncio
 import logging
@@ -17,13 +17,13 @@ from .who import Who, read_who, who_command
 logger = logging.getLogger(__name__)
 
 MAX_ROOMS = 100
-"""Rooms of which Redis is told, or asked, at once."""
+"""Maximum changes, and maximum rosters, in one round trip."""
 RETRY_SECONDS = 0.5
-"""Seconds after a failure until Redis is told and asked again."""
+"""Seconds from a failure to the next attempt."""
 
 
 class Exchange:
-    """Changes that Redis is to be told of, and rooms of which it is to be asked who is there."""
+    """Changes to store in Redis, and rooms whose rosters to fetch from it."""
 
     def __init__(
         self,
@@ -31,68 +31,68 @@ class Exchange:
         keys: Keys,
         process: str,
         limit: int,
-        told: Callable[[Change, list[Any]], None],
-        learned: Callable[[str, Who], None],
+        on_stored: Callable[[Change, list[Any]], None],
+        on_roster: Callable[[str, Who], None],
     ) -> None:
-        """Call `told` with a change and the answer of Redis, `learned` with who is in a room."""
+        """Calls `on_stored` with a change and the answer of Redis, `on_roster` with a roster."""
         self._commands = commands
         self._keys = keys
         self._process = process
         self._limit = limit
-        self._told = told
-        self._learned = learned
+        self._on_stored = on_stored
+        self._on_roster = on_roster
         self._changes: dict[tuple[str, str], Change] = {}
-        self._asked: dict[str, float] = {}  # rooms, and when they may be asked of
-        self._in_flight: set[str] = set()  # tokens
+        self._requests: dict[str, float] = {}  # earliest loop time, by room
+        self._in_flight: set[str] = set()  # tokens of changes being sent
         self._woken = asyncio.Event()
 
     async def run(self) -> None:
-        """Tell and ask until this is cancelled."""
+        """Store and fetch until cancelled."""
         while True:
             try:
                 await self._exchange()
                 await self._wait()
             except BrokerUnavailable:
                 await asyncio.sleep(RETRY_SECONDS)
-            except Exception:  # a bug, or something in Redis that isn't ours
+            except Exception:  # a bug, or another program has overwritten keys
                 logger.exception("failed to exchange rosters")
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def flush(self) -> None:
-        """Tell all that is to be told, and that Redis takes; raises `BrokerUnavailable`."""
+        """Store all changes that are due; raises `BrokerUnavailable`."""
         while self._due_changes():
             await self._exchange()
 
-    def tell(self, change: Change) -> None:
-        """Tell Redis of a change."""
+    def add_change(self, change: Change) -> None:
+        """Queue a change; it is merged with an earlier one of the same room and process."""
         earlier = self._changes.get(change.key)
         self._changes[change.key] = earlier.then(change) if earlier else change
         self._woken.set()
 
-    def untold(self, room: str) -> Collection[str]:
-        """Return the connections of this process that may have changed in a room since."""
+    def pending_connections(self, room: str) -> Collection[str]:
+        """Return the connections of this process in a room with changes not yet sent."""
         change = self._changes.get((room, self._process))
         return change.connections if change else ()
 
-    def rooms(self) -> set[str]:
-        """Return the rooms of which Redis is to be told."""
+    def changed_rooms(self) -> set[str]:
+        """Return the rooms with changes not yet sent."""
         return {room for room, _ in self._changes}
 
-    def is_telling(self, token: str) -> bool:
-        """Return whether a token is that of a change that is on its way to Redis."""
+    def is_in_flight(self, token: str) -> bool:
+        """Return whether the change with this token is being sent to Redis now."""
         return token in self._in_flight
 
-    def ask(self, room: str, not_before: float = 0.0) -> None:
-        """Ask Redis who is in a room, at a time of the event loop."""
-        self._asked.setdefault(room, not_before)
+    def request_roster(self, room: str, not_before: float = 0.0) -> None:
+        """Queue a fetch of a room's roster, not before a loop time."""
+        self._requests.setdefault(room, not_before)
         self._woken.set()
 
-    def drop(self, room: str) -> None:
-        """Ask of a room no more."""
-        self._asked.pop(room, None)
+    def cancel_request(self, room: str) -> None:
+        """Cancel the queued fetch of a room's roster."""
+        self._requests.pop(room, None)
 
-    async def who(self, room: str) -> Who:
-        """Return who is in a room; raises `BrokerUnavailable`."""
+    async def fetch_roster(self, room: str) -> Who:
+        """Fetch a room's roster now; raises `BrokerUnavailable`."""
         (answer,) = await self._commands.run(
             who_command(self._keys.room(room), self._process, self._limit)
         )
@@ -101,15 +101,15 @@ class Exchange:
         return read_who(answer)
 
     async def _wait(self) -> None:
-        """Wait until there is something to do."""
+        """Wait until a change or a fetch is due."""
         self._woken.clear()
-        times = [*self._asked.values(), *(each.not_before for each in self._changes.values())]
+        times = [*self._requests.values(), *(each.not_before for each in self._changes.values())]
         with suppress(TimeoutError):
             async with asyncio.timeout_at(min(times, default=None)):
                 await self._woken.wait()
 
     async def _exchange(self) -> None:
-        """Tell and ask once; raises `BrokerUnavailable`. What Redis refuses is tried again."""
+        """Make one round trip; raises `BrokerUnavailable`. What Redis rejects is retried later."""
         changes, rooms = self._take()
         if not changes and not rooms:
             return
@@ -124,26 +124,26 @@ class Exchange:
             raise
         finally:
             self._in_flight.clear()
-        told = zip(changes, answers[: 2 * len(changes) : 2], strict=True)
-        asked = zip(rooms, answers[2 * len(changes) :], strict=True)
-        for change, answer in told:
-            self._settle(change, answer)
-        for room, answer in asked:
-            self._learn(room, answer)
+        stored = zip(changes, answers[: 2 * len(changes) : 2], strict=True)
+        rosters = zip(rooms, answers[2 * len(changes) :], strict=True)
+        for change, answer in stored:
+            self._handle_stored(change, answer)
+        for room, answer in rosters:
+            self._handle_roster(room, answer)
 
     def _due_changes(self) -> list[Change]:
         now = asyncio.get_running_loop().time()
         return [change for change in self._changes.values() if change.not_before <= now]
 
     def _take(self) -> tuple[list[Change], list[str]]:
-        """Take what is to be told and asked now."""
+        """Return the due changes and rooms, and remove them from the queues."""
         now = asyncio.get_running_loop().time()
         changes = self._due_changes()[:MAX_ROOMS]
         for change in changes:
             del self._changes[change.key]
-        rooms = [room for room, time in self._asked.items() if time <= now][:MAX_ROOMS]
+        rooms = [room for room, time in self._requests.items() if time <= now][:MAX_ROOMS]
         for room in rooms:
-            del self._asked[room]
+            del self._requests[room]
         self._in_flight = {change.token for change in changes}
         return changes, rooms
 
@@ -153,16 +153,16 @@ class Exchange:
             change.not_before = not_before
             self._changes[change.key] = change.then(self._changes.get(change.key))
         for room in rooms:
-            self.ask(room, not_before)
+            self.request_roster(room, not_before)
 
-    def _settle(self, change: Change, answer: Any) -> None:
+    def _handle_stored(self, change: Change, answer: Any) -> None:
         if isinstance(answer, ResponseError):
             self._keep([change], [], RETRY_SECONDS)
         else:
-            self._told(change, answer)
+            self._on_stored(change, answer)
 
-    def _learn(self, room: str, answer: Any) -> None:
+    def _handle_roster(self, room: str, answer: Any) -> None:
         if isinstance(answer, ResponseError):
             self._keep([], [room], RETRY_SECONDS)
         else:
-            self._learned(room, read_who(answer))
+            self._on_roster(room, read_who(answer))

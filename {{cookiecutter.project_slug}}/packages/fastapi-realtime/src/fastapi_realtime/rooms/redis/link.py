@@ -1,4 +1,4 @@
-"""One connection to Redis, which is never used again after an error."""
+"""A single connection to Redis; after an error it is closed and never reused."""
 
 import asyncio
 from collections.abc import Iterable, Sequence
@@ -19,9 +19,9 @@ from .roster_scripts import ROSTER_SCRIPTS
 from .scripts import LOOK, PUBLISH
 
 ANSWER_SECONDS = 3.0
-"""Seconds to wait for a connection, or for the answers to commands that are sent together."""
+"""Seconds to wait for a connection, or for all answers to one pipeline."""
 OLDEST = (6, 2)
-"""The oldest Redis that this is tested to work with."""
+"""The oldest supported version of Redis."""
 
 FORCED: dict[str, Any] = {
     "retry_on_timeout": False,
@@ -29,37 +29,37 @@ FORCED: dict[str, Any] = {
     "protocol": 2,
     "driver_info": None,
 }
-"""Options of redis-py that no URL may change."""
+"""Options of redis-py that a URL can't change."""
 
 Command = Sequence[str | bytes | int]
 
 FAILURES = (RedisError, OSError, EOFError, TimeoutError)
-"""What a connection can fail with."""
+"""Exceptions of a connection."""
 MOVED_ON = (MasterDownError, NoScriptError, ReadOnlyError)
-"""Answers of a server that has restarted or is no master any more; another connection may help."""
+"""Errors of a server that has restarted or is no longer the primary; reconnecting may help."""
 
 
 class TooOld(RedisError):
-    """A server that lacks what is needed."""
+    """The server's version is too old."""
 
 
 class Link:
-    """A connection to the Redis of a URL. Nothing is sent twice: the caller knows what may be."""
+    """A connection to Redis. It never retries: only the caller knows what is safe to repeat."""
 
     def __init__(self, url: str) -> None:
-        """Raises an exception of any type for a URL that doesn't work."""
+        """Raises an exception of any type for an invalid URL."""
         options: dict[str, Any] = dict(parse_url(url))
         kind = options.pop("connection_class", Connection)
-        # Our timeout is one for all answers; redis-py's for each cost time, and its `wait_for`
-        # can miss a cancellation before Python 3.12.
+        # We use one timeout for all answers. redis-py's is set for each answer, which is slow,
+        # and its `wait_for` can miss a cancellation before Python 3.12.
         options |= FORCED | {"socket_timeout": None, "socket_connect_timeout": None}
-        # redis-py would send a command again whose answer is late: a message would come twice.
+        # No retries: redis-py would repeat a command whose answer is late, and send a message twice.
         self._connection = kind(retry=Retry(NoBackoff(), 0), **options)
 
     async def connect(self) -> None:
-        """Connect, with the password of the URL; raises one of `FAILURES`.
+        """Connect, check the version, and load the scripts, which a restarted Redis has lost.
 
-        Redis forgets scripts when it restarts, so it is given them.
+        Raises one of `FAILURES`.
         """
         async with asyncio.timeout(ANSWER_SECONDS):
             await self._connection.connect()
@@ -80,13 +80,13 @@ class Link:
         return answer
 
     async def request_packed(self, packed: bytes) -> Any:
-        """Send a command that is packed already, and return the answer; raises like `request`."""
+        """Send a packed command and return the answer; raises like `request`."""
         async with asyncio.timeout(ANSWER_SECONDS):
             await self._connection.send_packed_command([packed])
             return await self._connection.read_response()
 
     async def pipeline(self, commands: Iterable[Command]) -> list[Any]:
-        """Send commands together and return the answers; one may be a `ResponseError`."""
+        """Send commands together and return the answers; any of them may be a `ResponseError`."""
         commands = list(commands)
         packed = self._connection.pack_commands(commands)
         async with asyncio.timeout(ANSWER_SECONDS):
@@ -94,7 +94,7 @@ class Link:
             return [await self._answer() for _ in commands]
 
     async def close(self) -> None:
-        """Close the connection, without waiting for the other side."""
+        """Close the connection without waiting for the server."""
         await self._connection.disconnect(nowait=True)
 
     async def _answer(self) -> Any:
@@ -105,7 +105,7 @@ class Link:
 
 
 def explain(error: BaseException) -> str:
-    """Return why a connection failed, for the log; redis-py puts no password there."""
+    """Return why a connection failed, for the log; redis-py's texts have no password."""
     if type(error) is TimeoutError:
         return "it doesn't answer"
     reason, _, _ = str(error).partition(" script: ")
@@ -113,6 +113,6 @@ def explain(error: BaseException) -> str:
 
 
 async def reap(task: asyncio.Task[None]) -> None:
-    """Cancel a task, and wait until it has ended."""
+    """Cancel a task and wait until it is done; its exception is not raised."""
     task.cancel()
     await asyncio.wait([task])

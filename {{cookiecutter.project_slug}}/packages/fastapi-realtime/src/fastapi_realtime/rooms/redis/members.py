@@ -1,4 +1,4 @@
-"""The rooms that have members in this process, and how far each was read."""
+"""The rooms with members in this process, and a cursor for each."""
 
 import asyncio
 from collections.abc import Iterator
@@ -10,17 +10,17 @@ from .keys import Keys
 from .waker import Waker
 
 MAX_LAG = 1024
-"""Messages of a room that this process may have published and not read; a log is longer."""
+"""Publishers wait above this many messages of a room not read back; `LOG_LENGTH` is higher."""
 MAX_LAG_BYTES = 4 * 1024 * 1024
-"""Bytes of such messages, if all are as long as the next one."""
+"""The same in bytes, taking all messages to be as long as the next one."""
 
 
 class Members:
-    """A cursor for each room, as long as it has members."""
+    """The cursors of the rooms that have members in this process."""
 
     def __init__(self, waker: Waker, keys: Keys) -> None:
-        self.unsure: set[Cursor] = set()
-        """Rooms to be compared with Redis at once: they are new, or odd."""
+        self.to_compare: set[Cursor] = set()
+        """New rooms, and rooms with a foreign entry: the reader compares them with Redis next."""
         self._waker = waker
         self._keys = keys
         self._cursors: dict[str, Cursor] = {}
@@ -36,49 +36,52 @@ class Members:
         return len(self._cursors)
 
     def get(self, room: str) -> Cursor | None:
-        """Return how far a room was read; `None` for one without members here."""
+        """Return the cursor of a room; `None` if it has no members in this process."""
         return self._cursors.get(room)
 
     def of_log(self, key: bytes) -> Cursor | None:
-        """Return how far the room of a log was read; `None` for one without members here."""
+        """Return the cursor for the key of a log; `None` if it has no members in this process."""
         return self._by_log.get(key)
 
     def note_read(self) -> None:
-        """Note that something was read, for those who wait for it."""
+        """Record a successful read, and wake waiting publishers."""
         self._read_at = asyncio.get_running_loop().time()
         self.note_attempt()
 
     def note_attempt(self) -> None:
-        """Note that reading has failed, and let those who wait see for how long."""
+        """Wake waiting publishers, which then check how long ago the last read was."""
         self._progress.set()
         self._progress = asyncio.Event()
 
     async def catch_up(self) -> None:
-        """Wait until all is read that this process has published in these rooms."""
+        """Wait until everything that this process has published to these rooms was read back."""
         while any(cursor.lag for cursor in self._cursors.values()):
             await self._progress.wait()
 
     async def wait_near(self, cursor: Cursor, size: int) -> None:
-        """Wait with a message of some bytes while a room is read more slowly than published to.
+        """Wait until the reader of a room is close enough to publish a message of `size` bytes.
 
-        So a burst doesn't push out of the log what members here have not received. Raises
+        Otherwise a burst would trim messages from the log before they are read. Raises
         `BrokerUnavailable` if reading has failed for `PATIENCE` seconds.
         """
         limit = min(MAX_LAG, max(1, MAX_LAG_BYTES // size))
         while cursor.lag >= limit:
             await self._progress.wait()
             if self._cursors.get(cursor.room) is not cursor:
-                return  # its last member has left: nobody reads on, and nobody misses anything
+                return  # its last member has left, so the room is no longer read
             if asyncio.get_running_loop().time() - self._read_at > PATIENCE:
                 raise BrokerUnavailable
 
     async def enter(self, room: str) -> str:
-        """Count a member, and return the position after which it misses nothing."""
+        """Count a member, and return the position after which it receives every message.
+
+        Raises `BrokerUnavailable` after `PATIENCE` seconds.
+        """
         cursor = self._cursors.get(room)
         if cursor is None:
             cursor = self._cursors[room] = Cursor(room, self._keys.room(room))
             self._by_log[cursor.keys.log.encode()] = cursor
-            self.unsure.add(cursor)
+            self.to_compare.add(cursor)
             self._waker.wake()
         cursor.members += 1
         try:
@@ -93,10 +96,10 @@ class Members:
         return cursor.position
 
     def leave(self, room: str) -> None:
-        """Count a member no more."""
+        """Stop counting a member; the last one removes the cursor."""
         cursor = self._cursors[room]
         cursor.members -= 1
         if not cursor.members:
             del self._cursors[room], self._by_log[cursor.keys.log.encode()]
-            self.unsure.discard(cursor)
-            self.note_attempt()  # nobody reads on for those who wait
+            self.to_compare.discard(cursor)
+            self.note_attempt()  # waiting publishers would never be woken by a read

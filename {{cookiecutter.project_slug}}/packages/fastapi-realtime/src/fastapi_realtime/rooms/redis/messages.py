@@ -1,4 +1,4 @@
-"""Messages as they stand in the log of a room, and on their way to members."""
+"""Messages in the log of a room: packing, reading, encoding for members."""
 
 import json
 from typing import NamedTuple
@@ -9,15 +9,15 @@ from ..events import MessageEvent
 from ..formats import EVENTS, RoomFormat
 
 RawEntry = tuple[bytes, list[bytes]]
-"""An entry as Redis gives it: an id, and fields with their values."""
+"""A stream entry from Redis: its id, then its field names and values in turn."""
 FIELDS = [b"e", b"o", b"n", b"m"]
-"""Epoch, origin, mark and packed message."""
+"""The field names of an entry: epoch, origin, mark, packed message."""
 BEFORE_ID = b'{"type":"message","id":"'
-"""What a message under `events.v1` begins with; its id, which Redis gives, comes next."""
+"""The start of a message's JSON, up to its id, which Redis assigns."""
 
 
 def pack(event: MessageEvent) -> bytes:
-    """Return what the log keeps of a message: its JSON, without what stands before the id."""
+    """Return the packed form of a message: its JSON without `BEFORE_ID`."""
     text = EVENTS.encode(event)
     assert text is not None
     assert text.startswith(BEFORE_ID + b'"')
@@ -30,24 +30,24 @@ class LogEntry(NamedTuple):
     epoch: str
     offset: int
     origin: str
-    """The connection that sent it, or an empty text."""
+    """The connection that sent it, or an empty string."""
     mark: bytes
-    """What no other message has, even where an offset was used twice."""
+    """Unique to the message, even if an offset is used twice after a failover."""
     packed: bytes
 
     @property
     def text(self) -> bytes:
-        """The message under `events.v1`."""
+        """The message as JSON, as under `events.v1`."""
         return b"%b%b-%d%b" % (BEFORE_ID, self.epoch.encode(), self.offset, self.packed)
 
     @property
     def frame(self) -> bytes:
-        """The same as a frame of a server."""
+        """The same as a server frame."""
         return server_frame(self.text, is_text=True)
 
 
 def read_entry(raw: RawEntry) -> LogEntry | None:
-    """Return an entry; `None` for one that another program has put into the log."""
+    """Return an entry; `None` for a foreign one, written by another program."""
     fields = raw[1]
     if fields[::2] != FIELDS:
         return None
@@ -59,12 +59,12 @@ def read_entry(raw: RawEntry) -> LogEntry | None:
 
 
 def offset_of(raw: RawEntry) -> int:
-    """Return the offset of an entry."""
+    """Return the offset of a raw entry."""
     return int(raw[0].partition(b"-")[0])
 
 
 class LoggedMessage(EncodedEvent):
-    """A message from the log. It is encoded already, and decoded only for text members."""
+    """A message from the log. It is JSON already, and decoded only for the text format."""
 
     __slots__ = ("_text",)
 
@@ -84,5 +84,5 @@ class LoggedMessage(EncodedEvent):
             return self._text
         try:
             return format.encode(MessageEvent(**json.loads(self._text)))
-        except (ValueError, TypeError):  # another program has put it into the log
+        except (ValueError, TypeError):  # a foreign entry
             return None

@@ -1,4 +1,4 @@
-"""What processes tell each other apart from messages: that they run, who moves, whom to close."""
+"""Notices between processes: heartbeats, changed rosters, subjects to close."""
 
 import asyncio
 from collections.abc import Callable
@@ -16,18 +16,18 @@ from .scripts import KEEP_SECONDS
 from .supervisor import keep_connected
 
 BEAT_SECONDS = 1.0
-"""Seconds between two signs of life."""
+"""Seconds between two heartbeats."""
 MAX_CLOSED = 10_000
-"""Subjects whose connections a process closes that reads slowly, or was away."""
+"""Length of the stream of subjects to close; a process that was away longer misses some."""
 LOST_SECONDS = 60
-"""Seconds for which subjects are closed again that Redis may have lost."""
+"""After Redis has lost a part of that stream, it is read again from this many seconds ago."""
 
 
 class Notices:
-    """Says that this process runs, and reads two streams that all processes write and read.
+    """Sends heartbeats, and reads two streams that all processes write to.
 
-    One names rooms that somebody has joined or left, the other subjects whose connections are to
-    be closed.
+    One has the rooms with joins or leaves, the other the subjects whose connections must be
+    closed.
     """
 
     def __init__(
@@ -42,24 +42,24 @@ class Notices:
         self._started_at = 0.0
 
     async def run(self, close_subject: CloseSubject) -> None:
-        """Do so until this is cancelled."""
+        """Send heartbeats and read until cancelled."""
         self._started_at = asyncio.get_running_loop().time()
-        takers = {self._keys.moves: self._rosters.note_token, self._keys.closed: close_subject}
+        handlers = {self._keys.moves: self._rosters.note_token, self._keys.closed: close_subject}
 
         async def work(link: Link) -> None:
             await self._find_positions(link)
             while True:
                 await self._beat(link)
-                await self._read(link, takers)
+                await self._read(link, handlers)
 
-        await keep_connected(self._url, "listen", self._health, work, self._processes.doubt)
+        await keep_connected(self._url, "listen", self._health, work, self._processes.note_outage)
 
     async def _find_positions(self, link: Link) -> None:
-        """Go to the end of the one stream, and in the other to where reading stopped.
+        """Set the positions to read from, after a connect.
 
-        What was missed of rooms is noticed when they are compared with Redis. At first, subjects
-        are read that were closed since the start. A stream that ends before where reading stopped
-        is a new one, or has lost its end: then it is read from a minute ago.
+        Rooms: the end; missed changes are found when rooms are compared with Redis. Subjects:
+        where reading stopped, and at first the start of this process. If the stream ends before
+        that, Redis has lost a part of it: then `LOST_SECONDS` ago.
         """
         moves, closed = self._keys.moves, self._keys.closed
         self._positions[moves] = await self._end_of(link, moves)
@@ -78,44 +78,44 @@ class Notices:
         return bytes(entries[0][0]) if entries else b"0-0"
 
     async def _beat(self, link: Link) -> None:
-        """Say that this process runs, which a Redis refuses that is full or read-only."""
-        (answer,) = await link.pipeline([self._processes.beat()])
+        """Send a heartbeat. Redis rejects it while it is full or read-only."""
+        (answer,) = await link.pipeline([self._processes.heartbeat_command()])
         if isinstance(answer, MOVED_ON):
             raise answer
         if isinstance(answer, ResponseError):
             self._health.fails("write", explain(answer))
-            self._processes.doubt()
+            self._processes.note_outage()
         else:
             self._health.works("write")
-            self._processes.take_beat(answer)
-            self._rosters.bury_dead()
+            self._processes.handle_heartbeat(answer)
+            self._rosters.remove_dead()
         self._health.works("listen")
 
-    async def _read(self, link: Link, takers: dict[str, Callable[..., object]]) -> None:
-        """Read both streams until the next sign of life is due."""
+    async def _read(self, link: Link, handlers: dict[str, Callable[..., object]]) -> None:
+        """Read both streams until the next heartbeat is due."""
         loop = asyncio.get_running_loop()
         end = loop.time() + BEAT_SECONDS
         while (left := int(1000 * (end - loop.time()))) > 0:
             streams = ("STREAMS", *self._positions, *self._positions.values())
             for name, entries in await link.request("XREAD", "BLOCK", left, *streams) or ():
-                self._take(name.decode(), entries, takers)
+                self._take(name.decode(), entries, handlers)
 
     def _take(
-        self, stream: str, entries: list[Any], takers: dict[str, Callable[..., object]]
+        self, stream: str, entries: list[Any], handlers: dict[str, Callable[..., object]]
     ) -> None:
         for id, fields in entries:
             self._positions[stream] = id
-            takers[stream](*(value.decode() for value in fields[1::2]))
+            handlers[stream](*(value.decode() for value in fields[1::2]))
 
 
 def close_commands(keys: Keys, subject: str) -> tuple[Command, Command]:
-    """Return the commands that have every process close a subject's connections."""
+    """Return the commands that ask every process to close a subject's connections."""
     limit = ("MAXLEN", "~", MAX_CLOSED)
     note = ("XADD", keys.closed, *limit, "*", "subject", subject)
     return note, ("EXPIRE", keys.closed, KEEP_SECONDS)
 
 
 def number(id: bytes) -> tuple[int, int]:
-    """Return the id of an entry as numbers, which have an order."""
+    """Return the id of a stream entry as numbers that can be compared."""
     milliseconds, _, count = id.partition(b"-")
     return int(milliseconds), int(count)

@@ -1,4 +1,4 @@
-"""The processes that use the same Redis, and which of them run."""
+"""Liveness of the processes that use the same Redis."""
 
 import asyncio
 import math
@@ -9,33 +9,33 @@ from .link import Command
 from .roster_scripts import BEAT_SHA
 
 PROCESS_SECONDS = 8
-"""Seconds without a sign of a process after which Redis forgets it."""
+"""Seconds without a heartbeat after which a process is removed from the list."""
 MISSING_SECONDS = 2.0
-"""Seconds for which a process must be missing: one that has just started isn't known yet."""
+"""Seconds that a process must be missing before it counts as dead; a new one may not be listed."""
 GRACE_SECONDS = 13.0
-"""Seconds that others get to return after Redis was away."""
+"""Seconds after an outage of Redis in which no process counts as dead."""
 
 
 class Processes:
-    """Which processes run. Each says so every second, or its members are taken out of rooms.
+    """The running processes. Without heartbeats, a process is dead: others remove its members.
 
-    That takes `PROCESS_SECONDS` and `MISSING_SECONDS`, or `GRACE_SECONDS` after Redis was away.
+    That takes `PROCESS_SECONDS` plus `MISSING_SECONDS`, after an outage `GRACE_SECONDS` at least.
     """
 
     def __init__(self, own: str, keys: Keys) -> None:
-        """`own` names this process among them."""
+        """`own` is the name of this process."""
         self.own = own
         self._key = keys.processes
         self._running = {own}
-        self._missing: dict[str, float] = {}  # since when
-        self._trusted_at = math.inf
+        self._missing: dict[str, float] = {}  # loop time of when it was found missing
+        self._trusted_at = math.inf  # loop time from which the list is complete
 
-    def beat(self) -> Command:
-        """Return the command that says that this process runs."""
+    def heartbeat_command(self) -> Command:
+        """Return the heartbeat of this process."""
         return "EVALSHA", BEAT_SHA, 1, self._key, self.own, PROCESS_SECONDS, 6 * PROCESS_SECONDS
 
-    def take_beat(self, answer: list[Any]) -> None:
-        """Take its answer. Where Redis had forgotten this process, it may have forgotten others."""
+    def handle_heartbeat(self, answer: list[Any]) -> None:
+        """Handle its answer. If Redis had lost this process, it may have lost others, too."""
         is_new, running = answer
         if is_new or self._trusted_at == math.inf:
             self._trusted_at = asyncio.get_running_loop().time() + GRACE_SECONDS
@@ -43,12 +43,12 @@ class Processes:
         for process in self._running:
             self._missing.pop(process, None)
 
-    def doubt(self) -> None:
-        """Take nobody for dead now, since Redis is away."""
+    def note_outage(self) -> None:
+        """Record an outage of Redis: no process counts as dead for now."""
         self._trusted_at = math.inf
 
     def dead(self, processes: set[str]) -> set[str]:
-        """Return those of some processes that have ended without leaving their rooms."""
+        """Return which of these processes are dead."""
         missing = processes - self._running
         if not missing:
             return missing

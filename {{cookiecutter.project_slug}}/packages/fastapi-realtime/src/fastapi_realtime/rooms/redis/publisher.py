@@ -1,4 +1,4 @@
-"""Publishing: in order, through one connection, and once, also when a connection fails."""
+"""Publishing to Redis: in order, over one connection, and once, also across reconnects."""
 
 import asyncio
 from collections import deque
@@ -17,30 +17,30 @@ from .supervisor import keep_connected
 from .unsent import MAX_BATCH, Unsent, publish_command
 
 PATIENCE = 3.0
-"""Seconds that Redis may be away before publishers are told."""
+"""Seconds that Redis may be down before waiting messages are rejected."""
 MAX_WAITING = 10_000
-"""Messages that may wait for Redis; publishers of more are told at once."""
+"""Messages above this many in the queue are rejected at once."""
 MAX_WAITING_BYTES = 64 * 1024 * 1024
-"""Bytes that may wait for Redis."""
+"""The same in bytes."""
 
 
 class Publisher:
-    """Sends messages to Redis: what comes in one turn of the event loop, or while it is busy, together.
+    """Sends messages to Redis in batches.
 
-    A message is sent until Redis has confirmed it, and under the same number, by which Redis
-    knows it if only the answer was lost. When Redis is away for `PATIENCE` seconds, all that
-    wait are refused, and then all that come.
+    A message is resent until Redis confirms it. Its number stays the same, so that Redis
+    recognizes it if only the answer was lost. When Redis is down for `PATIENCE` seconds, waiting
+    messages are rejected, and new ones until it is back.
     """
 
     def __init__(self, url: str, process: str, history_length: int, health: Health) -> None:
-        """`process` names this one among all that use this Redis."""
+        """`process` is the name of this process."""
         self._url = url
         self._process = process
         self._health = health
         self._history_length = history_length
         self._numbers = count(1)
-        self._batch: list[Unsent] = []  # sent, and perhaps published
-        self._known_until = 0.0  # when Redis may forget its numbers
+        self._batch: list[Unsent] = []  # sent, perhaps published, not confirmed
+        self._known_until = 0.0  # loop time up to which Redis remembers the batch's numbers
         self._queue: deque[Unsent] = deque()
         self._bytes = 0
         self._has_some = asyncio.Event()
@@ -48,21 +48,21 @@ class Publisher:
         self._is_given_up = False
 
     async def run(self) -> None:
-        """Publish until this is cancelled; then refuse what is left."""
+        """Publish until cancelled; then reject all waiting messages."""
         try:
             await keep_connected(
-                self._url, "publish", self._health, self._work, self._lose_patience
+                self._url, "publish", self._health, self._work, self._start_giving_up
             )
         finally:
-            self._stop_waiting()
+            self._stop_giving_up()
             self._give_up()
 
     def publish(
         self, keys: RoomKeys, cursor: Cursor | None, packed: bytes, origin: str, ref: str
     ) -> asyncio.Future[str]:
-        """Publish a message after those before, and return a future of its id.
+        """Queue a message, and return a future of its id.
 
-        Raises `BrokerUnavailable`; the future may fail with it, too.
+        Raises `BrokerUnavailable`, as the future may.
         """
         is_full = len(self._queue) >= MAX_WAITING or self._bytes >= MAX_WAITING_BYTES
         if self._is_given_up or is_full:
@@ -80,18 +80,19 @@ class Publisher:
         while True:
             if not self._batch:
                 self._health.works("publish")
-                self._stop_waiting()
+                self._stop_giving_up()
                 await self._has_some.wait()
                 self._fill()
             if asyncio.get_running_loop().time() < self._known_until:
                 await self._send(link)
-            else:  # this process stood still
+            else:  # this process was paused; resending could publish a message twice
                 self._refuse_batch()
 
     def _fill(self) -> None:
-        """Take the next batch. It gets no more before all of it is settled.
+        """Take the next batch from the queue.
 
-        So its numbers follow each other, and Redis has a slot for each.
+        Nothing is added to it until all of it is settled: its numbers stay consecutive, and
+        Redis has a slot for each.
         """
         size = min(len(self._queue), MAX_BATCH)
         self._batch = [self._queue.popleft() for _ in range(size)]
@@ -103,7 +104,7 @@ class Publisher:
             self._has_some.clear()
 
     async def _send(self, link: Link) -> None:
-        """Send the batch: the messages of a room together, so that they are read together."""
+        """Send the batch, with one command for each room."""
         rooms: dict[str, list[Unsent]] = {}
         for unsent in self._batch:
             rooms.setdefault(unsent.keys.head, []).append(unsent)
@@ -113,7 +114,7 @@ class Publisher:
         ]
         answers = await link.pipeline(commands)
         again = [answer for answer in answers if isinstance(answer, MOVED_ON)]
-        is_refused = not self._batch  # meanwhile
+        is_refused = not self._batch  # by `_give_up`, while waiting for the answers
         self._batch = []
         for some, answer in zip(rooms.values(), answers, strict=True):
             if not isinstance(answer, MOVED_ON):
@@ -132,19 +133,19 @@ class Publisher:
         for unsent, epoch, offset in zip(some, answer[::2], answer[1::2], strict=True):
             unsent.confirm(epoch.decode(), int(offset))
 
-    def _lose_patience(self) -> None:
+    def _start_giving_up(self) -> None:
         if self._giving_up is None:
             loop = asyncio.get_running_loop()
             self._giving_up = loop.call_later(PATIENCE, self._give_up)
 
-    def _stop_waiting(self) -> None:
+    def _stop_giving_up(self) -> None:
         self._is_given_up = False
         if self._giving_up is not None:
             self._giving_up.cancel()
             self._giving_up = None
 
     def _give_up(self) -> None:
-        """Refuse all that wait, and from now on all that come, until Redis is back."""
+        """Reject all waiting messages, and new ones until Redis is back."""
         self._is_given_up = True
         self._refuse_batch()
         for unsent in self._queue:

@@ -1,4 +1,4 @@
-"""What a returning member has missed, from the log of a room."""
+"""Reads the messages that a returning member has missed from the log of a room."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from .messages import LogEntry, read_entry
 
 
 async def read_history(commands: Commands, keys: RoomKeys, since: str, length: int) -> Replay:
-    """Return what came after a position, or all of the last `length` messages if that is not known.
+    """Return the messages after a position; if some are lost, the last `length` messages.
 
     Raises `BrokerUnavailable`.
     """
@@ -26,7 +26,7 @@ async def read_history(commands: Commands, keys: RoomKeys, since: str, length: i
 async def read_log(
     commands: Commands, keys: RoomKeys, first: str, length: int
 ) -> tuple[str, int, list[LogEntry]]:
-    """Return epoch and offset of a room, and its last messages from an id on, at one time."""
+    """Return epoch and offset of a room, and up to `length` messages from an id on, atomically."""
     answers: list[Any] = await commands.run(
         ("MULTI",),
         ("HMGET", keys.head, "epoch", "offset"),
@@ -39,6 +39,6 @@ async def read_log(
 
 
 def make_replay(epoch: str, offset: int, entries: list[LogEntry], *, is_complete: bool) -> Replay:
-    """Return messages as they are sent to a member."""
+    """Return a replay of these messages."""
     frames = [entry.frame for entry in entries]
     return Replay(frames, offset if frames else 0, is_complete, f"{epoch}-{offset}")

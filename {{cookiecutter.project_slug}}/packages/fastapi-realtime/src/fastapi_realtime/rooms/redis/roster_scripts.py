@@ -1,4 +1,4 @@
-"""What Redis does in one step to know who is in a room, in Lua."""
+"""Lua scripts for presence. Redis runs each atomically."""
 
 from .scripts import digest
 
@@ -45,11 +45,11 @@ if (redis.call('HGET', head, 'offset') or '0') == '0' then keep = empty end
 for _, key in ipairs(KEYS) do redis.call('EXPIRE', key, keep) end
 return {before, has_changed and 1 or 0, size}
 """
-"""Note connections of a process that have joined (`+` and the sender) or left (`-`).
+"""Store connections of a process that have joined (`+` and the sender) or left (`-`).
 
-With a reset, forget all of its connections first, and count senders anew. To do the same again
-changes nothing. Returns what `roster` was before, whether it has changed, and how many
-connections the process has.
+With a reset, remove all of its connections first, and recount senders. Repeating it changes
+nothing. Returns the previous `roster`, whether it has changed, and the number of the process's
+connections.
 """
 
 WHO = """
@@ -64,8 +64,8 @@ end
 local roster = redis.call('HGET', head, 'roster') or ''
 return {roster, redis.call('HLEN', own), redis.call('HLEN', people), names, rosters}
 """
-"""Return `roster`, the number of a process's own connections, the number of senders, the
-processes, and the connections of each, unless there are more than a limit."""
+"""Return `roster`, the number of the process's own connections, the number of senders, the
+processes, and the connections of each; none above a limit."""
 
 BEAT = """
 local time = redis.call('TIME')
@@ -77,9 +77,9 @@ redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[2])
 redis.call('EXPIRE', KEYS[1], ARGV[3])
 return {is_new and 1 or 0, redis.call('ZRANGE', KEYS[1], 0, -1)}
 """
-"""Note that a process runs, and forget those that have not said so for some seconds.
+"""Record the heartbeat of a process, and remove processes without one for some seconds.
 
-Returns whether the process was not known, and all that run.
+Returns whether the process was not listed, and all that are.
 """
 
 ROSTER_SCRIPTS = (CHANGE, WHO, BEAT)

@@ -1,4 +1,4 @@
-"""Who is in a room, in all processes together."""
+"""Presence across processes: who is in a room."""
 
 import asyncio
 from contextlib import suppress
@@ -16,16 +16,16 @@ from .view import View
 from .who import Who
 
 MAX_CHANGES = 1000
-"""Connections that Redis is told of one by one; while it is away, more may come and go."""
+"""Above this many waiting changes of a room, all its connections are sent instead."""
 
 
 class Rosters:
-    """Tells Redis who joins and leaves here, and members who does elsewhere.
+    """Stores joins and leaves of this process in Redis, and notifies members of those in others.
 
-    The truth is in Redis: a hash for each room and process. Whoever changes one gives the roster
-    of the room a new name, a token, and tells the other processes; one that knows another token
-    reads the roster, and tells its members the difference. Rooms are compared with Redis now and
-    then, tokens too, so whatever was missed or forgotten is mended.
+    Redis has a hash of connections for each room and process. Every change gives the room's
+    roster a new token, and other processes a notice. A process that knows another token fetches
+    the roster and notifies its members of the differences. Tokens are also compared when rooms
+    are, so missed notices and data that Redis has lost are repaired.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Rosters:
         processes: Processes,
         limit: int,
     ) -> None:
-        """`limit` is the number of connections up to which they are named."""
+        """Rooms with more than `limit` connections get counts instead of names."""
         self._presence = presence
         self._processes = processes
         self._limit = limit
@@ -46,128 +46,132 @@ class Rosters:
         )
 
     async def run(self) -> None:
-        """Exchange what is new with Redis until this is cancelled."""
+        """Store changes and fetch rosters until cancelled."""
         await self._exchange.run()
 
     async def close(self) -> None:
-        """Take the members of this process out of all rooms, if Redis can be reached."""
-        for room in {*self._views, *self._exchange.rooms()}:
-            self._exchange.tell(Change(room, self._processes.own, is_reset=True))
+        """Remove the members of this process from all rooms; give up after `PATIENCE` seconds."""
+        for room in {*self._views, *self._exchange.changed_rooms()}:
+            self._exchange.add_change(Change(room, self._processes.own, is_reset=True))
         self._views.clear()
         with suppress(BrokerUnavailable, TimeoutError):
             async with asyncio.timeout(PATIENCE):
                 await self._exchange.flush()
 
     def announce(self, event: PresenceEvent) -> None:
-        """Note that a connection has joined or left here, and tell the others."""
+        """Record that a connection of this process has joined or left, and notify other members."""
         room, connection = event.room, event.connection
         view = self._views.get(room) or View()
         if event.type == "joined":
             if not view.here:
                 self._views[room] = view
-                self._exchange.ask(room)
+                self._exchange.request_roster(room)
             view.here[connection] = event.sender
         elif view.here.pop(connection, None) is None:
             return
         self._presence.announce(event)
         change = {connection: view.here.get(connection)}
-        self._exchange.tell(Change(room, self._processes.own, change))
-        if len(self._exchange.untold(room)) > MAX_CHANGES + len(view.here):
-            self._tell_all(room, view)
+        self._exchange.add_change(Change(room, self._processes.own, change))
+        if len(self._exchange.pending_connections(room)) > MAX_CHANGES + len(view.here):
+            self._send_all(room, view)
         if not view.here:
             self._presence.forget(room)
-            self._exchange.drop(room)
+            self._exchange.cancel_request(room)
             del self._views[room]
             view.known.set()
 
     async def present(self, room: str) -> Present:
-        """Return who is in a room; raises `BrokerUnavailable` if that was never known here."""
+        """Return who is in a room; raises `BrokerUnavailable` if its roster can't be fetched."""
         view = self._views.get(room)
         if view is None:
-            return self._describe(room, await self._exchange.who(room))
+            return self._describe(room, await self._exchange.fetch_roster(room))
         try:
             async with asyncio.timeout(PATIENCE):
                 await view.known.wait()
         except TimeoutError:
             raise BrokerUnavailable from None
-        if self._views.get(room) is not view:  # left meanwhile, perhaps entered again
+        if self._views.get(room) is not view:  # this process left the room meanwhile
             return await self.present(room)
         return self._presence.present(room)
 
     def note_token(self, room: str, token: str) -> None:
-        """Note what a roster is called in Redis now; it has no name where Redis has lost it."""
+        """Fetch the roster if its token is new; if Redis has none, it has lost the roster."""
         view = self._views.get(room)
-        if view is None or token == view.token or self._exchange.is_telling(token):
+        if view is None or token == view.token or self._exchange.is_in_flight(token):
             return
         if not token:
-            self._tell_all(room, view)
-        self._exchange.ask(room, view.next_at)
+            self._send_all(room, view)
+        self._exchange.request_roster(room, view.next_at)
 
-    def bury_dead(self) -> None:
-        """Take members of processes that have died out of the rooms that have members here."""
+    def remove_dead(self) -> None:
+        """Remove the members of dead processes from the rooms with members in this process."""
         for room, view in self._views.items():
-            self._bury(room, view.processes)
+            self._remove_dead(room, view.processes)
 
-    def _bury(self, room: str, processes: set[str]) -> set[str]:
-        """Take the members of dead processes out of a room, and return these processes."""
+    def _remove_dead(self, room: str, processes: set[str]) -> set[str]:
+        """Remove the members of dead processes from a room, and return these processes."""
         dead = self._processes.dead(processes)
         for process in dead:
-            self._exchange.tell(Change(room, process, is_reset=True))
+            self._exchange.add_change(Change(room, process, is_reset=True))
         return dead
 
     def _describe(self, room: str, who: Who) -> Present:
         roster = Roster()
-        for connection, sender in who.elsewhere(self._bury(room, who.processes)).items():
+        for connection, sender in who.elsewhere(self._remove_dead(room, who.processes)).items():
             roster.add(connection, sender)
         roster.count = who.count if who.rosters is None else 0
         return roster.present(self._limit)
 
     def _take_told(self, change: Change, answer: list[Any]) -> None:
-        """Note what Redis answers to a change, and ask who is there if that is not clear now."""
+        """Handle the answer of Redis to a change; fetch the roster if others changed it, too."""
         before, has_changed, size = answer
         view = self._views.get(change.room)
         if view is None:
             return
         is_own, is_known = change.process == self._processes.own, view.elsewhere is not None
-        if is_own and size != len(view.here) and not self._exchange.untold(change.room):
-            self._tell_all(change.room, view)
+        if (
+            is_own
+            and size != len(view.here)
+            and not self._exchange.pending_connections(change.room)
+        ):
+            self._send_all(change.room, view)
         elif is_own and is_known and has_changed and before.decode() == view.token:
             view.token = change.token
         else:
-            self._exchange.ask(change.room, view.next_at)
+            self._exchange.request_roster(change.room, view.next_at)
 
     def _take_who(self, room: str, who: Who) -> None:
         view, own = self._views.get(room), self._processes.own
         if view is None:
             return
-        if view.is_wrong(who, own, self._exchange.untold(room)):
-            self._tell_all(room, view)
+        if view.is_wrong(who, own, self._exchange.pending_connections(room)):
+            self._send_all(room, view)
         view.token, view.processes = who.token, who.processes - {own}
-        dead = self._bury(room, view.processes)
+        dead = self._remove_dead(room, view.processes)
         if who.rosters is None:
             self._presence.merge(room, {*(view.elsewhere or ())}, {}, who.count)
             view.elsewhere = None
             view.next_at = asyncio.get_running_loop().time() + COUNT_SECONDS
         else:
-            self._take_elsewhere(room, view, who.elsewhere(dead | {own}))
+            self._update_others(room, view, who.elsewhere(dead | {own}))
         view.known.set()
 
-    def _tell_all(self, room: str, view: View) -> None:
-        """Tell Redis of all members here."""
-        self._exchange.tell(Change(room, self._processes.own, {**view.here}, is_reset=True))
+    def _send_all(self, room: str, view: View) -> None:
+        """Store all members of this process, replacing what Redis has."""
+        self._exchange.add_change(Change(room, self._processes.own, {**view.here}, is_reset=True))
 
-    def _take_elsewhere(self, room: str, view: View, now: dict[str, str]) -> None:
+    def _update_others(self, room: str, view: View, now: dict[str, str]) -> None:
         was_named = view.elsewhere is not None
         gone, come = view.take_elsewhere(now)
         if not was_named:
             self._presence.merge(room, set(), come, 0)
             return
         for connection, sender in gone.items():
-            self._tell("left", room, connection, sender)
+            self._announce("left", room, connection, sender)
         for connection, sender in come.items():
-            self._tell("joined", room, connection, sender)
+            self._announce("joined", room, connection, sender)
 
-    def _tell(
+    def _announce(
         self, kind: Literal["joined", "left"], room: str, connection: str, sender: str
     ) -> None:
         event = PresenceEvent(type=kind, room=room, sender=sender, connection=connection)

@@ -1,14 +1,14 @@
-"""What Redis does in one step, in Lua."""
+"""Lua scripts for publishing and reading. Redis runs each atomically."""
 
 from hashlib import sha1
 from random import getrandbits
 
 KEEP_SECONDS = 24 * 3600
-"""Seconds that the keys of a room are kept after its last message and its last member."""
+"""Seconds until the keys of a room without members expire, after its last message or leave."""
 EMPTY_SECONDS = 600
 """The same for a room that has never had a message."""
 SENT_SECONDS = 60
-"""Seconds that a process may take to ask again whether a message was published."""
+"""Seconds for which Redis remembers the numbers of published messages."""
 
 BEGIN = """
 local function begin_epoch(name, offset)
@@ -21,8 +21,7 @@ local function begin_log(name, offset)
     redis.call('DEL', KEYS[2], KEYS[3])
 end
 """
-"""Begin an epoch of the room with the keys `head`, `log` and `refs`, with the log that is there or
-an empty one."""
+"""Begin an epoch of a room: `begin_epoch` keeps its log, `begin_log` empties it."""
 
 TRIM = """
 local function trim(log, length, bytes, max_length, max_bytes)
@@ -106,10 +105,10 @@ for i, key in ipairs(KEYS) do redis.call('EXPIRE', key, i < 4 and keep or keep_s
 return positions
 """
 )
-"""Publish messages of a process to a room, each unless that is done.
+"""Publish messages of a process to a room, except those published before.
 
-Returns epoch and offset of each. A script that fails in the middle is not undone; the first write
-is one that Redis refuses when it is full or read-only.
+Returns epoch and offset of each. Redis does not roll back a script that fails; the first write is
+one that it rejects when it is full or read-only, so nothing is written then.
 """
 
 LOOK = (
@@ -144,20 +143,20 @@ local mark, roster = last and last[2][6] or '', has_roster and now[4] or ''
 return {now[1], now[2], now[3], mark, is_whole and 1 or 0, roster}
 """
 )
-"""Compare a room with what a process has seen of it, and begin a new epoch if that was lost.
+"""Compare a room with a process's cursor; begin a new epoch if Redis has lost messages.
 
-Returns epoch, last offset, the offset that the epoch began at, the mark of the last message, 1 if
-the log has that message, and the token of the roster, unless some of that is missing.
+Returns epoch, last offset, the offset at which the epoch began, the mark of the last message, 1
+if the log has that message, and the token of the roster, empty if keys of the roster are missing.
 """
 
 
 def new_epoch() -> str:
-    """Return a name for an epoch, should a room need one."""
+    """Return a random name for an epoch."""
     return f"{getrandbits(32):08x}"
 
 
 def digest(script: str) -> str:
-    """Return the name by which Redis knows a script."""
+    """Return the SHA1 of a script, for `EVALSHA`."""
     return sha1(script.encode(), usedforsecurity=False).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Keeps a connection to Redis: whatever happens to one, there is a next one."""
+"""Keeps a connection to Redis: reconnects after every failure, with backoff."""
 
 import asyncio
 import logging
@@ -11,7 +11,7 @@ from .link import FAILURES, Link, explain
 logger = logging.getLogger(__name__)
 
 FIRST_DELAY, LAST_DELAY = 0.1, 10.0
-"""Seconds between two attempts to connect, at first and in the end."""
+"""Seconds between two attempts: the first delay, and the longest."""
 
 
 async def keep_connected(
@@ -21,9 +21,9 @@ async def keep_connected(
     work: Callable[[Link], Awaitable[None]],
     note_failure: Callable[[], None] = lambda: None,
 ) -> None:
-    """Connect, and do some work with it; whenever that fails, begin again.
+    """Connect and run `work`; whenever that fails, connect again.
 
-    The work says when it works; until it has done so, attempts come later and later.
+    Delays grow until `work` reports to `health` that `part` works.
     """
     delays = backoff()
     while True:
@@ -41,14 +41,14 @@ async def keep_connected(
 
 
 def note(part: str, error: Exception, health: Health) -> None:
-    """Log why a connection failed, if that is news."""
+    """Record why a connection failed; log a traceback for an unexpected exception."""
     health.fails(part, explain(error))
-    if not isinstance(error, FAILURES):  # a bug, or something in Redis that isn't ours
+    if not isinstance(error, FAILURES):  # a bug, or another program has overwritten keys
         logger.error("failed to %s", part, exc_info=error)
 
 
 def backoff() -> Iterator[float]:
-    """Yield how long to wait before each attempt, so that not all processes come at once."""
+    """Yield the delays between attempts, with jitter so that processes don't reconnect together."""
     delay = FIRST_DELAY
     while True:
         yield random.uniform(delay / 2, delay)

@@ -1,4 +1,4 @@
-"""Publishing without an event loop, from another process than the server's."""
+"""Publishing without an event loop, from other processes than the server."""
 
 import os
 import time
@@ -26,23 +26,23 @@ from .scripts import PUBLISH
 from .unsent import Publication, publish_command
 
 PATIENCE = 3.0
-"""Seconds in which Redis must confirm a message."""
+"""Seconds within which Redis must confirm a message."""
 ANSWER_SECONDS = 1.0
-"""Seconds to wait for a connection, or for an answer, before another attempt."""
+"""Seconds to wait for a connection or an answer, for each attempt."""
 RETRY_SECONDS = 0.1
 """Seconds between two attempts."""
 
 
 class SyncRooms:
-    """Publishes to rooms from code that has no event loop: a Celery task, a script, a thread.
+    """Publishes to rooms from code without an event loop: a Celery task, a script, a thread.
 
-    May be made once, at import, and be used by any thread, also after a fork.
+    Can be created once, at import. It is thread-safe, and can be used after a fork.
     """
 
     def __init__(self, settings: RedisSettings, policy: RoomPolicy | None = None) -> None:
-        """`policy` is that of the application: without tokens there is none.
+        """`policy` is that of the application; without tokens, pass none.
 
-        Raises `ValueError` where rooms are in memory, which other processes don't reach.
+        Raises `ValueError` for `memory://`: other processes can't reach these rooms.
         """
         if settings.is_in_memory:
             raise ValueError("these rooms are in the server's memory; use post_message()")
@@ -57,12 +57,13 @@ class SyncRooms:
     def publish(self, room: str, data: JsonValue, sender: str = "", ref: str = "") -> str:
         """Send a message to all members of a room, and return its id.
 
-        A message with a `ref` that its sender has used already is not sent again, as long as
-        the room's history has the first one, whose id is returned. No policy is asked.
+        A `ref` makes a retry safe: if the room's history has a message of the same sender with
+        this `ref`, nothing is sent and the id of that message is returned. The policy is not
+        consulted.
 
-        Raises `ValueError` for a name that no room has, and `BrokerUnavailable` if Redis has not
-        confirmed the message within `PATIENCE` seconds, or refuses it; whether it was published
-        is not known then, so repeat it with the same `ref`.
+        Raises `ValueError` for an invalid room name, and `BrokerUnavailable` if Redis rejects the
+        message or does not confirm it within `PATIENCE` seconds. It may have been published
+        then: retry with the same `ref`.
         """
         self._access.check_target(room)
         packed = pack(MessageEvent(room=room, sender=sender, data=data))
@@ -80,12 +81,12 @@ class SyncRooms:
         return f"{epoch.decode()}-{int(offset)}"
 
     def close(self) -> None:
-        """Close the connection, which the next message would open again."""
+        """Close the connection; the next `publish` opens a new one."""
         if self._pid == os.getpid():
             self._redis.connection_pool.disconnect()
 
     def _connect_once(self) -> None:
-        """Have a connection, and a name, that no process shares with the one it was forked from."""
+        """Create the connection and the process name, once in each process, also after a fork."""
         if self._pid != os.getpid():
             self._pid = os.getpid()
             self._process = token_hex(4)
@@ -96,7 +97,7 @@ class SyncRooms:
             self._redis = Redis(connection_pool=pool)
 
     def _send(self, keys: RoomKeys, publication: Publication, deadline: float) -> Any:
-        """Send a message until Redis has confirmed it, which publishes it once."""
+        """Send a message until Redis confirms it; repeating it does not publish it twice."""
         command = publish_command(keys, [publication], self._process, self._history_length)
         while True:
             try:

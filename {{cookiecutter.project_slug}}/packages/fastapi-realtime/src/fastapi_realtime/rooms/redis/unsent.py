@@ -1,4 +1,4 @@
-"""Messages on their way to Redis."""
+"""Messages that Redis has not confirmed, and the command to publish them."""
 
 import asyncio
 from collections.abc import Sequence
@@ -10,22 +10,22 @@ from .link import Command
 from .scripts import KEEP_SECONDS, PUBLISH_SHA, SENT_SECONDS, new_epoch
 
 MAX_BATCH = 256
-"""Messages that are sent together. Redis keeps as many numbers, for when an answer is lost."""
+"""Maximum messages in one batch. Redis remembers as many numbers of each process."""
 LOG_LENGTH = 4096
-"""Messages that the log of a room keeps at least, for processes that read slowly."""
+"""Messages kept in the log of a room, for slow readers; more if `history_length` is higher."""
 LOG_BYTES = 16 * 1024 * 1024
-"""Bytes that these messages may take; when they are large, the log keeps fewer."""
+"""Maximum bytes of these messages; a log of large messages is shorter."""
 
 
 @dataclass(slots=True, eq=False)
 class Publication:
-    """A message that is to be published."""
+    """A message to publish."""
 
     ref: bytes
     origin: bytes
     packed: bytes
     number: int = 0
-    """Counts the messages of this process, from when it is sent first."""
+    """The number of the message in this process; 0 until it is first sent."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -34,20 +34,20 @@ class Unsent(Publication):
 
     keys: RoomKeys
     cursor: Cursor | None
-    """How far the room was read, if it has members here."""
+    """The cursor of the room, if it has members in this process."""
     published: asyncio.Future[str]
-    """The id that it gets."""
+    """A future of its id."""
 
     def confirm(self, epoch: str, offset: int) -> None:
-        """Note that it was published, now or before, and where."""
+        """Record that it was published, now or earlier, at this position."""
         if self.cursor is not None:
             self.cursor.confirm(epoch, offset)
-            self.cursor = None  # counted once, also if it was refused meanwhile
-        if not self.published.done():  # else its publisher has gone
+            self.cursor = None  # so that it is not counted again
+        if not self.published.done():  # else its publisher no longer waits
             self.published.set_result(f"{epoch}-{offset}")
 
     def refuse(self, error: Exception) -> None:
-        """Note that it was not published, or that this is not known."""
+        """Record that it was not published, or that the outcome is unknown."""
         if self.cursor is not None:
             self.cursor.unconfirmed -= 1
             self.cursor = None
@@ -58,7 +58,7 @@ class Unsent(Publication):
 def publish_command(
     keys: RoomKeys, publications: Sequence[Publication], process: str, history_length: int
 ) -> Command:
-    """Return the command that publishes messages to a room, once however often it is sent."""
+    """Return the command that publishes messages to a room; repeating it changes nothing."""
     lengths = max(LOG_LENGTH, history_length), LOG_BYTES, history_length
     command: list[str | bytes | int] = [
         *("EVALSHA", PUBLISH_SHA, 4, keys.head, keys.log, keys.refs, keys.sent(process)),

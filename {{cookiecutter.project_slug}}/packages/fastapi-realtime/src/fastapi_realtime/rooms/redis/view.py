@@ -1,4 +1,4 @@
-"""What a process knows of the members of a room."""
+"""This process's copy of the roster of a room."""
 
 import asyncio
 from collections.abc import Collection
@@ -7,7 +7,7 @@ from .who import Who
 
 
 class View:
-    """The members of a room that has some here: those here, and those elsewhere."""
+    """The connections in a room: those of this process, and those of other processes."""
 
     __slots__ = ("elsewhere", "here", "known", "next_at", "processes", "token")
 
@@ -15,20 +15,20 @@ class View:
         self.here: dict[str, str] = {}
         """The sender of each connection of this process."""
         self.elsewhere: dict[str, str] | None = None
-        """The same of other processes; `None` while it is not known, or they are too many."""
+        """The same for other processes; `None` if not fetched yet, or too many to list."""
         self.processes: set[str] = set()
-        """The other processes that have members."""
+        """The other processes with members."""
         self.token = ""
-        """What the roster was called in Redis when it was read last."""
+        """The token of the roster when it was last fetched."""
         self.known = asyncio.Event()
-        """Set once it was read."""
+        """Set once the roster was fetched."""
         self.next_at = 0.0
-        """When it may be read again: a large one is counted now and then."""
+        """Earliest loop time of the next fetch; large rosters are fetched less often."""
 
     def is_wrong(self, who: Who, process: str, untold: Collection[str]) -> bool:
-        """Return whether Redis has other connections of this process than there are.
+        """Return whether Redis has the wrong connections for this process.
 
-        Those that are `untold`, since they have just changed, are left out.
+        Connections in `untold` are ignored: their changes are not sent yet.
         """
         if who.rosters is None:
             is_listed = process in who.processes or not self.here
@@ -37,7 +37,7 @@ class View:
         return there != {pair for pair in self.here.items() if pair[0] not in untold}
 
     def take_elsewhere(self, now: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-        """Take who is elsewhere, and return who has left and who has joined since."""
+        """Replace the connections of other processes; return those that have left and joined."""
         before, self.elsewhere = self.elsewhere or {}, now
         gone = {each: sender for each, sender in before.items() if each not in now}
         return gone, {each: sender for each, sender in now.items() if each not in before}
