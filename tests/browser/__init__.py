@@ -1,1 +1,1 @@
-"""Tests of client.js and its types."""
+"""Tests of the page in a browser, of what serves it, and of the JavaScript client in Node."""

@@ -1,17 +1,20 @@
-"""A browser for the tests of the page."""
+"""Rendered projects, and a browser for their pages."""
 
 import os
 import shutil
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from functools import cache
 from typing import Any
 
 import pytest
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Page, async_playwright, expect
 
-from ..realtime.conftest import serve as serve
+from ..engine.conftest import clean_environment as clean_environment
+from ..engine.conftest import serve as serve
+from .projects import Project
 
 OpenPage = Callable[..., Awaitable[Page]]
 
@@ -31,9 +34,27 @@ expect.set_options(timeout=20_000)
 
 
 @pytest.fixture(scope="session")
+def render(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Project]:
+    """Render a project, or return it where that has been done."""
+    folder = tmp_path_factory.mktemp("projects")
+    return cache(lambda name: Project(name, folder))
+
+
+@pytest.fixture
+def project(request: pytest.FixtureRequest, render: Callable[[str], Project]) -> Project:
+    """The project that a test names by `projects`."""
+    return render(request.param)
+
+
+@pytest.fixture(scope="session")
 def anyio_backend() -> str:
     """One event loop for all tests with the browser, which lives in it."""
     return "asyncio"
+
+
+def is_ci() -> bool:
+    """Return whether a missing browser, or Node, is an error: in CI on Linux."""
+    return os.environ.get("CI") == "true" and sys.platform == "linux"
 
 
 def chromium() -> str:
@@ -41,8 +62,7 @@ def chromium() -> str:
     for name in BROWSERS:
         if path := shutil.which(name):
             return path
-    is_demanded = os.environ.get("CI") == "true" and sys.platform == "linux"
-    assert not is_demanded, "there is no Chromium"
+    assert not is_ci(), "there is no Chromium"
     pytest.skip("there is no Chromium")
 
 
@@ -58,7 +78,7 @@ async def browser(anyio_backend: str) -> AsyncIterator[Browser]:
 
 @pytest.fixture
 async def open_page(browser: Browser) -> AsyncIterator[OpenPage]:
-    """Open a page as somebody who has no other one open.
+    """Open a page as somebody who has no other one open; `ws:` in its URL is read as `http:`.
 
     No page may throw, load what is not there, or break its Content-Security-Policy.
     """
@@ -74,7 +94,7 @@ async def open_page(browser: Browser) -> AsyncIterator[OpenPage]:
             )
             page = await context.new_page()
             await page.add_init_script(before)
-            await page.goto(url)
+            await page.goto(url.replace("ws:", "http:"))
             return page
 
         yield open_page

@@ -1,27 +1,22 @@
 """client.js in Node, against real servers."""
 
+import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import fastapi_realtime
 import pytest
 from fastapi import FastAPI
+from fastapi_realtime import RealtimeDep
 
-from {{ cookiecutter.__package_name }}.application import create_app
-from fastapi_realtime import EngineDep
+from ..engine.serving import NO_RATE_LIMIT, Serve
+from .conftest import is_ci
+from .projects import Project, projects
 
-{% if cookiecutter.auth == "jwt" %}
-from ..conftest import bearer, settings
-{% else %}
-from ..conftest import settings
-{% endif %}
-from ..realtime.conftest import serve as serve
-from ..realtime.serving import NO_RATE_LIMIT, Serve
-
-(WEB,) = Path(__file__).parents[2].glob("src/*/web")
+CLIENT = Path(fastapi_realtime.__file__).parent / "client"
 SCRIPT = Path(__file__).with_name("client.test.mjs")
 
 
@@ -33,52 +28,32 @@ def node() -> list[str]:
         said = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
         version = [int(part) for part in said.stdout.lstrip("v").split(".")[:2]]
     if command is None or version < [20, 11]:
-        is_demanded = os.environ.get("CI") == "true" and sys.platform == "linux"
-        assert not is_demanded, "there is no Node 20.11 or later"
+        assert not is_ci(), "there is no Node 20.11 or later"
         pytest.skip("there is no Node 20.11 or later")
     return [command] if version >= [22, 0] else [command, "--experimental-websocket"]
 
 
-def app_that_breaks(**changes: Any) -> FastAPI:
+def app_that_breaks(project: Project, **settings: Any) -> FastAPI:
     """The application, with routes that end connections."""
-    app = create_app(settings(**NO_RATE_LIMIT | {"drain_seconds": 1} | changes))
+    app = project.create_app(**NO_RATE_LIMIT | {"drain_seconds": 1} | settings)
 
     @app.post("/test/close/{code}")
-    async def close(engine: EngineDep, code: int) -> None:
-        for connection in [*engine.connections]:
+    async def close(realtime: RealtimeDep, code: int) -> None:
+        for connection in [*realtime.connections]:
             await connection.close(code, "closed by the test")
 
     @app.post("/test/stop")
-    async def stop(engine: EngineDep) -> None:
-        await engine.drain.run()
+    async def stop(realtime: RealtimeDep) -> None:
+        await realtime.drain.run()
 
     return app
 
 
-def token(subject: str) -> str:
-    """Return a token that opens all rooms."""
-{% if cookiecutter.auth == "jwt" %}
-    return bearer(subject, rooms=["*"])["authorization"].removeprefix("Bearer ")
-{% else %}
-    return f"none-for-{subject}"
-{% endif %}
-
-
-def test_the_client(serve: Serve, tmp_path: Path) -> None:
-    command = node()
-    client = shutil.copy(WEB / "client.js", tmp_path / "client.mjs")  # Node asks for that name
-    environment = {
-        "CLIENT": str(client),
-        "SERVER": serve(app_that_breaks(history_length=3000)),
-        "STOPPING_SERVER": serve(app_that_breaks()),
-        "STRICT_SERVER": serve(
-            app_that_breaks(history_length=10, message_burst=5, messages_per_second=40)
-        ),
-        "ANN": token("ann"),
-        "BOB": token("bob"),
-    }
+def run_node(*arguments: str | Path, cwd: Path, **environment: str) -> str:
+    """Run Node, and return what it prints; fail with that if it fails."""
     done = subprocess.run(
-        [*command, SCRIPT],
+        [*node(), *arguments],
+        cwd=cwd,
         env=os.environ | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -88,3 +63,32 @@ def test_the_client(serve: Serve, tmp_path: Path) -> None:
     )
     if done.returncode:
         pytest.fail(done.stdout, pytrace=False)
+    return done.stdout
+
+
+@projects("open", "tokens")
+def test_the_client(serve: Serve, tmp_path: Path, project: Project) -> None:
+    node()  # or skip
+    strict = {"history_length": 10, "message_burst": 5, "messages_per_second": 40}
+    run_node(
+        SCRIPT,
+        cwd=tmp_path,
+        CLIENT=str(CLIENT / "client.js"),
+        SERVER=serve(app_that_breaks(project, history_length=3000)),
+        STOPPING_SERVER=serve(app_that_breaks(project)),
+        STRICT_SERVER=serve(app_that_breaks(project, **strict)),
+        ANN=project.token("ann") or "any-text",
+        BOB=project.token("bob") or "any-text",
+    )
+
+
+def test_a_bundler_finds_the_client_as_a_package(tmp_path: Path) -> None:
+    package = json.loads((CLIENT / "package.json").read_text("utf-8"))
+    for kinds in package["exports"].values():
+        for path in kinds.values():
+            assert (CLIENT / path).is_file()
+    shutil.copytree(CLIENT, tmp_path / "node_modules" / package["name"])
+    for name in (package["name"], f"{package['name']}/client.js"):
+        code = f'import {{ connect }} from "{name}"; console.log(typeof connect)'
+        said = run_node("--input-type=module", "--eval", code, cwd=tmp_path)
+        assert said == "function\n"

@@ -1,63 +1,46 @@
-"""The page, in a real browser."""
+"""The page, in a real browser: the consoles, and what holds for all of it."""
+
+import re
 
 import pytest
-from fastapi import FastAPI
-{% if cookiecutter.include_echo or cookiecutter.include_json %}
 from playwright.async_api import Locator, Page, expect
-{% else %}
-from playwright.async_api import Page
-{% endif %}
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-{% if cookiecutter.include_echo or cookiecutter.include_json %}
-from {{ cookiecutter.__package_name }}.application import create_app
-
-{% if cookiecutter.auth == "jwt" %}
-from ..conftest import bearer, settings
-{% else %}
-from ..conftest import settings
-{% endif %}
-{% endif %}
-from ..realtime.serving import Serve
+from ..engine.serving import Serve
 from .conftest import OpenPage, check_accessibility
+from .projects import Project, projects
 
 pytestmark = pytest.mark.anyio
-{% if cookiecutter.auth == "jwt" and (cookiecutter.include_echo or cookiecutter.include_json) %}
-
-
-def keep_token() -> str:
-    """Return a script that gives the page a token."""
-    token = bearer("zoe")["authorization"].removeprefix("Bearer ")
-    return f"sessionStorage.setItem('token', '{token}')"
-{% endif %}
 
 
 @pytest.fixture
-async def page(open_page: OpenPage, serve: Serve, app: FastAPI) -> Page:
-    """The page of a running application."""
-{% if cookiecutter.auth == "jwt" and (cookiecutter.include_echo or cookiecutter.include_json) %}
-    return await open_page(serve(app).replace("ws:", "http:"), keep_token())
-{% else %}
-    return await open_page(serve(app).replace("ws:", "http:"))
-{% endif %}
-
-
-async def test_it_is_accessible_light_and_dark_on_a_desk_and_on_a_phone(page: Page) -> None:
-{% if cookiecutter.include_echo or cookiecutter.include_json %}
-    for console in await page.locator("[data-endpoint]").all():
-        await connect(console)
-{% endif %}
-    await check_accessibility(page)
-{% if cookiecutter.include_echo or cookiecutter.include_json %}
+async def page(open_page: OpenPage, serve: Serve, project: Project) -> Page:
+    """The page of a running application, with a token where it needs one."""
+    return await open_page(serve(project.create_app()), project.keep_token("zoe"))
 
 
 async def connect(console: Locator) -> None:
     """Connect a console."""
     await console.get_by_role("button", name="Connect").click()
     await expect(console.get_by_text("Connected", exact=True)).to_be_visible()
-{% endif %}
-{% if cookiecutter.include_echo %}
 
 
+@projects("open", "tokens", "json-only", "empty")
+async def test_it_is_accessible_light_and_dark_on_a_desk_and_on_a_phone(
+    page: Page, project: Project
+) -> None:
+    for console in await page.locator("[data-endpoint]").all():
+        await connect(console)
+    await check_accessibility(page)
+
+
+@projects("empty")
+async def test_without_endpoints_it_says_how_to_add_one(page: Page) -> None:
+    await expect(page.get_by_role("heading", name="No endpoint yet")).to_be_visible()
+    await expect(page.locator("script")).to_have_count(0)
+
+
+@projects("open", "tokens")
 async def test_the_echo_console_shows_text_bytes_and_the_end(page: Page) -> None:
     console = page.locator("[data-endpoint=ws]")
     await connect(console)
@@ -71,10 +54,19 @@ async def test_the_echo_console_shows_text_bytes_and_the_end(page: Page) -> None
     await expect(log.locator(".in")).to_contain_text(["", "4 bytes: 5a 6f c3 ab"])
     await console.get_by_role("button", name="Disconnect").click()
     await expect(log).to_contain_text("Closed with 1000: closed normally.")
-{% endif %}
-{% if cookiecutter.include_json %}
 
 
+@projects("open")
+async def test_a_long_message_is_shortened(page: Page) -> None:
+    console = page.locator("[data-endpoint=ws]")
+    await connect(console)
+    await console.get_by_label("Text").fill("x" * 3000)
+    await console.get_by_label("Text").press("Enter")
+    shortened = f"{'x' * 2000}… (3000 characters)"
+    await expect(console.locator(".out span")).to_have_text(shortened)
+
+
+@projects("open", "tokens", "json-only")
 async def test_the_json_console_shows_answers_and_errors(page: Page) -> None:
     console = page.locator("[data-endpoint=ws_json]")
     await connect(console)
@@ -82,19 +74,65 @@ async def test_the_json_console_shows_answers_and_errors(page: Page) -> None:
         await console.get_by_label("JSON", exact=True).fill(text)
         await console.get_by_role("button", name="Send").click()
         await expect(console.get_by_role("log").locator(".in").last).to_contain_text(answer)
-{% endif %}
-{% if cookiecutter.include_echo or cookiecutter.include_json %}
 
 
-async def test_a_refused_handshake_is_explained(open_page: OpenPage, serve: Serve) -> None:
-    url = serve(create_app(settings(max_connections=1))).replace("ws:", "http:")
-{% if cookiecutter.auth == "jwt" %}
-    pages = [await open_page(url, keep_token()) for _ in range(2)]
-{% else %}
-    pages = [await open_page(url) for _ in range(2)]
-{% endif %}
+@projects("open", "tokens")
+async def test_a_refused_handshake_is_explained(
+    open_page: OpenPage, serve: Serve, project: Project
+) -> None:
+    url = serve(project.create_app(max_connections=1))
+    pages = [await open_page(url, project.keep_token("zoe")) for _ in range(2)]
     first, second = [page.locator("[data-endpoint]").first for page in pages]
     await connect(first)
     await second.get_by_role("button", name="Connect").click()
-    await expect(second.get_by_role("log")).to_contain_text("Closed with 1006: no connection.")
-{% endif %}
+    may_be = "The token may be" if project.has_tokens else "The page's origin may not be"
+    expected = f"Closed with 1006: no connection. {may_be}"
+    await expect(second.get_by_role("log")).to_contain_text(expected)
+
+
+@projects("open")
+async def test_news_is_announced_line_by_line_but_not_all_the_time(page: Page) -> None:
+    await page.clock.install()
+    console = page.locator("[data-endpoint=ws_json]")
+    news = console.locator(".news")
+    await connect(console)
+    answers = console.locator(".in")
+    for count in range(1, 4):
+        await console.get_by_label("JSON", exact=True).press("Enter")
+        await page.clock.run_for(20)  # a frame
+        await expect(answers).to_have_count(count)
+    await expect(news).to_have_text(re.compile("^server: .*Zoë"))
+    await page.clock.run_for(3000)
+    await expect(news).to_have_text("2 new lines")
+    await console.get_by_role("button", name="Disconnect").click()
+    await page.clock.run_for(20)
+    await expect(console.locator(".end")).to_have_count(1)
+    await expect(news).to_have_text("2 new lines")
+    await page.clock.run_for(3000)
+    await expect(news).to_have_text("Closed with 1000: closed normally.")
+
+
+class StripPrefix:
+    """Middleware in place of a proxy that strips a prefix from all paths."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            prefix, _, path = scope["path"].lstrip("/").partition("/")
+            assert prefix == "tea", f"{scope['path']} is not below the prefix"
+            scope = scope | {"path": f"/{path}", "raw_path": f"/{path}".encode()}
+        await self.app(scope, receive, send)
+
+
+@projects("open")
+async def test_it_works_behind_a_proxy_that_strips_a_prefix(
+    open_page: OpenPage, serve: Serve, project: Project
+) -> None:
+    app = project.create_app()
+    app.add_middleware(StripPrefix)
+    page = await open_page(f"{serve(app)}/tea/?room=lobby&name=Ann")
+    await expect(page.locator("#room .state")).to_have_text("Connected")
+    for console in await page.locator("[data-endpoint]").all():
+        await connect(console)

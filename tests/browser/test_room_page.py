@@ -1,26 +1,23 @@
 """The room on the page: people in real browsers, and networks that break."""
 
 import asyncio
+import re
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 
 import pytest
 from fastapi import FastAPI
+from fastapi_realtime import RealtimeDep
 from playwright.async_api import Browser, Locator, Page, expect
 from websockets.sync.client import ClientConnection
 
-from {{ cookiecutter.__package_name }}.application import create_app
-from fastapi_realtime import EngineDep
-
-{% if cookiecutter.auth == "jwt" %}
-from ..conftest import bearer, settings
-from ..realtime.serving import NO_RATE_LIMIT, Serve, connect, running
-{% else %}
-from ..conftest import settings
-from ..realtime.serving import NO_RATE_LIMIT, Serve, connect, running
-{% endif %}
+from ..engine.serving import NO_RATE_LIMIT, Serve, connect, running
 from .conftest import OpenPage, check_accessibility
+from .projects import Project, projects
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, projects("open", "tokens")]
+
+Visit = Callable[[str, str], Awaitable[Page]]
 
 COUNT_FRAMES = """
     window.frames = 0;
@@ -36,52 +33,53 @@ CLOSE_CODE = """
 """
 
 
-def program(url: str, name: str) -> ClientConnection:
+def program(project: Project, url: str, name: str) -> ClientConnection:
     """Join the lobby without a browser."""
-{% if cookiecutter.auth == "jwt" %}
-    return connect(f"{url}/ws_broadcast", additional_headers=bearer(name))
-{% else %}
-    return connect(f"{url}/ws_broadcast?name={name}")
-{% endif %}
+    headers = {"authorization": f"Bearer {project.token(name)}"} if project.has_tokens else {}
+    return connect(f"{url}/ws_broadcast?name={name}", additional_headers=headers)
 
 
-def flood(url: str, count: int) -> None:
+def flood(project: Project, url: str, count: int) -> None:
     """Send many messages to the lobby."""
-    with program(url, "crowd") as client:
+    with program(project, url, "crowd") as client:
         for number in range(count):
             client.send(f"message {number}")
 
 
 @pytest.fixture
-def app() -> FastAPI:
+def app(project: Project) -> FastAPI:
     """The application, with a route that breaks all connections."""
-    app = create_app(settings(**NO_RATE_LIMIT))
+    app = project.create_app(**NO_RATE_LIMIT)
 
     @app.post("/test/break")
-    async def break_all(engine: EngineDep) -> None:
-        for connection in [*engine.connections]:
+    async def break_all(realtime: RealtimeDep) -> None:
+        for connection in [*realtime.connections]:
             assert connection.transport is not None
             connection.transport.abort()
 
     return app
 
 
-async def arrive(open_page: OpenPage, url: str, name: str) -> Page:
-    """Open the page as somebody who wants to join the lobby."""
-    url = f"{url.replace('ws:', 'http:')}/?room=lobby&name={name}"
-{% if cookiecutter.auth == "jwt" %}
-    token = bearer(name)["authorization"].removeprefix("Bearer ")
-    return await open_page(url, f"sessionStorage.setItem('token', '{token}')")
-{% else %}
-    return await open_page(url)
-{% endif %}
+@pytest.fixture
+def arrive(open_page: OpenPage, project: Project) -> Visit:
+    """Open the page at a URL as somebody who wants to join the lobby."""
+
+    async def arrive(url: str, name: str) -> Page:
+        return await open_page(f"{url}/?room=lobby&name={name}", project.keep_token(name))
+
+    return arrive
 
 
-async def member(open_page: OpenPage, url: str, name: str) -> Page:
-    """Open the page as somebody who joins the lobby."""
-    page = await arrive(open_page, url, name)
-    await expect(page.locator("#room .state")).to_have_text("Connected")
-    return page
+@pytest.fixture
+def enter(arrive: Visit) -> Visit:
+    """Open the page at a URL as somebody who joins the lobby."""
+
+    async def enter(url: str, name: str) -> Page:
+        page = await arrive(url, name)
+        await expect(page.locator("#room .state")).to_have_text("Connected")
+        return page
+
+    return enter
 
 
 async def say(page: Page, *texts: str) -> None:
@@ -97,11 +95,11 @@ def lines(page: Page, kind: str) -> Locator:
 
 
 async def test_two_people_talk_and_see_each_other_come_and_go(
-    open_page: OpenPage, serve: Serve, app: FastAPI
+    enter: Visit, serve: Serve, app: FastAPI
 ) -> None:
     url = serve(app)
-    ann = await member(open_page, url, "Ann")
-    ben = await member(open_page, url, "Ben")
+    ann = await enter(url, "Ann")
+    ben = await enter(url, "Ben")
     for page in (ann, ben):
         await expect(page.locator("#members li")).to_have_text(["Ann", "Ben"])
     await say(ann, "tea?")
@@ -115,29 +113,28 @@ async def test_two_people_talk_and_see_each_other_come_and_go(
 
 
 async def test_a_second_tab_is_somebody_else(
-    open_page: OpenPage, serve: Serve, app: FastAPI
+    enter: Visit, serve: Serve, app: FastAPI, project: Project
 ) -> None:
-    ann = await member(open_page, serve(app), "Ann")
+    ann = await enter(serve(app), "Ann")
     async with ann.context.expect_page() as opened:
         await ann.get_by_role("link", name="Open a second tab").click()
     ben = await opened.value
-{% if cookiecutter.auth == "jwt" %}
-    await expect(ben.locator("#command")).to_contain_text("token Ben")
-    await expect(ben.get_by_label("Your token")).to_be_empty()
-    await expect(ben.get_by_role("button", name="Join")).to_be_visible()
-{% else %}
-    await expect(ann.locator("#members li")).to_have_text(["Ann", "Ben"])
-    await say(ben, "Hello")
-    await expect(lines(ann, "in")).to_have_text(["Hello"])
-{% endif %}
+    if project.has_tokens:
+        await expect(ben.locator("#command")).to_contain_text("token Ben")
+        await expect(ben.get_by_label("Your token")).to_be_empty()
+        await expect(ben.get_by_role("button", name="Join")).to_be_visible()
+    else:
+        await expect(ann.locator("#members li")).to_have_text(["Ann", "Ben"])
+        await say(ben, "Hello")
+        await expect(lines(ann, "in")).to_have_text(["Hello"])
 
 
 async def test_what_is_said_while_the_network_is_cut_arrives_once_on_both_sides(
-    open_page: OpenPage, serve: Serve, app: FastAPI
+    enter: Visit, serve: Serve, app: FastAPI
 ) -> None:
     url = serve(app)
-    ann = await member(open_page, url, "Ann")
-    ben = await member(open_page, url, "Ben")
+    ann = await enter(url, "Ann")
+    ben = await enter(url, "Ben")
     await say(ann, "before")
     await expect(lines(ben, "in")).to_have_text(["before"])
     await ben.get_by_role("button", name="Cut my network").click()
@@ -159,9 +156,9 @@ async def test_what_is_said_while_the_network_is_cut_arrives_once_on_both_sides(
 
 
 async def test_leaving_with_the_network_cut_sends_nothing_and_says_so(
-    open_page: OpenPage, serve: Serve, app: FastAPI
+    enter: Visit, serve: Serve, app: FastAPI
 ) -> None:
-    ann = await member(open_page, serve(app), "Ann")
+    ann = await enter(serve(app), "Ann")
     await ann.get_by_role("button", name="Cut my network").click()
     await say(ann, "first", "second")
     await expect(ann.locator("#room .state")).to_have_text("Offline; 2 waiting to be sent")
@@ -172,11 +169,11 @@ async def test_leaving_with_the_network_cut_sends_nothing_and_says_so(
 
 
 async def test_broken_connections_lose_nothing_and_repeat_nothing(
-    open_page: OpenPage, serve: Serve, app: FastAPI
+    enter: Visit, serve: Serve, app: FastAPI
 ) -> None:
     url = serve(app)
-    ann = await member(open_page, url, "Ann")
-    ben = await member(open_page, url, "Ben")
+    ann = await enter(url, "Ann")
+    ben = await enter(url, "Ben")
     texts = [f"message {number}" for number in range(12)]
     for number in range(0, 12, 4):
         await say(ann, *texts[number : number + 4])
@@ -187,12 +184,12 @@ async def test_broken_connections_lose_nothing_and_repeat_nothing(
 
 
 async def test_a_gap_is_shown_and_talk_goes_on_after_a_restart_of_the_server(
-    open_page: OpenPage, app: FastAPI
+    enter: Visit, app: FastAPI, project: Project
 ) -> None:
     with ExitStack() as first:
         url = first.enter_context(running(app))
-        ann = await member(open_page, url, "Ann")
-        ben = await member(open_page, url, "Ben")
+        ann = await enter(url, "Ann")
+        ben = await enter(url, "Ben")
         await say(ann, "before")
         await expect(lines(ben, "in")).to_have_text(["before"])
         await asyncio.to_thread(first.close)
@@ -200,7 +197,7 @@ async def test_a_gap_is_shown_and_talk_goes_on_after_a_restart_of_the_server(
             await expect(page.locator("#room .state")).to_have_text("Connecting")
         await say(ann, "meanwhile")
         port = int(url.rpartition(":")[2])
-        with running(create_app(settings()), port=port):
+        with running(project.create_app(), port=port):
             await expect(lines(ben, "in")).to_have_text(["before", "meanwhile"])
             await expect(ben.locator("#members li")).to_have_text(["Ann", "Ben"])
             await expect(lines(ben, "gap")).to_have_text(["Messages may be missing here"])
@@ -210,20 +207,22 @@ async def test_a_gap_is_shown_and_talk_goes_on_after_a_restart_of_the_server(
 
 
 async def test_somebody_who_is_refused_is_told_and_gets_in_later(
-    open_page: OpenPage, serve: Serve
+    arrive: Visit, serve: Serve, project: Project
 ) -> None:
-    url = serve(create_app(settings(max_connections=1)))
-    with program(url, "Ann"):
-        ben = await arrive(open_page, url, "Ben")
+    url = serve(project.create_app(max_connections=1))
+    with program(project, url, "Ann"):
+        ben = await arrive(url, "Ben")
         await expect(lines(ben, "end")).to_contain_text(["Closed with 1006: no connection."])
     await expect(ben.locator("#room .state")).to_have_text("Connected")
 
 
-async def test_html_in_a_message_is_text(open_page: OpenPage, serve: Serve, app: FastAPI) -> None:
+async def test_html_in_a_message_is_text(
+    enter: Visit, serve: Serve, app: FastAPI, project: Project
+) -> None:
     url = serve(app)
     html = "<img src=x onerror=alert(1)> <script>alert(2)</script> <b>bold</b> &amp;"
-    ben = await member(open_page, url, "Ben")
-    with program(url, "<i>Ann</i>") as ann:
+    ben = await enter(url, "Ben")
+    with program(project, url, "<i>Ann</i>") as ann:
         ann.send(html)
         await expect(lines(ben, "in")).to_have_text([html])
         await expect(ben.locator("#members li")).to_have_text(["<i>Ann</i>", "Ben"])
@@ -231,30 +230,32 @@ async def test_html_in_a_message_is_text(open_page: OpenPage, serve: Serve, app:
 
 
 async def test_a_flood_of_messages_leaves_the_page_responsive(
-    open_page: OpenPage, serve: Serve, app: FastAPI
+    enter: Visit, serve: Serve, app: FastAPI, project: Project
 ) -> None:
     url = serve(app)
-    ann = await member(open_page, url, "Ann")
+    ann = await enter(url, "Ann")
     await ann.evaluate(COUNT_FRAMES)
-    flooding = asyncio.create_task(asyncio.to_thread(flood, url, 5000))
+    flooding = asyncio.create_task(asyncio.to_thread(flood, project, url, 5000))
     await expect(lines(ann, "in").last).to_contain_text("message")
     await say(ann, "typed meanwhile")
     await flooding
     await expect(lines(ann, "in").last).to_have_text("message 4999")
     assert await ann.locator("#room .transcript li").count() == 200
+    await expect(ann.locator("#room .news")).to_have_text(re.compile(r"^\d+ new lines$"))
     assert await ann.evaluate("frames") > 5
 
 
 async def test_a_page_of_another_origin_is_refused(
     browser: Browser,
-    open_page: OpenPage,
+    enter: Visit,
     serve: Serve,
     app: FastAPI,
+    project: Project,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     url = serve(app)
-    ann = await member(open_page, url, "Ann")
-    elsewhere = serve(create_app(settings())).replace("ws:", "http:")
+    ann = await enter(url, "Ann")
+    elsewhere = serve(project.create_app()).replace("ws:", "http:")
     foreign = await browser.new_page()
     await foreign.goto(f"{elsewhere}/livez")
     code = await foreign.evaluate(CLOSE_CODE, f"{url}/ws_broadcast/lobby?name=Eve")

@@ -1,23 +1,27 @@
 """The field for a token on the page, in a real browser."""
 
 import pytest
-from fastapi import FastAPI
 from playwright.async_api import expect
 
-from ..realtime.serving import Serve
+from ..engine.serving import Serve
 from .conftest import OpenPage
+from .projects import Project, projects
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, projects("tokens", "json-only")]
 
 
 async def test_a_token_is_asked_for_and_only_this_tab_keeps_it(
-    open_page: OpenPage, serve: Serve, app: FastAPI
+    open_page: OpenPage, serve: Serve, project: Project
 ) -> None:
-    page = await open_page(serve(app).replace("ws:", "http:"))
+    page = await open_page(serve(project.create_app()))
     field = page.get_by_label("Your token")
-    for button in await page.get_by_role("button", name="Join").all():
+    buttons = await page.get_by_role("button", name="Join").all()
+    buttons += await page.get_by_role("button", name="Connect").all()
+    assert buttons
+    for button in buttons:
         await button.click()
         await expect(field).to_be_focused()
+        await field.blur()
     await field.fill(" abc.def.ghi ")
     await field.press("Enter")
     await page.reload()
@@ -30,11 +34,11 @@ async def test_a_token_is_asked_for_and_only_this_tab_keeps_it(
 
 
 async def test_the_command_for_a_token_can_be_copied(
-    open_page: OpenPage, serve: Serve, app: FastAPI
+    open_page: OpenPage, serve: Serve, project: Project
 ) -> None:
-    url = serve(app).replace("ws:", "http:")
-    page = await open_page(url, permissions=["clipboard-read", "clipboard-write"])
+    permissions = ["clipboard-read", "clipboard-write"]
+    page = await open_page(serve(project.create_app()), permissions=permissions)
     await page.get_by_role("button", name="Copy").click()
     await expect(page.get_by_role("button", name="Copied")).to_be_visible()
     copied = await page.evaluate("navigator.clipboard.readText()")
-    assert copied.startswith("uv run {{ cookiecutter.project_slug }} token Ann")
+    assert copied.startswith(f"uv run {project.slug} token Ann")

@@ -5,12 +5,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from fastapi_realtime.rooms import (
-    ServerEvent,
-)
+import fastapi_realtime
+from fastapi_realtime.rooms import ServerEvent
 from pydantic import TypeAdapter
 
-(WEB,) = Path(__file__).parents[2].glob("src/*/web")
+TYPES = Path(fastapi_realtime.__file__).parent / "client/client.d.ts"
 INTERFACE = re.compile(r"^export interface (\w+) \{\n(.*?)^\}", re.MULTILINE | re.DOTALL)
 FIELD = re.compile(r"^  (\w+\??): (.*);$", re.MULTILINE)
 NAMES = {"string": "string", "integer": "number"}
@@ -21,7 +20,7 @@ Fields = dict[str, str]
 
 def interfaces() -> dict[str, Fields]:
     """Return the fields of each interface, with a question mark if optional, and their types."""
-    found = INTERFACE.findall((WEB / "client.d.ts").read_text("utf-8"))
+    found = INTERFACE.findall(TYPES.read_text("utf-8"))
     return {name: dict(FIELD.findall(body)) for name, body in found}
 
 
