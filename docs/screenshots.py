@@ -19,6 +19,7 @@ from cookiecutter.main import cookiecutter
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 DOCS = Path(__file__).parent
+SOURCES = ("src", "packages/fastapi-realtime/src")
 ANSWERS = {"project_name": "Tea House", "description": "Rooms for people who talk over tea."}
 SCREENS = {"desktop": {"width": 1280, "height": 800}, "phone": {"width": 360, "height": 740}}
 SCHEMES = ("light", "dark")
@@ -42,7 +43,7 @@ def running_project() -> Iterator[str]:
         with subprocess.Popen(
             [sys.executable, "-m", "tea_house"],
             cwd=project,
-            env=os.environ | {"PYTHONPATH": "src", "APP_PORT": "0"},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(SOURCES), "APP_PORT": "0"},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,

@@ -122,7 +122,7 @@ class StripPrefix:
         if scope["type"] != "lifespan":
             prefix, _, path = scope["path"].lstrip("/").partition("/")
             assert prefix == "tea", f"{scope['path']} is not below the prefix"
-            scope = scope | {"path": f"/{path}", "raw_path": f"/{path}".encode()}
+            scope = {**scope, "path": f"/{path}", "raw_path": f"/{path}".encode()}
         await self.app(scope, receive, send)
 
 
