@@ -1,4 +1,4 @@
-"""AsyncAPI: the documents of an application's WebSocket routes."""
+"""AsyncAPI: documentation of an application's WebSocket routes."""
 
 from .routes import add_asyncapi, asyncapi_document
 

@@ -1,4 +1,4 @@
-"""Channels and operations of AsyncAPI: one channel for each endpoint."""
+"""AsyncAPI channels and operations; each endpoint has one channel."""
 
 from typing import Any
 
@@ -30,13 +30,13 @@ def channel_of(endpoint: Endpoint, schemas: Schemas) -> dict[str, Any]:
 
 
 def http_note(endpoint: Endpoint) -> str:
-    """Return a hint at HTTP routes with the same path, which OpenAPI documents."""
+    """Return a note about HTTP routes with the same path, which are documented by OpenAPI."""
     methods = " and ".join(f"`{method}`" for method in endpoint.http_methods)
     return f"The same path takes {methods} requests: see the HTTP documentation." * bool(methods)
 
 
 def keyed(exchange: Exchange) -> dict[str, Message]:
-    """Return messages by keys that differ in a channel, also between its subprotocols."""
+    """Return messages by keys that are unique in a channel, across its subprotocols."""
     keys: dict[str, Message] = {}
     suffix = suffix_of(exchange)
     for message in exchange.incoming:
@@ -48,12 +48,12 @@ def keyed(exchange: Exchange) -> dict[str, Message]:
 
 
 def suffix_of(exchange: Exchange) -> str:
-    """Return what tells the names under a subprotocol from others."""
+    """Return the suffix of names under a subprotocol, or an empty string."""
     return f"_{identifier(exchange.subprotocol)}" if exchange.subprotocol else ""
 
 
 def message_of(message: Message, exchange: Exchange, schemas: Schemas) -> dict[str, Any]:
-    """Return a message, with what its model says of it."""
+    """Return a message, with title and summary of its model."""
     schema = schemas.resolved(message)
     described = {
         "name": message.name,
@@ -68,7 +68,7 @@ def message_of(message: Message, exchange: Exchange, schemas: Schemas) -> dict[s
 
 
 def operations_of(channel: str, endpoint: Endpoint, security: list[str]) -> dict[str, Any]:
-    """Return what the application receives and sends, for each subprotocol."""
+    """Return the receive and send operations of an endpoint, for each subprotocol."""
     schemes = [{"$ref": f"#/components/securitySchemes/{name}"} for name in security]
     operations = {
         f"{action}_{channel}{suffix_of(exchange)}": operation_of(
@@ -105,7 +105,7 @@ def operation_of(
 
 
 def path_parameters(endpoint: Endpoint, schemas: Schemas) -> dict[str, Any]:
-    """Return the parameters of the address; their values are texts in AsyncAPI."""
+    """Return the path parameters; AsyncAPI requires their values to be strings."""
     found = {}
     for parameter in endpoint.parameters:
         if parameter.place == "path":
@@ -121,7 +121,7 @@ def path_parameters(endpoint: Endpoint, schemas: Schemas) -> dict[str, Any]:
 
 
 def binding_of(endpoint: Endpoint, schemas: Schemas) -> dict[str, Any]:
-    """Return the binding, with the parameters of the handshake in query and headers."""
+    """Return the WebSocket binding, with query and header parameters of the handshake."""
     binding: dict[str, Any] = {"method": "GET"}
     for key, place in (("query", "query"), ("headers", "header")):
         if schema := object_of(endpoint, place, schemas):
@@ -130,7 +130,7 @@ def binding_of(endpoint: Endpoint, schemas: Schemas) -> dict[str, Any]:
 
 
 def object_of(endpoint: Endpoint, place: str, schemas: Schemas) -> dict[str, Any]:
-    """Return the schema of all parameters of a kind, empty where there are none."""
+    """Return an object schema of all parameters in one place, empty if there are none."""
     chosen = [parameter for parameter in endpoint.parameters if parameter.place == place]
     schema: dict[str, Any] = {
         "type": "object",
@@ -142,7 +142,7 @@ def object_of(endpoint: Endpoint, place: str, schemas: Schemas) -> dict[str, Any
 
 
 def schema_of(parameter: Parameter, schemas: Schemas) -> dict[str, Any]:
-    """Return the schema of a parameter, with what is said of it."""
+    """Return the schema of a parameter, with description, examples and default."""
     schema = schemas[parameter]
     if "$ref" in schema and parameter.notes:
         return {"allOf": [schema]} | parameter.notes

@@ -1,4 +1,4 @@
-"""Makes the AsyncAPI 3.0.0 document of an application."""
+"""Creates the AsyncAPI 3.0.0 document of an application."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -26,11 +26,11 @@ REFUSALS = {
     "429": "Too many connections or joins from this address.",
     "503": "The server is full, or stopping: try again after a random delay.",
 }
-"""Responses to handshakes that are refused, by their status."""
+"""Responses to rejected handshakes, by status."""
 
 
 def make_document(app: FastAPI, realtime: Realtime) -> dict[str, Any]:
-    """Return the document, without servers: these depend on how a client gets here."""
+    """Return the document without servers, which depend on the host that a client requests."""
     endpoints = named(find_endpoints(app.routes))
     if realtime.authenticator is None:
         leave_out_tokens(endpoints.values())
@@ -57,7 +57,7 @@ def make_document(app: FastAPI, realtime: Realtime) -> dict[str, Any]:
 
 
 def info_of(app: FastAPI) -> dict[str, Any]:
-    """Return what the application says of itself, as it does to OpenAPI."""
+    """Return the `info` object, from the same fields as OpenAPI's."""
     info: dict[str, Any] = {"title": app.title, "version": app.version}
     info["description"] = "\n\n".join(filter(None, [app.summary, app.description, ABOUT]))
     license_info = app.license_info or {}
@@ -70,7 +70,7 @@ def info_of(app: FastAPI) -> dict[str, Any]:
 
 
 def named(endpoints: list[Endpoint]) -> dict[str, Endpoint]:
-    """Return endpoints by names that differ: the function's, if need be with parameters."""
+    """Return endpoints by unique names: the function's, with path parameters if ambiguous."""
     count = Counter(endpoint.name for endpoint in endpoints)
     keys: dict[str, Endpoint] = {}
     for endpoint in endpoints:
@@ -82,7 +82,7 @@ def named(endpoints: list[Endpoint]) -> dict[str, Endpoint]:
 
 
 def leave_out_tokens(endpoints: Iterable[Endpoint]) -> None:
-    """Remove messages that only clients with tokens send."""
+    """Remove messages that make sense only with tokens."""
     for exchange in (each for endpoint in endpoints for each in endpoint.exchanges):
         if exchange.subprotocol is not None:
             names = {name_of(kind) for kind in exchange.subprotocol.with_tokens}
@@ -99,7 +99,7 @@ def messages_of(endpoint: Endpoint) -> list[Any]:
 
 
 def limits_of(endpoint: Endpoint, realtime: Realtime) -> dict[str, Any]:
-    """Return what the engine adds to an endpoint with admission: subprotocols, and refusals."""
+    """Return subprotocols, handshake responses and close codes of an endpoint with admission."""
     if endpoint.admission is None:
         return {}
     has_tokens = realtime.authenticator is not None

@@ -1,4 +1,4 @@
-"""Finds the WebSocket routes of an application, and what they declare."""
+"""Finds the WebSocket routes of an application and their declarations."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from .parameters import Parameter, parameters
 
 @dataclass(eq=False)
 class Endpoint:
-    """A WebSocket route; without `admission`, the engine does nothing for it."""
+    """A WebSocket route; `admission` is `None` if it does not use the engine."""
 
     name: str
     address: str
@@ -30,12 +30,12 @@ class Endpoint:
 
     @property
     def subprotocols(self) -> list[str]:
-        """Names of the subprotocols that it knows."""
+        """Names of its subprotocols."""
         return [str(name) for name in self.admission.subprotocols] if self.admission else []
 
 
 def find_endpoints(routes: Sequence[BaseRoute]) -> list[Endpoint]:
-    """Return all WebSocket routes; of those with the same path, the first gets the handshakes."""
+    """Return all WebSocket routes; of several with the same path, only the first, as in routing."""
     found = list(find_routes(routes))
     endpoints: dict[str, Endpoint] = {}
     for prefix, context in found:
@@ -47,7 +47,7 @@ def find_endpoints(routes: Sequence[BaseRoute]) -> list[Endpoint]:
 
 
 def describe(prefix: str, context: RouteContext) -> Endpoint:
-    """Return what a route and its endpoint declare."""
+    """Return the endpoint of a route."""
     dependant: Dependant | None = getattr(context, "dependant", None)
     admission = find_admission(dependant)
     declared = declared_types(dependant)
@@ -70,17 +70,17 @@ def describe(prefix: str, context: RouteContext) -> Endpoint:
 
 
 def tags_of(context: RouteContext) -> list[Any]:
-    """Return the tags of the routers that a route was included with."""
+    """Return the tags of a route's routers."""
     return getattr(context, "tags", None) or []
 
 
 def address_of(prefix: str, context: RouteContext) -> str:
-    """Return the path with the names of its parameters alone: `/items/{id}`."""
+    """Return the path with parameter names but without convertors: `/items/{id}`."""
     return f"{prefix}{context.path_format or context.path or ''}"
 
 
 def http_methods(address: str, found: list[Found]) -> list[str]:
-    """Return the methods of HTTP routes with the same path that OpenAPI documents."""
+    """Return the methods of HTTP routes at the same path, if they are in the schema."""
     methods: set[str] = set()
     for prefix, context in found:
         is_route = isinstance(context.original_route, Route)
@@ -90,7 +90,7 @@ def http_methods(address: str, found: list[Found]) -> list[str]:
 
 
 def find_admission(dependant: Dependant | None) -> Admission | None:
-    """Return the admission among the dependencies of an endpoint, or theirs."""
+    """Return the admission among the dependencies of an endpoint, at any depth."""
     if dependant is None:
         return None
     if isinstance(dependant.call, Admission):

@@ -1,4 +1,4 @@
-"""Makes an example of a JSON Schema."""
+"""Creates an example value for a JSON Schema."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,11 +19,11 @@ FORMATS = {
 
 
 class NoExampleError(Exception):
-    """There is no finite example, as of a model that always contains itself."""
+    """There is no finite example, for instance of a model that must contain itself."""
 
 
 def example_of(schema: Schema, definitions: dict[str, Schema], seen: tuple[str, ...] = ()) -> Any:
-    """Return what the schema names, an example, default or constant, or else make up a value."""
+    """Return an example, enum value, constant or default of the schema, or else a made-up value."""
     if "$ref" in schema and "examples" not in schema:
         name = schema["$ref"].rpartition("/")[2]
         if name in seen:
@@ -71,19 +71,19 @@ def made_up(schema: Schema, inner: Callable[[Schema], Any]) -> Any:
 
 
 def fields_of(schema: Schema) -> list[str]:
-    """Return the fields that an example shows: the required ones, and those with examples."""
+    """Return the fields to include in an example: required ones, and those with examples."""
     required = schema.get("required", [])
     properties: dict[str, Schema] = schema.get("properties", {})
     return [key for key, each in properties.items() if key in required or has_examples(each)]
 
 
 def has_examples(schema: Schema) -> bool:
-    """Return whether a schema, or a branch of it, names examples."""
+    """Return whether a schema, or a branch of it, has examples."""
     return "examples" in schema or any("examples" in each for each in schema.get("anyOf", ()))
 
 
 def array_of(schema: Schema, inner: Callable[[Schema], Any]) -> list[Any]:
-    """Return the items of a tuple, one item of a list, or none if an item has no example."""
+    """Return all items of a tuple, `minItems` (or one) of a list, none if items have no example."""
     items, least = schema.get("items", {}), schema.get("minItems", 1)
     if isinstance(items, list):
         return [inner(item) for item in items]
@@ -96,13 +96,13 @@ def array_of(schema: Schema, inner: Callable[[Schema], Any]) -> list[Any]:
 
 
 def string_of(schema: Schema) -> str:
-    """Return a text of the format and length that is asked for; patterns are not followed."""
+    """Return a string of the schema's format and length; `pattern` is ignored."""
     text = FORMATS.get(schema.get("format", ""), "text")
     return text.ljust(schema.get("minLength", 0), "x")[: schema.get("maxLength")]
 
 
 def number_of(schema: Schema) -> float:
-    """Return the least number that is allowed, or 1, or the greatest if that is less."""
+    """Return the minimum, or 1 if there is none; at most the maximum."""
     if "exclusiveMinimum" in schema:
         return schema["exclusiveMinimum"] + 1
     least = schema.get("minimum", schema.get("multipleOf", 1))

@@ -1,4 +1,4 @@
-"""Fields of messages, as tables for people."""
+"""HTML tables of the fields of messages."""
 
 import json
 from typing import Any
@@ -25,7 +25,7 @@ LIMITS = {
 
 
 def fields_table(payload: Schema, definitions: Definitions) -> Html:
-    """Return the fields of a message, and of the models in it, each in a table of its own."""
+    """Return a table of the fields of a message, and one for each model in it."""
     parts: list[str] = []
     waiting, seen = [payload], set()
     while waiting:
@@ -42,19 +42,19 @@ def fields_table(payload: Schema, definitions: Definitions) -> Html:
 
 
 def described(schema: Schema, definitions: Definitions, name: str) -> Html:
-    """Return the fields of a schema, or its type where it has none; a message has no `name`."""
+    """Return a table of a schema's fields, or its type if it has none; a message has no `name`."""
     rows = described_fields(schema, definitions)
     if rows:
         heading = element("p", "Fields of ", element("code", name), ":") if name else ""
         return join([heading, table(("Field", "Type", "Meaning"), rows)])
     kind = type_of(schema, definitions)
     if "enum" in schema or kind in ("any", "object", "string", "string, format binary"):
-        return Html("")  # enums stand where they are used
+        return Html("")  # enums are shown where they are used
     return element("p", element("code", name or "JSON"), ": ", kind)
 
 
 def described_fields(schema: Schema, definitions: Definitions) -> list[tuple[str, ...]]:
-    """Return name, type and meaning of each field; names of optional ones say so."""
+    """Return name, type and meaning of each field; optional fields are marked."""
     required = schema.get("required", [])
     rows: list[tuple[str, ...]] = []
     for name, each in schema.get("properties", {}).items():
@@ -67,23 +67,23 @@ def described_fields(schema: Schema, definitions: Definitions) -> list[tuple[str
 
 
 def default_of(schema: Schema) -> str:
-    """Return a sentence on the default, if there is one."""
+    """Return a sentence about the default, or an empty string."""
     default = schema.get("default")
     return f" Default: `{json.dumps(default, ensure_ascii=False)}`." if default is not None else ""
 
 
 def key_of(schema: Schema) -> str:
-    """Return the key of the definition that a schema refers to, or nothing."""
+    """Return the key of the definition that a schema refers to, or an empty string."""
     return str(schema.get("$ref", "")).rpartition("/")[2]
 
 
 def shown_name(key: str) -> str:
-    """Return the name of a model; pydantic adds a mode where a model differs both ways."""
+    """Return the name of a model without the mode that pydantic may append."""
     return key.removesuffix("-Input").removesuffix("-Output")
 
 
 def type_of(schema: Schema, definitions: Definitions) -> str:
-    """Return a type in a few words."""
+    """Return a short description of a type."""
     if key := key_of(schema):
         found = definitions.get(key, {})
         return type_of(found, definitions) if "enum" in found else shown_name(key)
@@ -103,7 +103,7 @@ def type_of(schema: Schema, definitions: Definitions) -> str:
 
 
 def list_of(schema: Schema, definitions: Definitions) -> str:
-    """Return the type of a list, or that of each item of a tuple."""
+    """Return a short description of a list, or of each item of a tuple."""
     items = schema.get("items", {})
     if isinstance(items, list):
         return f"tuple ({'; '.join(type_of(each, definitions) for each in items)})"
@@ -113,18 +113,18 @@ def list_of(schema: Schema, definitions: Definitions) -> str:
 
 
 def value_of(schema: Schema) -> Schema:
-    """Return the schema of the values of a dictionary, empty where they may be anything."""
+    """Return the schema of the values of a dictionary; empty if any value is allowed."""
     values = [schema.get("additionalProperties"), *schema.get("patternProperties", {}).values()]
     return next((each for each in values if isinstance(each, dict)), {})
 
 
 def limits_of(schema: Schema, words: dict[str, str]) -> list[str]:
-    """Return limits in words."""
+    """Return the limits of a schema in words."""
     return [f"{word} {schema[key]}" for key, word in words.items() if key in schema]
 
 
 def references(schema: Schema) -> list[Schema]:
-    """Return what the fields of a schema, or its branches, refer to."""
+    """Return the references in the fields and branches of a schema."""
     parts = [*schema.get("properties", {}).values()]
     parts += [value] if (value := value_of(schema)) else []
     for key in ("anyOf", "oneOf", "allOf"):

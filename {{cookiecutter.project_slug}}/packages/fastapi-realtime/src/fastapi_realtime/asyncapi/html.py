@@ -1,4 +1,4 @@
-"""HTML in which every text is escaped."""
+"""Builds HTML; every text is escaped."""
 
 import re
 from collections.abc import Iterable
@@ -8,11 +8,11 @@ VOID = ("meta",)
 
 
 class Html(str):
-    """Text that is HTML already; any other is escaped."""
+    """Text that is already HTML, so it is not escaped."""
 
 
 def element(tag: str, /, *children: str, **attributes: str) -> Html:
-    """Return an element; `class_` stands for `class`, and `aria_label` for `aria-label`."""
+    """Return an element; write `class_` for `class`, `aria_label` for `aria-label`."""
     names = {name: name.rstrip("_").replace("_", "-") for name in attributes}
     pairs = (f' {names[name]}="{escape(value)}"' for name, value in attributes.items())
     start = f"<{tag}{''.join(pairs)}>"
@@ -20,18 +20,18 @@ def element(tag: str, /, *children: str, **attributes: str) -> Html:
 
 
 def join(children: Iterable[str]) -> Html:
-    """Return one piece of HTML."""
+    """Return all parts as one; those that are not HTML are escaped."""
     return Html("".join(each if isinstance(each, Html) else escape(each) for each in children))
 
 
 def prose(text: str) -> Html:
-    """Return paragraphs, with `code` between backticks."""
+    """Return paragraphs, with words in backticks as `code` elements."""
     paragraphs = filter(None, re.split(r"\n\s*\n", text.strip()))
     return join(element("p", code_in(paragraph)) for paragraph in paragraphs)
 
 
 def code_in(text: str) -> Html:
-    """Return a text, with `code` between backticks."""
+    """Return a text, with words in backticks as `code` elements."""
     return Html(re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text)))
 
 

@@ -1,4 +1,4 @@
-"""Messages, as the types in a signature declare them."""
+"""Messages, made from the types in an endpoint's signature."""
 
 import re
 from dataclasses import dataclass, field, is_dataclass
@@ -16,14 +16,14 @@ Mode = Literal["validation", "serialization"]
 TEXT, BINARY, JSON = "text/plain", "application/octet-stream", "application/json"
 
 INVALID = (ErrorCode.INVALID_JSON, ErrorCode.INVALID_SHAPE, ErrorCode.TEXT_EXPECTED)
-"""Errors where JSON is expected."""
+"""Error codes of an endpoint that expects JSON."""
 
 
 @dataclass(eq=False)
 class Message:
-    """One kind of message, and how its type is validated, or else written.
+    """One kind of message; `mode` is validation for incoming ones, serialization for outgoing ones.
 
-    `declared` is the union that it is one of.
+    `declared` is the union that it is part of.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Message:
 
 @dataclass(eq=False)
 class Exchange:
-    """What clients send and receive under a subprotocol, or without one of these."""
+    """The messages in both directions, under a subprotocol or without one."""
 
     subprotocol: Subprotocol | None
     incoming: list[Message]
@@ -45,7 +45,7 @@ class Exchange:
 
 
 def exchange(types: MessageTypes, subprotocol: Subprotocol | None, *, errors: bool) -> Exchange:
-    """Return the messages of these types; with `errors`, error frames of the engine as well."""
+    """Return the messages of these types; with `errors`, also the engine's error frames."""
     incoming = messages(types.incoming, "validation")
     outgoing = messages(types.outgoing, "serialization")
     if errors:
@@ -54,7 +54,7 @@ def exchange(types: MessageTypes, subprotocol: Subprotocol | None, *, errors: bo
 
 
 def messages(declared: Any, mode: Mode) -> list[Message]:
-    """Return a message for each model of a union, and one for any other type."""
+    """Return a message for each model of a union; any other type is one message."""
     kinds = [kind for kind, _ in branches(declared)]
     if raw_types(declared) is not None:
         return [raw_message(kind, notes, mode) for kind, notes in branches(declared)]
@@ -65,7 +65,7 @@ def messages(declared: Any, mode: Mode) -> list[Message]:
 
 
 def raw_message(kind: type, notes: tuple[Any, ...], mode: Mode) -> Message:
-    """Return a text or binary message, with what a `Field` says of it."""
+    """Return a text or binary message, with the description and examples of a `Field`."""
     if kind is bytes:
         about = "Binary data."
         message = Message("binary", TypeAdapter(bytes), mode, None, BINARY, about)
@@ -80,7 +80,7 @@ def raw_message(kind: type, notes: tuple[Any, ...], mode: Mode) -> Message:
 
 
 def error_message(*, is_json: bool) -> Message:
-    """Return the error frame, with an example of each code that the engine sends."""
+    """Return the error frame, with an example for each code that the engine sends."""
     codes = (*INVALID, ErrorCode.RATE_LIMITED) if is_json else (ErrorCode.RATE_LIMITED,)
     message = Message("error", TypeAdapter(ErrorFrame), "serialization")
     for code in codes:
@@ -91,7 +91,7 @@ def error_message(*, is_json: bool) -> Message:
 
 
 def is_model(kind: Any) -> bool:
-    """Return whether a type has fields and a name that says what it is."""
+    """Return whether a type is a pydantic model, a dataclass or a `TypedDict`."""
     kind = getattr(kind, "__origin__", kind)  # of a generic dataclass
     if not isclass(kind):
         return False
@@ -100,12 +100,12 @@ def is_model(kind: Any) -> bool:
 
 
 def name_of(kind: Any) -> str:
-    """Return the name of a type, as a key that every tool takes."""
+    """Return the name of a type as a valid key."""
     return identifier(getattr(kind, "__name__", str(kind))) or "json"
 
 
 def unused(name: str, used: dict[str, Any]) -> str:
-    """Return a name, with a number if it is used already."""
+    """Return a name, with a number appended if it is in use."""
     number, wanted = 1, name
     while name in used:
         number += 1
@@ -114,5 +114,5 @@ def unused(name: str, used: dict[str, Any]) -> str:
 
 
 def identifier(text: str) -> str:
-    """Return a text with `_` for whatever is no ASCII letter, digit or `_`."""
+    """Return a text with runs of anything but ASCII letters, digits and `_` replaced by `_`."""
     return re.sub(r"[^A-Za-z0-9_]+", "_", text).strip("_")

@@ -1,4 +1,4 @@
-"""A page for people, made from the AsyncAPI document. It needs no script and no other files."""
+"""The HTML page of the AsyncAPI document. It has no scripts and loads no other files."""
 
 import json
 from base64 import b64encode
@@ -12,7 +12,7 @@ from .html import Html, code_in, element, join, prose, table
 STYLE = Path(__file__).with_name("style.css").read_text("utf-8")
 
 NO_STORE = {"Cache-Control": "no-store"}
-"""Both documents name the host that was asked for, which caches don't tell apart."""
+"""The document and the page contain the requested host, so they must not be cached."""
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; "
@@ -26,7 +26,7 @@ Document = dict[str, Any]
 
 
 def make_page(document: Document, links: dict[str, str]) -> str:
-    """Return the page, with these links beside its title."""
+    """Return the page; `links` are shown below its title."""
     info = document["info"]
     head = element(
         "head",
@@ -43,7 +43,7 @@ def make_page(document: Document, links: dict[str, str]) -> str:
 
 
 def header(document: Document, links: dict[str, str]) -> Html:
-    """Return title, version and description, the links, and a list of all channels."""
+    """Return title, version, links, description, and a list of all channels."""
     info = document["info"]
     addresses = [
         element("li", element("a", element("code", each["address"]), href=f"#{key}"))
@@ -59,7 +59,7 @@ def header(document: Document, links: dict[str, str]) -> Html:
 
 
 def connect(document: Document) -> Html:
-    """Return where the server is, and what it wants to be sent."""
+    """Return the section with the server's URL and the ways to send a token."""
     server = document["servers"]["server"]
     url = f"{server['protocol']}://{server['host']}{server.get('pathname', '')}"
     schemes = document.get("components", {}).get("securitySchemes", {}).values()
@@ -119,20 +119,20 @@ def parameter_rows(document: Document, found: Document) -> list[tuple[str, ...]]
 
 
 def definitions_of(document: Document) -> Document:
-    """Return the schemas that others refer to."""
+    """Return the shared schemas of a document."""
     schemas: Document = document.get("components", {}).get("schemas", {})
     return schemas
 
 
 def operation(document: Document, found: Document, each: Document) -> Html:
-    """Return what clients send or receive, with all its messages."""
+    """Return an operation (send or receive) with all its messages."""
     names = [reference["$ref"].rpartition("/")[2] for reference in each["messages"]]
     messages = [message(document, found["messages"][name]) for name in names]
     return element("div", element("h3", code_in(each["title"])), *messages)
 
 
 def message(document: Document, found: Document) -> Html:
-    """Return a message: its meaning, its fields, and examples."""
+    """Return a message: summary, fields and examples."""
     examples = [written(example["payload"], found) for example in found.get("examples", ())]
     return element(
         "article",
@@ -144,14 +144,14 @@ def message(document: Document, found: Document) -> Html:
 
 
 def written(example: Any, found: Document) -> str:
-    """Return an example as it is sent."""
+    """Return an example as sent on the wire."""
     if isinstance(example, str) and found["contentType"] != "application/json":
         return example
     return json.dumps(example, ensure_ascii=False)
 
 
 def outcomes(title: str, heading: str, found: Document) -> Html:
-    """Return a table that is closed at first, or nothing."""
+    """Return a collapsed table, or nothing if it has no rows."""
     rows = [(code, code_in(each["description"])) for code, each in found.items()]
     if not rows:
         return Html("")

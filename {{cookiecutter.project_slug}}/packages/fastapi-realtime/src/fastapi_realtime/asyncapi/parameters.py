@@ -1,4 +1,4 @@
-"""Parameters of a handshake: in the path, the query, headers and cookies."""
+"""Parameters of a handshake: path, query, headers, cookies."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Parameter:
 
 
 def parameters(dependant: Dependant | None, in_path: Iterable[str]) -> list[Parameter]:
-    """Return what an endpoint and its dependencies ask for; those of the path first."""
+    """Return the parameters of an endpoint and its dependencies, path parameters first."""
     declared = list(declared_parameters(dependant)) if dependant else []
     known = {each.name for each in declared if each.place == "path"}
     others = [named_parameter(dependant, name) for name in in_path if name not in known]
@@ -35,10 +35,10 @@ def parameters(dependant: Dependant | None, in_path: Iterable[str]) -> list[Para
 
 
 def declared_parameters(dependant: Dependant) -> Iterator[Parameter]:
-    """Yield what `Path`, `Query`, `Header` and `Cookie` declare, once each."""
+    """Yield each parameter declared by `Path`, `Query`, `Header` and `Cookie` once."""
     for place in PLACES:
         fields = [each for part in tree(dependant) for each in getattr(part, f"{place}_params")]
-        # FastAPI takes models apart that stand for several parameters.
+        # FastAPI splits a model of several parameters only in `get_flat_params`.
         whole = Dependant()
         getattr(whole, f"{place}_params").extend(fields)
         unique = {name_of(each, place): each.field_info for each in get_flat_params(whole)}
@@ -47,12 +47,12 @@ def declared_parameters(dependant: Dependant) -> Iterator[Parameter]:
 
 
 def is_shown(info: FieldInfo) -> bool:
-    """Return whether a parameter is to be documented."""
+    """Return whether a parameter is included in documentation."""
     return getattr(info, "include_in_schema", True)
 
 
 def declared_parameter(name: str, place: str, info: FieldInfo) -> Parameter:
-    """Return a parameter with its type and limits."""
+    """Return a parameter with its type and constraints."""
     annotation: Any = info.annotation
     adapter: TypeAdapter[Any] = TypeAdapter(Annotated[annotation, None, *info.metadata])
     return Parameter(name, place, adapter, info.is_required(), notes_of(info))
@@ -73,9 +73,9 @@ def name_of(field: Any, place: str) -> str:
 
 
 def named_parameter(dependant: Dependant | None, name: str) -> Parameter:
-    """Return a parameter of the path that a dependency reads by itself.
+    """Return a path parameter that a dependency reads from the request by itself.
 
-    It is described where the endpoint takes it: `room: Annotated[str, Depends(...), Field(...)]`.
+    The endpoint describes it: `room: Annotated[str, Depends(...), Field(...)]`.
     """
     notes: dict[str, Any] = {}
     if dependant and dependant.call:
@@ -88,7 +88,7 @@ def named_parameter(dependant: Dependant | None, name: str) -> Parameter:
 
 
 def notes_of(info: FieldInfo) -> dict[str, Any]:
-    """Return what is said of a parameter beside its type, as JSON Schema says it."""
+    """Return description, examples, default and deprecation of a parameter, for its schema."""
     default = None if info.is_required() else info.get_default(call_default_factory=False)
     notes = {
         "description": info.description,

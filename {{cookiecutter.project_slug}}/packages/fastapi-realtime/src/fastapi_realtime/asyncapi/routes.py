@@ -1,4 +1,4 @@
-"""The routes of the document and of its page."""
+"""The HTTP routes of the AsyncAPI document and its page."""
 
 import re
 from typing import Any
@@ -15,7 +15,7 @@ DEFAULT_SERVER = "ws://localhost:8000"
 
 
 class Documents:
-    """The document of an application; it is made again when there are other routes."""
+    """The document of an application; it is created again when routes have changed."""
 
     def __init__(self, app: FastAPI) -> None:
         self._app = app
@@ -23,7 +23,7 @@ class Documents:
         self._document: dict[str, Any] = {}
 
     def at(self, server: str) -> dict[str, Any]:
-        """Return the document, with this server: `wss://chat.example.com/prefix`."""
+        """Return the document for a server such as `wss://chat.example.com/prefix`."""
         found = find_routes(self._app.routes)
         routes = [(prefix, each.path, each.endpoint) for prefix, each in found]
         if routes != self._routes:
@@ -42,17 +42,17 @@ class Documents:
 
 
 def asyncapi_document(app: FastAPI, server: str = DEFAULT_SERVER) -> dict[str, Any]:
-    """Return the AsyncAPI 3.0.0 document of an application, for a server that clients know.
+    """Return the AsyncAPI 3.0.0 document of an application; `server` is the URL for clients.
 
-    Raises what pydantic raises for types in a signature that it does not know.
+    Raises pydantic's exceptions for types in a signature that it does not support.
     """
     return Documents(app).at(server)
 
 
 def add_asyncapi(app: FastAPI, url: str = "/asyncapi") -> None:
-    """Serve the AsyncAPI document at `url` and `.json`, and a page for people at `url`.
+    """Serve the AsyncAPI document as JSON at `<url>.json`, and as an HTML page at `url`.
 
-    Routes may be added later. Like FastAPI's `/docs`, both are open to all.
+    Both include routes that are added later. Like FastAPI's `/docs`, they are public.
     """
     documents = Documents(app)
 
@@ -74,7 +74,7 @@ def add_asyncapi(app: FastAPI, url: str = "/asyncapi") -> None:
 
 
 def server_of(request: Request) -> str:
-    """Return the address by which a client has come, also through a proxy that sets `root_path`."""
+    """Return the URL that the client used, also behind a proxy that sets `root_path`."""
     host = request.headers.get("host", "")
     if not HOST.fullmatch(host):
         host = DEFAULT_SERVER.partition("://")[2]
@@ -83,13 +83,13 @@ def server_of(request: Request) -> str:
 
 
 def root_path(request: Request) -> str:
-    """Return the prefix that a proxy, or a mount, has put before all paths."""
+    """Return the path prefix of a proxy or a mount."""
     root: str = request.scope.get("root_path", "")
     return root.rstrip("/")
 
 
 def docs_path(app: FastAPI) -> str:
-    """Return where FastAPI documents the HTTP routes, or nothing."""
+    """Return the path of FastAPI's documentation of the HTTP routes, or an empty string."""
     return (app.docs_url or "") if app.openapi_url else ""
 
 

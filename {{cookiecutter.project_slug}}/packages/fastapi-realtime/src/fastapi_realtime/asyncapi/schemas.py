@@ -1,4 +1,4 @@
-"""JSON Schemas of all types, which share their definitions, as AsyncAPI 3.0 takes them."""
+"""JSON Schemas of all messages and parameters, with shared definitions."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -15,18 +15,18 @@ REF = "#/components/schemas/{model}"
 
 
 class SchemaGenerator(GenerateJsonSchema):
-    """Writes what AsyncAPI 3.0 can read: JSON Schema draft 7, without OpenAPI's discriminator."""
+    """Generates schemas for AsyncAPI 3.0: JSON Schema draft 7, without OpenAPI's discriminator."""
 
     ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}
 
     def tagged_union_schema(self, schema: core_schema.TaggedUnionSchema) -> dict[str, Any]:
-        """In AsyncAPI, a discriminator is the name of a schema, not the value of a field."""
+        """Drop the discriminator: AsyncAPI requires its values to be schema names."""
         union = super().tagged_union_schema(schema)
         union.pop("discriminator", None)
         return union
 
     def tuple_schema(self, schema: core_schema.TupleSchema) -> dict[str, Any]:
-        """Draft 7 has `items` and `additionalItems` where later ones have `prefixItems`, `items`."""
+        """Draft 7 uses `items` and `additionalItems` instead of `prefixItems` and `items`."""
         array = super().tuple_schema(schema)
         if "prefixItems" in array:
             array["additionalItems"] = array.pop("items", False)
@@ -34,9 +34,9 @@ class SchemaGenerator(GenerateJsonSchema):
         return array
 
     def field_is_required(self, field: Any, total: bool) -> bool:
-        """What we send has all fields, but may leave out those whose default is `None`.
+        """Outgoing messages have all fields but those whose default is `None`.
 
-        A field of one value is required both ways: in unions, it says which type a message has.
+        A field with a single value is always required: in a union, it identifies the type.
         """
         schema = field["schema"]
         is_constant = len(schema.get("schema", {}).get("expected", ())) == 1
@@ -44,7 +44,7 @@ class SchemaGenerator(GenerateJsonSchema):
         return is_constant or is_sent or super().field_is_required(field, total)
 
     def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> dict[str, Any]:
-        """A type that JSON Schema cannot describe may be anything."""
+        """Allow any value for a type that JSON Schema cannot describe."""
         return {}
 
 
@@ -59,11 +59,11 @@ class Schemas:
         self.definitions: dict[str, Any] = shared.get("$defs", {})
 
     def __getitem__(self, described: Message | Parameter) -> dict[str, Any]:
-        """Return a schema; one of a model refers to its definition."""
+        """Return a schema; that of a model is a reference to its definition."""
         return self._schemas[described, described.mode]
 
     def examples(self, message: Message) -> list[Any]:
-        """Return those examples of a message that are valid; there may be none."""
+        """Return the valid examples of a message, declared or made up; there may be none."""
         if message.content_type != JSON:
             return message.examples
         schema = self[message]
@@ -83,7 +83,7 @@ class Schemas:
 
 
 def is_valid(example: Any, adapter: TypeAdapter[Any]) -> bool:
-    """Return whether an example has the type that it is an example of."""
+    """Return whether an example is valid for a type."""
     try:
         adapter.validate_json(to_json(example))
     except ValidationError:

@@ -1,4 +1,4 @@
-"""Rooms: what one member sends reaches all others."""
+"""Rooms: a message of one member is sent to all others."""
 
 from ..settings import RoomSettings
 from .broker import BrokerUnavailable

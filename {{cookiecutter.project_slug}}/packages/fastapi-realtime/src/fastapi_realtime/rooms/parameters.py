@@ -13,12 +13,12 @@ from .formats import EVENTS_V1, RoomText
 from .names import check_name, check_room
 
 RoomConnection = Annotated[Connection[str, RoomText], Depends(Admission(EVENTS_V1))]
-"""A connection of a member: text, or JSON events with the subprotocol `events.v1`."""
+"""A member's connection: text, or JSON events with the subprotocol `events.v1`."""
 
 Since = Annotated[
     str, Query(description="The last `id` received: messages after it are sent first.")
 ]
-"""The position after which a returning member missed messages, from `?since=`."""
+"""The last `id` that a returning member received, from `?since=`."""
 
 
 async def room_or_lobby(connection: HTTPConnection) -> str:
@@ -49,4 +49,4 @@ RoomInPath = Annotated[str, Depends(room_in_path)]
 """The room in the path of an HTTP route."""
 
 SenderName = Annotated[str, Depends(sender_name)]
-"""The name that others see, where there are no tokens."""
+"""The name that others see, from `?name=`; for an application without tokens."""

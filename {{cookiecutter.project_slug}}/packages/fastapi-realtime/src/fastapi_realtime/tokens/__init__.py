@@ -1,4 +1,4 @@
-"""JSON Web Tokens: who may connect, as whom, and until when."""
+"""JSON Web Tokens: authentication of connections and requests."""
 
 from .keys import new_secret
 from .tokens import (

@@ -1,4 +1,4 @@
-"""Reading keys from a URL, within limits of time and size."""
+"""Downloads keys from a URL, with limits on time and size."""
 
 import re
 import socket
@@ -21,12 +21,12 @@ from urllib.request import (
 from .keys import MAX_KEY_BYTES
 
 TIMEOUT = 5.0
-"""Seconds that a download may take, from the connection to the last byte."""
+"""Maximum seconds of a download, from connecting to the last byte."""
 THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 
 
 class AnyStatus(HTTPErrorProcessor):
-    """Returns every response as it is, so that no redirect is followed."""
+    """Returns every response unchanged, so that redirects are not followed."""
 
     def http_response(self, request: Any, response: Any) -> Any:
         """Return the response."""
@@ -36,9 +36,9 @@ class AnyStatus(HTTPErrorProcessor):
 
 
 class Deadline:
-    """Shuts a connection down after some seconds, and raises a `TimeoutError` at the end.
+    """Shuts connections down after some seconds; the `with` block then raises `TimeoutError`.
 
-    A socket's own timeout is not enough: it begins again with each byte.
+    A socket's timeout is not enough: it starts again with each byte.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -61,13 +61,13 @@ class Deadline:
             raise TimeoutError
 
     def connect(self, address: tuple[str, int], timeout: float, source: Any) -> socket.socket:
-        """Return a connection, as `socket.create_connection` does."""
+        """Return a connection, like `socket.create_connection`."""
         addresses = len(socket.getaddrinfo(*address, type=socket.SOCK_STREAM))
-        share = self._seconds / (addresses + 1)  # leave one for the answer
+        share = self._seconds / (addresses + 1)  # one share is for the response
         opened = socket.create_connection(address, share, source)
         opened.settimeout(timeout)
-        self._opened.append(opened.dup())  # TLS takes the socket itself away
-        if self._is_over():  # looking up the name took too long
+        self._opened.append(opened.dup())  # TLS detaches the socket itself
+        if self._is_over():  # resolving the name took too long
             self._shut_down()
         return opened
 
@@ -81,7 +81,7 @@ class Deadline:
 
 
 class DeadlineHandler(HTTPHandler, HTTPSHandler):
-    """Opens connections that end at a deadline, also while a proxy or TLS begins."""
+    """Opens connections with a deadline that also covers proxy and TLS handshakes."""
 
     def __init__(self, deadline: Deadline) -> None:
         super().__init__()
@@ -105,12 +105,12 @@ class DeadlineHandler(HTTPHandler, HTTPSHandler):
 
 
 def is_url(text: str) -> bool:
-    """Return whether a text is meant as a URL."""
+    """Return whether a text starts like an HTTP URL."""
     return re.match("https?://", text, re.IGNORECASE) is not None
 
 
 def check_url(url: str) -> None:
-    """Raise a `ValueError` for a URL that can't be trusted, or that can't be one at all."""
+    """Raise a `ValueError` for an invalid URL, or for `http://` to another machine."""
     try:
         parts = urlsplit(url)
         is_well_formed = bool(re.fullmatch("[!-~]+", url) and parts.hostname and parts.port != 0)
@@ -125,11 +125,12 @@ def check_url(url: str) -> None:
 def fetch(url: str) -> str:
     """Return the text at a URL. Raises `OSError`, `http.client.HTTPException` or `ValueError`.
 
-    Blocks for up to `TIMEOUT` seconds. Only looking up a name can take longer; nothing ends that.
+    Blocks for up to `TIMEOUT` seconds. Resolving the name can take longer; it can't be
+    interrupted.
     """
-    # A proxy would see what is not encrypted, and could change it.
+    # A proxy could read and change plain HTTP.
     proxies = {scheme: proxy for scheme, proxy in getproxies().items() if scheme == "https"}
-    # Some providers refuse the name that urllib gives itself.
+    # Some providers reject urllib's default User-Agent.
     headers = {"Accept": "application/json", "User-Agent": __name__.partition(".")[0]}
     request = Request(url, headers=headers)
     with Deadline(TIMEOUT) as deadline:
@@ -139,7 +140,7 @@ def fetch(url: str) -> str:
 
 
 def read_text(response: HTTPResponse) -> str:
-    """Return the body of a response, or raise a `ValueError`."""
+    """Return the body of a response; raise a `ValueError` if it is not a 200, or too large."""
     if response.status != 200:
         raise ValueError(f"the answer has status {response.status}")
     content = response.read(MAX_KEY_BYTES + 1)

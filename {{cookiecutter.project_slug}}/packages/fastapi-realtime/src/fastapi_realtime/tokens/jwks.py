@@ -1,4 +1,4 @@
-"""The keys of `APP_AUTH_KEY`, and JSON Web Key Sets (RFC 7517), which are read again when they change."""
+"""The keys of `APP_AUTH_KEY`, and JSON Web Key Sets (RFC 7517), which are refreshed."""
 
 import asyncio
 import logging
@@ -21,9 +21,9 @@ from .download import check_url, fetch, is_url
 from .keys import NEW_KEY, Key, Loaded, check_key, parse_jwks, read_key_file
 
 READ_AGAIN_SECONDS = 30
-"""Seconds from one attempt to read to the next, whatever tokens come meanwhile."""
+"""Minimum seconds between two attempts to read a JWKS; also the maximum age of a file."""
 KEEP_SECONDS = 86_400
-"""Seconds that keys are used without having been confirmed, where reading them fails."""
+"""Seconds for which keys stay valid after the last successful read."""
 
 Clock = Callable[[], float]
 
@@ -31,10 +31,10 @@ logger = logging.getLogger(__name__)
 
 
 class Jwks:
-    """The keys of a file or a URL, read when they are first needed, in a thread.
+    """The keys of a file or a URL, read in a thread when first needed.
 
-    They are read again for a token that no known key fits, which waits for it, and after
-    `max_age` seconds, in the background. Keys are kept where reading fails, for `KEEP_SECONDS`.
+    They are read again for a token that no known key fits, which waits for it, and in the
+    background after `max_age` seconds. If reading fails, keys are kept for `KEEP_SECONDS`.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Jwks:
         max_age: float,
         clock: Clock,
     ) -> None:
-        """`name` is for the log; `read` blocks and returns JSON."""
+        """`name` is for the log. `read` returns JSON, and may block."""
         self.algorithms = algorithms
         self._name = name
         self._read = read
@@ -59,36 +59,36 @@ class Jwks:
 
     @property
     def is_available(self) -> bool:
-        """Whether the keys have been read, if only to find that there are none."""
+        """Whether the keys have been read; there may be none."""
         return self._keys is not None
 
     def find(self, kid: str | None) -> list[Key]:
-        """Return the known keys that may have signed a token with this `kid`; without one, all.
+        """Return the known keys that may have signed a token with this `kid`; for `None`, all.
 
-        Old keys are read again in the background. Where nobody tried that for two `max_age`,
-        there are no known keys until it was tried.
+        Starts a read in the background after `max_age`. After `2 * max_age` without an attempt
+        to read, it returns no keys until there was one.
         """
         now = self._clock()
         if now - self._read_at >= KEEP_SECONDS:
             self._keys = None
         if now - self._read_at >= self._max_age:
             self._read_again()
-        # Keys that were withdrawn while no token came must not get one more token in.
+        # A key that was withdrawn while no token was checked must not be used once more.
         if now - self._ended_at >= 2 * self._max_age:
             return []
         return [key for key in self._keys or () if kid is None or key.kid in (kid, None)]
 
     def read_for(self, kid: str | None) -> asyncio.Task[None] | None:
-        """Read the keys again, unless this `kid` is known; return what to wait for, if anything.
+        """Read the keys again unless this `kid` is known; return the task to wait for, if any.
 
-        Others wait for the same task, so it must not be cancelled.
+        Other callers wait for the same task, so it must not be cancelled.
         """
         if kid is None or not any(key.kid == kid for key in self._keys or ()):
             self._read_again()
         return None if self._reading is None or self._reading.done() else self._reading
 
     def _read_again(self) -> None:
-        """Begin to read, unless the last attempt goes on or began a short time ago."""
+        """Start reading, at most every `READ_AGAIN_SECONDS`, unless an attempt is running."""
         now = self._clock()
         is_reading = self._reading is not None and not self._reading.done()
         if not is_reading and now - self._began_at >= READ_AGAIN_SECONDS:
@@ -109,13 +109,13 @@ class Jwks:
             self._ended_at = now
 
     def _load(self) -> Future[Loaded]:
-        """Load the keys in a thread; where the last one hangs, wait for that one instead."""
+        """Load the keys in a thread; if the last thread hangs, wait for it instead."""
         if self._loading is None or self._loading.done():
             self._loading = in_daemon_thread(lambda: parse_jwks(self._read(), self.algorithms))
         return self._loading
 
     def _warn(self, message: str, reason: str) -> None:
-        """Log a warning, unless there is no reason or the last one was the same."""
+        """Log a warning if there is a reason, unless the last warning was the same."""
         warning = (message, reason)
         if reason and warning != self._warned:
             logger.warning(message, extra={"source": self._name, "reason": reason})
@@ -123,13 +123,12 @@ class Jwks:
 
 
 def in_daemon_thread(load: Callable[[], Loaded]) -> Future[Loaded]:
-    """Call a function in a thread of its own.
+    """Call a function in a new daemon thread.
 
-    Unlike those of the default executor, it takes no thread away from others, and the process
-    can exit while it hangs.
+    If it hangs, it does not block the default executor, and the process can exit.
     """
     future: Future[Loaded] = Future()
-    future.set_running_or_notify_cancel()  # whoever gives up waiting does not stop it
+    future.set_running_or_notify_cancel()  # so that it can't be cancelled
 
     def run() -> None:
         try:
@@ -143,7 +142,7 @@ def in_daemon_thread(load: Callable[[], Loaded]) -> Future[Loaded]:
 
 MAX_KEYS = 20
 MAX_URL_AGE = 3600
-"""Seconds until keys of a URL are read again, so that withdrawn ones stop working."""
+"""Maximum age of the JWKS of a URL in seconds; then it is read again, and withdrawn keys end."""
 
 
 class KeysNotAvailableError(Exception):
@@ -151,10 +150,10 @@ class KeysNotAvailableError(Exception):
 
 
 class KeySet:
-    """The keys of `APP_AUTH_KEY`: those that stand there, and those of its JWKS."""
+    """The keys of `APP_AUTH_KEY`: fixed ones, and those of its JWKS."""
 
     def __init__(self, text: str, algorithms: Sequence[str], clock: Clock = time.monotonic) -> None:
-        """Raises a `ValueError` that says what is wrong with a key, and shows none."""
+        """Raises a `ValueError` that says what is wrong; it never shows a key."""
         items = [item.strip() for item in text.split(",") if item.strip()]
         if not items:
             raise ValueError(f"it is missing; {NEW_KEY}")
@@ -173,10 +172,10 @@ class KeySet:
         self._check_algorithms()
 
     async def decode(self, token: str, audience: str | None) -> dict[str, Any]:
-        """Return the claims of a token that one of the keys has signed.
+        """Return the claims of a token signed with one of the keys.
 
-        Of the token's header, only `alg` and `kid` count: no token can say where keys are.
-        Raises `KeysNotAvailableError`, or what `jwt.decode` raises for a token that is not valid.
+        Only `alg` and `kid` of the token's header are used: a token can't name a URL for its key.
+        Raises `KeysNotAvailableError`, or what `jwt.decode` raises for an invalid token.
         """
         header = jwt.get_unverified_header(token)
         kid = header.get("kid")
@@ -194,7 +193,7 @@ class KeySet:
     def _add(self, item: str) -> None:
         if is_url(item):
             check_url(item)
-            # What is shared with everybody who can read a URL is no secret.
+            # Anyone who can read the URL would know the secret.
             names = [name for name in self._algorithms if not name.startswith("HS")]
             self._add_source(item.partition("?")[0], partial(fetch, item), names, MAX_URL_AGE)
         elif item.startswith("file:"):
@@ -207,7 +206,7 @@ class KeySet:
             text = read_key_file(path)
         except (OSError, UnicodeDecodeError) as failure:
             raise ValueError(f"the file cannot be read: {failure}") from None
-        # A JWKS that is cut off is an error; it must never be taken for a secret.
+        # A truncated JWKS is an error; it must never be used as a secret.
         if not text.startswith(("{", "[")):
             self.keys.append(check_key(text, self._algorithms))
             return
@@ -224,7 +223,7 @@ class KeySet:
         self.sources.append(Jwks(name, read, algorithms, max_age, self._clock))
 
     def _check_algorithms(self) -> None:
-        """Refuse algorithms for which there can be no key, and URLs that can have none."""
+        """Reject algorithms without a key, and URLs without a usable algorithm."""
         if not all(source.algorithms for source in self.sources):
             raise ValueError(
                 "a URL has public keys; APP_AUTH_ALGORITHMS must name theirs, for example RS256"
@@ -238,7 +237,7 @@ class KeySet:
 async def decode_after_reading(
     sources: Iterable[Jwks], kid: str | None, token: str, audience: str | None
 ) -> dict[str, Any] | None:
-    """Return the claims of a token as soon as any source has its key, or `None` if none has."""
+    """Return the claims of a token once any source has its key; `None` if none has."""
     waiting = {task: source for source in sources if (task := source.read_for(kid))}
     while waiting:
         done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -249,7 +248,7 @@ async def decode_after_reading(
 
 
 def decode_with(keys: Iterable[Key], token: str, audience: str | None) -> dict[str, Any] | None:
-    """Return the claims of a token, or `None` if it was signed with none of the keys."""
+    """Return the claims of a token; `None` if none of the keys has signed it."""
     for key in keys:
         with suppress(jwt.InvalidSignatureError, jwt.InvalidAlgorithmError):
             return jwt.decode(

@@ -1,4 +1,4 @@
-"""Keys that tokens are checked with: what each is for, and whether it is strong enough."""
+"""Keys to verify tokens with: parsing, algorithms, strength."""
 
 import json
 import stat
@@ -27,19 +27,19 @@ Algorithm = Literal[
     "ES512",
     "EdDSA",
 ]
-"""How a token may be signed (RFC 7518 §3.1, RFC 8037)."""
+"""Signature algorithms (RFC 7518 §3.1, RFC 8037)."""
 
 MAX_KEY_BYTES = 65_536
 EXAMPLES = (b"change", b"example", b"secret", b"password", b"at-least", b"your-", b"12345")
-"""Words that no random secret contains."""
+"""Parts of example secrets in documentation; a secret with one of them is rejected."""
 NEW_KEY = f"`uv run python -m {__name__.partition('.')[0]} key` prints a new one"
 NOT_A_KEY = (jwt.PyJWTError, KeyError, TypeError, ValueError, UnsupportedAlgorithm)
-"""What PyJWT raises for a key of another type."""
+"""Exceptions of PyJWT for a key of another type."""
 
 
 @dataclass(frozen=True)
 class Key:
-    """A key, ready to use, with the algorithms that it is for and its `kid`, if it has one."""
+    """A parsed key, its algorithms, and its `kid` if it has one."""
 
     value: Any = field(repr=False)
     algorithms: tuple[str, ...]
@@ -47,12 +47,12 @@ class Key:
 
     @property
     def is_secret(self) -> bool:
-        """Whether tokens are signed with this same key; else it is a public one."""
+        """Whether it is a shared secret; else it is a public key."""
         return isinstance(self.value, bytes)
 
 
 def check_key(text: str, algorithms: Sequence[str]) -> Key:
-    """Return the key that a text is, or raise a `ValueError` that says what is wrong with it."""
+    """Return a secret or a public key (PEM), or raise a `ValueError` that says what is wrong."""
     if not text:
         raise ValueError(f"it is empty; {NEW_KEY}")
     if "PRIVATE KEY" in text:
@@ -61,10 +61,10 @@ def check_key(text: str, algorithms: Sequence[str]) -> Key:
 
 
 def prepare_key(load: Callable[[str], Any], algorithms: Sequence[str], kid: object = None) -> Key:
-    """Return a key for those of the algorithms that its type fits.
+    """Return a key for those of the algorithms that fit its type.
 
-    `load` gets the name of an algorithm. So a public key is never used as a secret, whatever a
-    token asks for. Raises a `ValueError` for a key that is too weak, or for none of them.
+    A public key is never used as a secret, whatever `alg` a token has. `load` returns the key
+    for the name of an algorithm. Raises a `ValueError` if it is too weak, or fits none of them.
     """
     fitting: dict[str, Any] = {}
     for name in algorithms:
@@ -81,9 +81,9 @@ def prepare_key(load: Callable[[str], Any], algorithms: Sequence[str], kid: obje
 
 
 def check_strength(key: Any, algorithm: AlgorithmMethods) -> None:
-    """Raise a `ValueError` for a key that is too weak.
+    """Raise a `ValueError` for a weak key.
 
-    Secrets are as long as the hash that they sign with, RSA keys have 2048 bits (RFC 7518 §3).
+    A secret must be as long as its hash, an RSA key must have 2048 bits (RFC 7518 §3).
     """
     if isinstance(key, bytes) and (
         len(set(key)) < 10 or any(word in key.lower() for word in EXAMPLES)
@@ -94,7 +94,7 @@ def check_strength(key: Any, algorithm: AlgorithmMethods) -> None:
 
 
 def read_key_file(path: Path) -> str:
-    """Return the text of a key file; a device, a pipe or a big file raises a `ValueError`."""
+    """Return the text of a key file; raises `ValueError` if it is too large, or a device or pipe."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise ValueError("the file of the key is not a regular file")
     with path.open("rb") as file:
@@ -105,20 +105,20 @@ def read_key_file(path: Path) -> str:
 
 
 def new_secret() -> str:
-    """Return a random secret, long enough for every algorithm."""
+    """Return a random secret that is long enough for every algorithm."""
     return token_urlsafe(64)
 
 
 PRIVATE_PARTS = {"d", "p", "q", "dp", "dq", "qi", "oth"}
 
 Loaded = tuple[list[Key], list[str]]
-"""Keys that can be used, and for each of the others, why it can't."""
+"""The usable keys, and for each other entry the reason why it is not."""
 
 
 def parse_jwks(text: str, algorithms: Sequence[str]) -> Loaded:
-    """Return the keys that can be used, and for each of the others, why it can't.
+    """Return the usable keys, and for each other entry the reason why it is not.
 
-    Raises a `ValueError` if this is no JWKS (RFC 7517 §5).
+    Raises a `ValueError` if the text is not a JWKS (RFC 7517 §5).
     """
     try:
         document = json.loads(text)
@@ -137,7 +137,7 @@ def parse_jwks(text: str, algorithms: Sequence[str]) -> Loaded:
 
 
 def key_of(entry: Any, algorithms: Sequence[str]) -> Key:
-    """Return the key of an entry (RFC 7517 §4), or raise a `ValueError`."""
+    """Return the key of a JWKS entry (RFC 7517 §4), or raise a `ValueError`."""
     if not isinstance(entry, dict):
         raise ValueError("this is not a JSON object")
     if entry.get("use", "sig") != "sig":

@@ -1,4 +1,4 @@
-"""Tokens: who a client is, and until when (JSON Web Tokens, RFC 7519)."""
+"""Authentication by JSON Web Tokens (RFC 7519)."""
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -18,7 +18,7 @@ from .keys import Algorithm, Key, prepare_key
 
 
 def _check(keys: SecretStr, info: ValidationInfo) -> SecretStr:
-    if "auth_algorithms" in info.data:  # else they are wrong, and that is said already
+    if "auth_algorithms" in info.data:  # else they are invalid, which is reported already
         KeySet(keys.get_secret_value(), info.data["auth_algorithms"])
     return keys
 
@@ -29,34 +29,34 @@ class TokenSettings(RealtimeSettings):
     auth_algorithms: Annotated[tuple[Algorithm, ...], *CommaSeparated] = Field(
         ("HS256",), min_length=1
     )
-    """Algorithms that a token may be signed with, separated by commas; each needs a key."""
+    """Allowed signature algorithms, separated by commas; each needs a key."""
 
     auth_key: Annotated[SecretStr, AfterValidator(_check)] = Field("", validate_default=True)
-    """Secrets or public keys (PEM) that tokens are checked with, separated by commas.
+    """Secrets or public keys (PEM) to verify tokens with, separated by commas.
 
-    `file:<path>` reads a key, or a JWKS, from a file, `https://...` a JWKS from a URL.
+    `file:<path>` reads a key or a JWKS from a file, `https://...` a JWKS from a URL.
     """
 
     auth_audience: str = ""
-    """What a token must name as its audience; without it, tokens must name none."""
+    """The required audience (`aud`) of tokens; if empty, tokens must have none."""
 
     def key_set(self, clock: Clock = time.monotonic) -> KeySet:
-        """Return the keys, ready to check tokens with; those in files are read for it."""
+        """Return the keys to verify tokens with; reads those in files."""
         return KeySet(self.auth_key.get_secret_value(), self.auth_algorithms, clock)
 
 
 MAX_SUBJECT = 255
-"""Characters of a subject."""
+"""Maximum length of a subject, in characters."""
 TIMES = ("exp", "nbf", "iat")
-"""Claims that are numbers of seconds since 1970 (RFC 7519 §2, NumericDate)."""
+"""Claims in seconds since 1970 (RFC 7519 §2, NumericDate)."""
 
 IsRevoked = Callable[[dict[str, Any]], Awaitable[bool]]
 
 
 class TokenAuthenticator:
-    """Checks the token of a handshake or a request."""
+    """Verifies the token of a handshake or a request."""
 
-    # Browsers offer their token as a subprotocol, and want another one to be chosen.
+    # Browsers send their token as a subprotocol; another one must be selected for the response.
     subprotocols = ("v1",)
     security_schemes: ClassVar[dict[str, dict[str, Any]]] = {
         "bearer": {
@@ -77,22 +77,22 @@ class TokenAuthenticator:
     def __init__(
         self, settings: TokenSettings, is_revoked: IsRevoked, clock: Clock = time.monotonic
     ) -> None:
-        """`is_revoked` is asked about the claims of every token that is valid otherwise.
+        """`is_revoked` is called with the claims of every token that is otherwise valid.
 
-        `clock` says how old the keys of a JWKS are.
+        `clock` returns monotonic seconds, for the age of a JWKS.
         """
         self._keys = settings.key_set(clock)
         self._audience = settings.auth_audience or None
         self._is_revoked = is_revoked
 
     async def identify(self, connection: HTTPConnection) -> Identity:
-        """Return what the token of a handshake or a request says; raises what `verify` does."""
+        """Return the identity in the token of a handshake or a request; raises like `verify`."""
         return await self.verify(find_token(connection))
 
     async def verify(self, token: str) -> Identity:
-        """Return what a valid token says, or raise a 401; whether it is revoked is not asked.
+        """Return the identity in a token, or raise a 401 if it is invalid. Ignores revocation.
 
-        Raises a 503 where the keys could not be read yet: the token may well be valid.
+        Raises a 503 if keys could not be read yet, since the token may be valid.
         """
         try:
             claims = await self._keys.decode(token, self._audience)
@@ -107,16 +107,16 @@ class TokenAuthenticator:
         return Identity(claims["sub"], min(claims["exp"], FAR_AWAY), claims)
 
     async def check_revoked(self, identity: Identity) -> None:
-        """Raise a 401 for a token that has been revoked."""
+        """Raise a 401 if the token has been revoked."""
         if await self._is_revoked(identity.claims):
             raise unauthorized()
 
 
 async def close_subject(realtime: Realtime, subject: str) -> int:
-    """Close a subject's connections with 4401; return how many there were in this process.
+    """Close a subject's connections with 4401; return the number in this process.
 
-    Other processes close theirs if rooms reach them. Raises a 503 if they can't be told; those of
-    this process are closed then, too.
+    With rooms over Redis, other processes close theirs, too. Raises a 503 if they can't be
+    notified; the connections of this process are closed all the same.
     """
     count = realtime.close_subject(subject)
     for service in realtime.services:
@@ -125,9 +125,9 @@ async def close_subject(realtime: Realtime, subject: str) -> int:
 
 
 async def identify(connection: HTTPConnection, realtime: RealtimeDep) -> Identity:
-    """Return who sent a request, or raise a 401 that says nothing more (RFC 6750 §3).
+    """Dependency for HTTP routes: return the sender's identity, or raise a 401 (RFC 6750 §3).
 
-    A dependency for HTTP routes; `Admitted` has done the same for a connection.
+    The 401 does not say what is wrong with the token. WebSocket routes use `Admitted` instead.
     """
     assert realtime.authenticator is not None
     identity = await realtime.authenticator.identify(connection)
@@ -139,27 +139,27 @@ Identified = Annotated[Identity, Depends(identify)]
 
 
 def unauthorized() -> HTTPException:
-    """Return the answer to every token that is not valid."""
+    """Return the response for any invalid token."""
     return HTTPException(401, "no valid token", {"WWW-Authenticate": "Bearer"})
 
 
 def is_time(value: object) -> bool:
-    """Return whether a claim is a number of seconds; PyJWT accepts text, too."""
+    """Return whether a claim is a finite number; PyJWT also accepts strings."""
     if isinstance(value, float):
         return isfinite(value)
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_subject(name: str) -> bool:
-    """Return whether a name can be shown to others."""
+    """Return whether a subject is 1 to `MAX_SUBJECT` printable characters."""
     return 0 < len(name) <= MAX_SUBJECT and name.isprintable()
 
 
 def find_token(connection: HTTPConnection) -> str:
-    """Return the token of `Authorization: Bearer`, or of the subprotocol `bearer.<token>`.
+    """Return the token in `Authorization: Bearer` or in the subprotocol `bearer.<token>`.
 
-    Browsers can send no header of their own, but they can offer subprotocols. There is no way
-    to send a token in the URL, where logs and histories would keep it.
+    Returns an empty string for none, or for several. Browsers can't set headers, but they can
+    offer subprotocols. Tokens in URLs are not supported: logs and browser histories keep URLs.
     """
     credentials = connection.headers.getlist("authorization")
     if len(credentials) > 1:
@@ -173,7 +173,7 @@ def find_token(connection: HTTPConnection) -> str:
 
 
 class TokenError(ValueError):
-    """A token can't be made."""
+    """A token can't be created; the text says why."""
 
 
 def make_token(
@@ -183,9 +183,9 @@ def make_token(
     private_key: str | None = None,
     claims: Mapping[str, Any] | None = None,
 ) -> str:
-    """Return a token for development, signed with the server's secret or a private key (PEM).
+    """Return a token for development, signed with the first secret or a private key (PEM).
 
-    `claims` are added to `sub`, `exp` and `aud`, which they can't set. Raises `TokenError`.
+    It is valid for `seconds`. `claims` can't include `sub`, `exp` or `aud`. Raises `TokenError`.
     """
     claims = claims or {}
     if not is_subject(subject):
@@ -202,7 +202,7 @@ def make_token(
 
 
 def signing_key(settings: TokenSettings, private_key: str | None) -> Key:
-    """Return the private key, or the first secret of the settings; raises a `ValueError`."""
+    """Return the private key, or the first secret of the settings; raises `ValueError`."""
     if private_key is not None and "PUBLIC KEY" not in private_key:
         return prepare_key(lambda algorithm: private_key, settings.auth_algorithms)
     secrets = [key for key in settings.key_set().keys if key.is_secret]
