@@ -1,20 +1,11 @@
-"""Remove folders that were left empty, and print the next steps. Nothing here can fail."""
+"""Remove the folder that was left empty, and print the next steps. Nothing here can fail."""
 
 import os
 import sys
 from contextlib import suppress
 
-ENGINE = "src/{{ cookiecutter.__package_name }}/realtime"
-PARTS = (
-    f"{ENGINE}/rooms/redis",
-    f"{ENGINE}/rooms",
-    f"{ENGINE}/tokens",
-    "src/{{ cookiecutter.__package_name }}/web/page",
-    "src/{{ cookiecutter.__package_name }}/web",
-    "tests/realtime/redis",
-    "tests/web",
-)
-"""Folders whose files are all skipped where an answer turns them off."""
+PAGE = "src/{{ cookiecutter.__package_name }}/web"
+"""A folder whose files are all skipped where there is no page."""
 
 NEXT_STEPS = """
 Your project is in {{ cookiecutter.project_slug }}. To run it:
@@ -60,15 +51,9 @@ writes uv.lock: commit it, so that everybody runs the same versions.
 """
 
 
-def remove_empty_folders() -> None:
-    """Remove the folders of parts that are off; one that holds a file stays."""
-    for part in PARTS:
-        with suppress(OSError):
-            os.rmdir(part)
-
-
 if __name__ == "__main__":
-    remove_empty_folders()
+    with suppress(OSError):  # one that holds a file stays
+        os.rmdir(PAGE)
     try:
         print(NEXT_STEPS, flush=True)
     except OSError:

@@ -13,14 +13,12 @@ MAX_SLUG = 50
 TAKEN = frozenset(
     """
     annotated_doc annotated_types anyio certifi cffi click colorama coverage cryptography dotenv
-    fastapi fastapi_cli h11 httpcore2 httptools httpx2 hypothesis idna iniconfig jwt markdown_it
-    markdown_it_py mdurl opentelemetry opentelemetry_api opentelemetry_sdk
-    opentelemetry_semantic_conventions packaging pluggy py pydantic pydantic_core pydantic_settings
-    pycparser pygments pyjwt pytest pytest_cov pytest_timeout python_dotenv pyyaml rich rich_toolkit ruff shellingham
-    src sortedcontainers starlette test tests truststore ty typer typing_extensions typing_inspection
-    uvicorn uvloop watchfiles websockets yaml
+    fastapi fastapi_cli fastapi_realtime h11 httpcore2 httptools httpx2 idna iniconfig jwt
+    markdown_it markdown_it_py mdurl opentelemetry opentelemetry_api packages packaging pluggy py
+    pycparser pydantic pydantic_core pydantic_settings pygments pyjwt pytest pytest_cov
+    pytest_timeout python_dotenv pyyaml rich rich_toolkit ruff shellingham src starlette test tests
+    truststore ty typer typing_extensions typing_inspection uvicorn uvloop watchfiles websockets yaml
     {{ "redis hiredis" if cookiecutter.__redis }}
-    {{ "axe_playwright_python greenlet playwright" if cookiecutter.include_demo }}
     """.split()
 )
 

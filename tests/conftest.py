@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cookiecutter.main import cookiecutter
 from pytest_cookies.plugin import Cookies, Result
 
 TEMPLATE = Path(__file__).parents[1]
@@ -114,9 +115,39 @@ def bake(cookies: Cookies) -> Bake:
     return bake
 
 
+@pytest.fixture(scope="session")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Answers], Path]:
+    """Render a project for each set of answers once, for tests that only read it."""
+    known: dict[str, Path] = {}
+
+    def rendered(answers: Answers) -> Path:
+        key = json.dumps(answers)
+        if key not in known:
+            folder = tmp_path_factory.mktemp("rendered")
+            known[key] = Path(
+                cookiecutter(
+                    str(TEMPLATE),
+                    no_input=True,
+                    extra_context=answers,
+                    output_dir=str(folder),
+                    default_config=True,
+                )
+            )
+        return known[key]
+
+    return rendered
+
+
 @pytest.fixture
-def project(bake: Bake, answers: Answers) -> Path:
-    """The folder of a project rendered with these answers."""
+def project(rendered: Callable[[Answers], Path], answers: Answers) -> Path:
+    """The folder of a project rendered with these answers, to be read only."""
+    assert answers.keys() <= QUESTIONS, f"not asked: {answers.keys() - QUESTIONS}"
+    return rendered(answers)
+
+
+@pytest.fixture
+def own_project(bake: Bake, answers: Answers) -> Path:
+    """The folder of a project rendered with these answers for this test alone."""
     result = bake(**answers)
     assert result.exception is None
     assert result.project_path is not None

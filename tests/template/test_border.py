@@ -1,205 +1,236 @@
-"""Level 0: the border between the owner's files and the engine, `realtime/`."""
+"""Level 0: the border between the owner's files and the engine, `packages/fastapi-realtime`."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ..conftest import ALL_OFF, ALL_ON, TEMPLATE, WITH_REDIS, Answers, project_params
-from .test_rendering import files, package
+from ..conftest import ALL_OFF, ALL_ON, PACKAGE, WITH_REDIS, Answers, project_params
+from .test_rendering import files, owners_files, package
 
-MAX_LINES = 30
-"""Lines of a function, without its docstring."""
-MAX_NESTING = 2
-BLOCKS = (
-    ast.If,
-    ast.For,
-    ast.AsyncFor,
-    ast.While,
-    ast.With,
-    ast.AsyncWith,
-    ast.Try,
-    ast.Match,
-)
+SOURCE = PACKAGE / "src/fastapi_realtime"
+PUBLIC = ("", ".rooms", ".rooms.redis", ".testing", ".tokens")
+"""Modules that owners import from, below `fastapi_realtime`."""
+MODULES = {path.relative_to(SOURCE).as_posix(): path for path in sorted(SOURCE.rglob("*.py"))}
+
+DISTRIBUTIONS = {
+    "dotenv": "python-dotenv",
+    "jwt": "pyjwt",
+    "opentelemetry": "opentelemetry-api",
+    "pydantic_core": "pydantic-core",
+    "pydantic_settings": "pydantic-settings",
+}
+"""Where a module is imported by another name than that of its distribution."""
+EXTRAS = {"jwt": ("tokens/",), "redis": ("rooms/redis/",)}
+"""The modules that need an extra."""
+
+DOCUMENTED = {
+    "fastapi": """
+        encoders exception_handlers exceptions requests responses
+    """,
+    "starlette": """
+        applications exceptions middleware requests routing types websockets
+    """,
+    "uvicorn": "",
+    "websockets": "exceptions",
+}
+"""Modules of libraries that may be imported anywhere; all others in one module for each library."""
+INTERNALS = {
+    "fastapi": "fastapi_internals.py",
+    "starlette": "starlette_internals.py",
+    "uvicorn": "server/uvicorn_internals.py",
+    "websockets": "server/websockets_internals.py",
+}
+ATTRIBUTES = {
+    "user_middleware": "starlette_internals.py",
+    "lifespan_context": "starlette_internals.py",
+    "application_state": "starlette_internals.py",
+    "exception_handlers": "fastapi_internals.py",
+}
+"""Undocumented attributes, and the only module that uses each."""
 
 
-def modules(project: Path, folder: str) -> dict[str, ast.Module]:
-    """Return the Python files below a folder, by their dotted names."""
-    return {
-        path.removesuffix(".py").removesuffix("/__init__").replace("/", "."): ast.parse(text)
-        for path, text in files(project).items()
-        if path.startswith(f"{folder}/") and path.endswith(".py")
-    }
+def imports(tree: ast.Module) -> Iterator[tuple[str, list[str]]]:
+    """Yield each imported module, with dots if it is relative, and the names from it."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, []) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            names = [alias.name for alias in node.names]
+            yield "." * node.level + (node.module or ""), names
 
 
-def imports(project: Path, folder: str) -> Iterator[tuple[str, str, list[str]]]:
-    """Yield importing module, imported module and names, all dotted and absolute."""
-    source = files(project)
-    for name, tree in modules(project, folder).items():
-        is_package = f"{name.replace('.', '/')}/__init__.py" in source
-        parts = name.removeprefix("src.").split(".")
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Import):
-                yield from ((name, alias.name, []) for alias in node.names)
-            elif isinstance(node, ast.ImportFrom):
-                base = parts[: len(parts) - node.level + is_package] if node.level else []
-                names = [alias.name for alias in node.names]
-                yield name, ".".join([*base, *filter(None, [node.module])]), names
+def engine_imports() -> Iterator[tuple[str, str]]:
+    """Yield the path of each module of the engine, and each absolute module that it imports."""
+    for path, file in MODULES.items():
+        for module, _ in imports(ast.parse(file.read_text("utf-8"))):
+            if not module.startswith("."):
+                yield path, module
 
 
-def public_names(project: Path) -> dict[str, set[str]]:
-    """Return the names in `__all__` of the engine and of its optional parts."""
-    engine = f"src.{package(project)}.realtime"
-    found: dict[str, set[str]] = {}
-    for name, tree in modules(project, engine.replace(".", "/")).items():
-        for node in tree.body:
-            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
-                found[name.removeprefix("src.")] = set(ast.literal_eval(node.value))
-    return found
+def metadata() -> dict[str, Any]:
+    """Return what the engine's `pyproject.toml` says of it."""
+    project: dict[str, Any] = tomllib.loads((PACKAGE / "pyproject.toml").read_text("utf-8"))[
+        "project"
+    ]
+    return project
+
+
+def names(requirements: list[str]) -> dict[str, str]:
+    """Return the bounds of requirements, by the names of distributions."""
+    found = [re.match(r"([\w-]+)(?:\[.*?\])?(.*)", each) for each in requirements]
+    return {each[1]: each[2] for each in found if each}
 
 
 @project_params()
-def test_the_engine_imports_nothing_of_the_project_outside_itself(
+def test_the_engine_is_whole_and_the_same_bytes_in_every_project(
     project: Path, answers: Answers
 ) -> None:
-    engine = f"{package(project)}.realtime"
-    for importer, module, names in imports(project, f"src/{engine.replace('.', '/')}"):
-        if module.partition(".")[0] == package(project):
-            assert f"{module}.".startswith(f"{engine}."), f"{importer} imports {module} {names}"
-
-
-def test_no_file_of_the_engine_holds_a_template_tag_but_the_packages_name_in_tests() -> None:
-    project = TEMPLATE / "{{cookiecutter.project_slug}}"
-    for path in project.rglob("*"):
-        inside = path.relative_to(project).parts
-        if path.is_file() and "realtime" in inside:
-            text = path.read_text("utf-8")
-            if inside[0] == "tests":
-                text = text.replace("{{ cookiecutter.__package_name }}", "")
-            assert not re.search(r"\{\{ *cookiecutter|\{%|\{#", text), path
-
-
-@project_params()
-def test_the_engine_is_the_same_in_every_project(project: Path, answers: Answers) -> None:
-    source, name = TEMPLATE / "{{cookiecutter.project_slug}}", package(project)
-    templates = {
-        re.sub(r"\{%.*?%\}", "", path.relative_to(source).as_posix()).replace(
-            "{{cookiecutter.__package_name}}", name
-        ): path.read_text("utf-8")
-        for path in source.rglob("*")
-        if path.is_file() and "realtime" in path.parts
+    inside = project / "packages"
+    rendered = {
+        path.relative_to(inside): path.read_bytes() for path in inside.rglob("*") if path.is_file()
     }
-    for path, text in files(project).items():
-        if "realtime" in path.split("/"):
-            assert text == templates[path].replace("{{ cookiecutter.__package_name }}", name), path
+    source = PACKAGE.parent
+    assert rendered == {
+        path.relative_to(source): path.read_bytes() for path in source.rglob("*") if path.is_file()
+    }
+
+
+def test_no_file_of_the_engine_holds_a_template_tag_in_its_text_or_name() -> None:
+    for path in PACKAGE.rglob("*"):
+        assert not re.search(r"[{}%]", path.relative_to(PACKAGE).as_posix()), path
+        if path.is_file():
+            assert not re.search(r"cookiecutter|\{%|\{\{ ", path.read_text("utf-8")), path
+
+
+def test_the_engine_imports_nothing_but_what_it_declares_and_bounds() -> None:
+    project = metadata()
+    declared = names(project["dependencies"])
+    extras = {each: names(project["optional-dependencies"][each]) for each in EXTRAS}
+    used = set()
+    for path, module in engine_imports():
+        top = module.partition(".")[0]
+        if top in sys.stdlib_module_names:
+            continue
+        name = DISTRIBUTIONS.get(top, top)
+        allowed = {*declared}
+        for extra, folders in EXTRAS.items():
+            allowed |= {*extras[extra]} if path.startswith(folders) else set()
+        assert name in allowed, f"{path} imports {module}"
+        used.add(name)
+    everything = declared | extras["jwt"] | extras["redis"]
+    assert used == everything.keys()
+    without_upper_bound = {name for name, bounds in everything.items() if "<" not in bounds}
+    assert without_upper_bound == {"cryptography", "fastapi", "pydantic-core"}  # bound by others
+    assert everything["uvicorn"] == ">=0.54,<0.55"
+    assert everything["websockets"] == ">=17,<18"
+
+
+def test_internals_of_libraries_are_imported_in_one_module_each() -> None:
+    for path, module in engine_imports():
+        top, _, rest = module.partition(".")
+        if rest and top in DOCUMENTED and rest not in DOCUMENTED[top].split():
+            assert path == INTERNALS[top], f"{path} imports {module}"
+    for path, file in MODULES.items():
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.Attribute) and node.attr in ATTRIBUTES:
+                assert path == ATTRIBUTES[node.attr], f"{path} uses .{node.attr}"
 
 
 @project_params()
 def test_the_owners_files_import_public_names_alone(project: Path, answers: Answers) -> None:
-    public = public_names(project)
-    owners = [*imports(project, "src"), *imports(project, "tests"), *imports(project, "examples")]
-    for importer, module, names in owners:
-        inside = "realtime" in importer.split(".")
-        if not inside and f".{module}.".find(f".{package(project)}.realtime.") == 0:
-            assert set(names) <= public.get(module, set()), f"{importer} imports {module} {names}"
+    public = {f"fastapi_realtime{each}": public_names(each) for each in PUBLIC}
+    for path, text in owners_files(project).items():
+        if not path.endswith((".py", ".md")):
+            continue
+        code = text if path.endswith(".py") else "\n".join(re.findall(IMPORT, text))
+        for module, found in imports(ast.parse(code)):
+            if module.partition(".")[0] == "fastapi_realtime":
+                assert {*found} <= public.get(module, set()), f"{path}: {module} {found}"
 
 
-@project_params([ALL_ON, ALL_OFF, WITH_REDIS[0]])
-def test_public_names_are_listed_and_there(project: Path, answers: Answers) -> None:
-    for module, names in public_names(project).items():
-        script = f"import {module} as m; print(*[n for n in m.__all__ if not hasattr(m, n)])"
-        assert run_python(project, script) == ""
-        assert sorted(names) == sorted(set(names))
+IMPORT = re.compile(r"^from fastapi_realtime\S* import [\w, ]+$", re.MULTILINE)
 
 
-@project_params()
-def test_the_engines_tests_need_nothing_of_the_owners(project: Path, answers: Answers) -> None:
-    name = package(project)
-    for importer, module, names in imports(project, "tests/realtime"):
-        if module.partition(".")[0] == name:
-            inside = f"{module}.".startswith(f"{name}.realtime.")
-            assert inside or (module, names) == (name, ["realtime"]), f"{importer} {module} {names}"
-        if module.partition(".")[0] == "tests":
-            assert f"{module}.".startswith("tests.realtime."), f"{importer} {module} {names}"
+def public_names(module: str) -> set[str]:
+    """Return the names in `__all__` of a module below `fastapi_realtime`."""
+    path = module.removeprefix(".").replace(".", "/")
+    file = MODULES.get(f"{path}.py") or MODULES[f"{path}/__init__.py".removeprefix("/")]
+    for node in ast.parse(file.read_text("utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return {*ast.literal_eval(node.value)}
+    raise LookupError(module)
 
 
-@project_params([ALL_ON])
-def test_uvicorn_is_touched_in_one_folder(project: Path, answers: Answers) -> None:
-    server = f"src.{package(project)}.realtime.server."
-    for importer, module, _ in imports(project, "src"):
-        if module.partition(".")[0] == "uvicorn":
-            assert importer.startswith(server), importer
+@pytest.mark.parametrize("module", PUBLIC)
+def test_public_names_are_there(module: str) -> None:
+    script = (
+        f"import fastapi_realtime{module} as m; print(*[n for n in m.__all__ if not hasattr(m, n)])"
+    )
+    assert run_python(SOURCE.parent, script) == ""
+
+
+@project_params([ALL_ON, ALL_OFF, *WITH_REDIS])
+def test_the_project_requires_the_engine_that_comes_with_it(
+    project: Path, answers: Answers
+) -> None:
+    version = metadata()["version"]
+    assert re.fullmatch(r"\d+\.\d+\.\d+\+vendored", version)
+    settings = tomllib.loads(files(project)["pyproject.toml"])
+    jwt, redis = answers["auth"] == "jwt", answers["broker"] == "redis"
+    extras = ",".join([*["jwt"] * jwt, *["redis"] * redis])
+    required = f"fastapi-realtime{f'[{extras}]' if extras else ''}=={version}"
+    assert required in settings["project"]["dependencies"]
+    source = {"path": "packages/fastapi-realtime", "editable": True}
+    assert settings["tool"]["uv"] == {"sources": {"fastapi-realtime": source}}
+    changes = (PACKAGE / "CHANGELOG.md").read_text("utf-8")
+    assert f"## {version.partition('+')[0]}" in changes
 
 
 @project_params([ALL_ON, ALL_OFF])
-def test_uvicorn_has_an_upper_bound(project: Path, answers: Answers) -> None:
-    assert re.search(r'"uvicorn\[standard\]>=0\.(\d+),<0\.(\d+)"', files(project)["pyproject.toml"])
+def test_the_projects_tools_leave_the_engine_alone(project: Path, answers: Answers) -> None:
+    tools = tomllib.loads(files(project)["pyproject.toml"])["tool"]
+    assert tools["coverage"]["run"]["source_pkgs"] == [package(project)]
+    assert tools["ruff"]["extend-exclude"] == ["packages"]
+    assert tools["ty"]["src"]["include"] == ["examples", "src", "tests"]
+    assert tools["pytest"]["ini_options"]["testpaths"] == ["tests"]
 
 
 @project_params([ALL_ON, *WITH_REDIS, ALL_OFF])
-def test_importing_any_module_but_main_reads_no_setting(project: Path, answers: Answers) -> None:
-    names = [name.removeprefix("src.") for name in modules(project, "src")]
-    others = [name for name in names if not name.endswith(".main")]
-    assert len(names) == len(others) + 1
-    script = "\n".join([f"import {name}" for name in others])
+def test_importing_any_module_reads_no_setting(project: Path, answers: Answers) -> None:
+    name = package(project)
+    own = [path for path in files(project) if re.fullmatch(r"src/.*\.py", path)]
+    engine = [f"fastapi_realtime/{path}" for path in MODULES]
+    paths = [
+        *own,
+        *(path for path in engine if answers["broker"] == "redis" or "redis" not in path),
+    ]
+    modules = [
+        re.sub(r"^src/|/__init__\.py$|\.py$", "", path).replace("/", ".") for path in sorted(paths)
+    ]
+    script = "\n".join(f"import {module}" for module in modules)
     assert run_python(project, script, APP_PORT="not a port") == ""
     with pytest.raises(subprocess.CalledProcessError) as failure:
-        run_python(project, f"import {package(project)}.main", APP_PORT="not a port")
+        run_python(project, f"from {name}.main import app", APP_PORT="not a port")
     assert "SettingsError: These settings do not work" in failure.value.stderr
 
 
-def run_python(project: Path, script: str, **environment: str) -> str:
+def run_python(folder: Path, script: str, **environment: str) -> str:
     """Run a script in a process of its own, and return what it prints."""
+    path = os.pathsep.join([str(folder / "src"), str(SOURCE.parent)])
     done = subprocess.run(
         [sys.executable, "-c", script],
-        cwd=project,
-        env={"PYTHONPATH": "src", **environment},
+        cwd=folder,
+        env={"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", **environment},
         capture_output=True,
         text=True,
         check=True,
     )
     return done.stdout.strip()
-
-
-def nesting(node: ast.AST) -> int:
-    """Return how deep blocks are nested in a function; `elif` is no block of its own."""
-    deepest = 0
-    for child in ast.iter_child_nodes(node):
-        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            is_elif = (
-                isinstance(node, ast.If) and isinstance(child, ast.If) and child in node.orelse
-            )
-            deepest = max(deepest, nesting(child) + (isinstance(child, BLOCKS) and not is_elif))
-    return deepest
-
-
-@project_params([ALL_ON, *WITH_REDIS])
-def test_functions_are_short_and_flat(project: Path, answers: Answers) -> None:
-    for name, tree in modules(project, "src").items():
-        for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                docstring = (ast.get_docstring(node, clean=False) or "").splitlines()
-                lines = (node.end_lineno or 0) - node.lineno + 1 - len(docstring)
-                assert lines <= MAX_LINES, f"{name}.{node.name} has {lines} lines"
-                assert nesting(node) <= MAX_NESTING, f"{name}.{node.name} is nested too deep"
-
-
-@project_params([{**ALL_OFF, "include_echo": True}])
-def test_an_owner_of_the_echo_endpoint_reads_little(project: Path, answers: Answers) -> None:
-    sizes = {
-        path: len(text.splitlines())
-        for path, text in files(project).items()
-        if path.startswith("src/") and "realtime" not in path
-    }
-    assert sum(sizes.values()) < 250
-    assert not any("room" in path for path in files(project))
-
-
-@project_params([ALL_ON])
-def test_the_owners_tests_are_short(project: Path, answers: Answers) -> None:
-    tests = [text for path, text in files(project).items() if re.fullmatch(r"tests/\w+\.py", path)]
-    assert sum(len(text.splitlines()) for text in tests) < 500

@@ -20,6 +20,7 @@ from ..conftest import ALL_OFF, TEMPLATE, Answers, Bake
         ("fastapi", "is a name that the project itself needs", "fastapi-app"),
         ("pydantic-settings", "is a name that the project itself needs", "pydantic-settings-app"),
         ("tests", "is a name that the project itself needs", "tests-app"),
+        ("fastapi-realtime", "is a name that the project itself needs", "fastapi-realtime-app"),
         ("my app", "must begin with a letter", "my-app-app"),
         ("2fast", "must begin with a letter", "fast-app"),
         ("chat--app", "must begin with a letter", "chat-app-app"),
@@ -46,7 +47,7 @@ BIDIRECTIONAL += ["\u200e", "\u200f", "\u061c"]
 
 def test_a_slug_may_be_any_name_that_the_project_does_not_need(bake: Bake) -> None:
     assert bake(project_slug="redis").exit_code == 0
-    assert bake(project_slug="playwright", include_demo=False).exit_code == 0
+    assert bake(project_slug="playwright").exit_code == 0
 
 
 @pytest.mark.parametrize("field", ["project_name", "description", "author_name"])
@@ -131,17 +132,11 @@ def test_the_next_steps_say_what_the_broker_needs(
     assert "\n\n\n" not in text.strip("\n")
 
 
-def test_folders_of_parts_that_are_off_are_removed(bake: Bake) -> None:
-    engine = bake(**ALL_OFF).project_path / "src/my_websocket_app/realtime"
-    always = {"asyncapi", "handshake", "server"}
-    assert {path.name for path in engine.iterdir() if path.is_dir()} == always
-    assert not engine.with_name("web").exists()
-    rooms = bake(project_slug="in-memory").project_path / "src/in_memory/realtime/rooms"
-    assert not (rooms / "redis").exists()
-
-
-def test_a_folder_that_holds_a_file_is_kept(tmp_path: Path) -> None:
-    kept = tmp_path / "my-websocket-app/src/my_websocket_app/realtime/rooms/mine.py"
+def test_the_folder_of_a_page_that_is_off_is_removed_unless_it_holds_a_file(
+    bake: Bake, tmp_path: Path
+) -> None:
+    assert not (bake(**ALL_OFF).project_path / "src/my_websocket_app/web").exists()
+    kept = tmp_path / "my-websocket-app/src/my_websocket_app/web/mine.html"
     kept.parent.mkdir(parents=True)
     kept.touch()
     cookiecutter(
@@ -153,7 +148,6 @@ def test_a_folder_that_holds_a_file_is_kept(tmp_path: Path) -> None:
         default_config=True,
     )
     assert kept.exists()
-    assert not kept.parents[1].joinpath("tokens").exists()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device here")

@@ -77,7 +77,8 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def __getattr__(name: str) -> FastAPI:
-    """Make `app` when a server asks for it; importing this module alone reads no settings."""
+    """Make `app` on first use, by a server; importing this module alone reads no settings."""
     if name != "app":
         raise AttributeError(name)
-    return create_app(load_settings(Settings))
+    globals()[name] = app = create_app(load_settings(Settings))
+    return app

@@ -1,0 +1,137 @@
+"""What the engine relies on in FastAPI beyond its documentation, all in `fastapi_internals.py`.
+
+A new release that changes it makes one of these fail, with the name of what has changed. Without
+the names, API documents say less, and applications still start.
+"""
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import fastapi.dependencies.models
+import fastapi.dependencies.utils
+import fastapi.routing
+import pytest
+from fastapi import APIRouter, Depends, FastAPI, Query
+from fastapi_realtime import Admitted, fastapi_internals
+from fastapi_realtime.signature import find_routes
+
+NAMES = {
+    "Dependant": fastapi.dependencies.models,
+    "get_flat_params": fastapi.dependencies.utils,
+    "get_typed_signature": fastapi.dependencies.utils,
+    "RouteContext": fastapi.routing,
+    "iter_route_contexts": fastapi.routing,
+}
+CONTEXT = "endpoint methods name original_route path path_format"
+"""Attributes of the context of a route that the engine reads, and that all routes have."""
+WITHOUT_INTERNALS = """
+import fastapi.dependencies.models, fastapi.dependencies.utils, fastapi.routing
+modules = fastapi.dependencies.models, fastapi.dependencies.utils, fastapi.routing
+hidden = [(module, name) for module in modules for name in NAMES if hasattr(module, name)]
+kept = [getattr(*each) for each in hidden]
+for module, name in hidden:
+    delattr(module, name)
+from fastapi_realtime import Admitted, Realtime, RealtimeSettings, add_asyncapi
+for (module, name), value in zip(hidden, kept):  # FastAPI itself needs them
+    setattr(module, name, value)
+
+from typing import Annotated
+from fastapi import FastAPI, Query
+from fastapi.testclient import TestClient
+
+app = FastAPI()
+Realtime(RealtimeSettings()).install(app)
+add_asyncapi(app)
+
+
+@app.websocket("/double")
+async def double(connection: Admitted[int, int], by: Annotated[int, Query()] = 2) -> None:
+    async for number in connection:
+        await connection.send(by * number)
+
+
+with TestClient(app) as client:
+    with client.websocket_connect("/double?by=3") as websocket:
+        websocket.send_json(7)
+        assert websocket.receive_json() == 21
+        websocket.send_text("x")
+        assert websocket.receive_json()["error"]["code"] == "invalid_json"
+    channels = client.get("/asyncapi.json").json()["channels"]
+    assert [each["address"] for each in channels.values()] == ["/double"]
+    assert client.get("/asyncapi").status_code == 200
+"""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_fastapi_has_the_names_that_the_engine_imports(name: str) -> None:
+    assert hasattr(NAMES[name], name), f"FastAPI changed: {NAMES[name].__name__}.{name} is gone"
+    assert getattr(fastapi_internals, name) is getattr(NAMES[name], name)
+
+
+async def dependency(number: int) -> int:
+    """Return a parameter."""
+    return number
+
+
+def test_contexts_have_the_attributes_that_the_engine_reads() -> None:
+    app, router = FastAPI(), APIRouter(prefix="/inner", tags=["inner"])
+
+    @router.websocket("/{item}")
+    async def item(connection: Admitted, item: str, number: int = Depends(dependency)) -> None: ...
+
+    @router.get("/{item}")
+    async def get_item(item: str) -> None: ...
+
+    app.include_router(router, prefix="/outer")
+    contexts = {each.name: each for _, each in find_routes(app.routes)}
+    for name in ("item", "get_item"):
+        missing = {each for each in CONTEXT.split() if not hasattr(contexts[name], each)}
+        assert not missing, f"FastAPI changed: RouteContext has no {missing}"
+        assert contexts[name].path == "/outer/inner/{item}"
+    assert list(getattr(contexts["item"], "param_convertors", {})) == ["item"]
+    assert getattr(contexts["get_item"], "include_in_schema", None) is True
+    dependant: Any = getattr(contexts["item"], "dependant", None)
+    assert inspect.isfunction(dependant.call)
+    calls = [each.call for each in dependant.dependencies]
+    assert dependency in calls
+    (own,) = [each for each in dependant.dependencies if each.call is dependency]
+    assert [each.name for each in own.query_params] == ["number"]
+    assert [each.name for each in fastapi_internals.get_flat_params(own)] == ["number"]
+
+
+def test_parameters_have_the_attributes_that_the_engine_reads() -> None:
+    whole = fastapi_internals.Dependant()
+    for place in ("path", "query", "header", "cookie"):
+        assert getattr(whole, f"{place}_params") == []
+    app = FastAPI()
+
+    @app.get("/")
+    async def get(x: str = Query("", alias="y")) -> None: ...
+
+    ((_, context),) = [each for each in find_routes(app.routes) if each[1].name == "get"]
+    dependant: Any = getattr(context, "dependant", None)
+    (field,) = dependant.query_params
+    assert (field.name, field.field_info.alias) == ("x", "y")
+    assert hasattr(field, "validation_alias")
+
+
+def test_without_them_an_application_starts_and_its_documents_say_less() -> None:
+    script = WITHOUT_INTERNALS.replace("NAMES", repr([*NAMES]))
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    for name in NAMES:
+        assert f".{name}: API documents are poorer" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_there_is_a_test_for_each_module_of_internals() -> None:
+    package = Path(str(fastapi_internals.__file__)).parent
+    libraries = {path.stem.removesuffix("_internals") for path in package.rglob("*_internals.py")}
+    assert libraries == {"fastapi", "starlette", "uvicorn", "websockets"}
+    for library in libraries:
+        assert Path(__file__).with_name(f"test_{library}.py").exists()
