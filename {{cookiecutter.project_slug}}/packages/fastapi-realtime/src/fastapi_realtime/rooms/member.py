@@ -175,7 +175,7 @@ class Member:
             raise
 
     async def _start(self, position: str) -> None:
-        """Send missed messages to a returning member, then those published meanwhile."""
+        """Send missed messages to a returning member, then those held since it subscribed."""
         replayed, has_events = 0, self._subscriber.format is EVENTS
         if has_events and self._since:
             replay = await self._replay()

@@ -57,7 +57,7 @@ end
 -- Returns epoch and offset if the message was published before.
 local function find(number, slot, ref)
     local before = redis.call('HGET', sent, slot)
-    if before then -- perhaps the same message again, after an answer that got lost
+    if before then -- a repeated message has the number in its slot
         local known, epoch, offset = string.match(before, '^(%d+) (%x+) (%d+)$')
         if known == number then return epoch, offset end
     end
@@ -89,11 +89,11 @@ for i = 9, #ARGV, 4 do
 end
 
 local length, total = redis.call('XLEN', log), redis.call('HINCRBY', head, 'bytes', bytes)
-if length * 4 <= #ARGV - 8 and total ~= bytes then -- what was there before has been evicted
+if length * 4 <= #ARGV - 8 and total ~= bytes then -- the log was evicted before
     redis.call('HSET', head, 'bytes', bytes)
     total = bytes
 end
--- Many at once, which is cheaper.
+-- Trimming in bulk is cheaper.
 if length >= max_length + 64 or total > max_bytes then
     redis.call('HSET', head, 'bytes', trim(log, length, total, max_length, max_bytes))
 end
@@ -120,7 +120,7 @@ local epoch, offset = unpack(redis.call('HMGET', head, 'epoch', 'offset'))
 if not epoch then
     begin_log(new_epoch, 0)
 elseif epoch == seen_epoch then
-    -- A failover or an old snapshot: what was seen last was lost, and its offset comes again.
+    -- A failover or an old snapshot: Redis has lost the last message read, and reuses its offset.
     local last = redis.call('XRANGE', log, seen .. '-0', seen .. '-0')[1]
     local is_another = last and seen_mark ~= '' and last[2][6] ~= seen_mark
     if is_another or tonumber(offset) < tonumber(confirmed) then begin_epoch(new_epoch, offset) end
@@ -129,7 +129,7 @@ local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
 local last_offset = redis.call('HGET', head, 'offset')
 if last and last[1] ~= last_offset .. '-0'
     and tonumber(string.match(last[1], '^%d+')) >= tonumber(last_offset) then
-    -- Another program has written to the log, and no message of ours can follow.
+    -- A foreign entry, at or above our last offset.
     begin_log(new_epoch, last_offset)
     last = nil
 end
