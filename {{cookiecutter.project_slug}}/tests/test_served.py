@@ -95,12 +95,11 @@ def test_a_client_that_reads_slowly_makes_the_endpoint_wait(url: str) -> None:
 
 
 def test_close_codes_arrive(url: str) -> None:
-    with open_client(url) as client:
-        client.send("x" * 1001)
-        assert close_code(client) == 1009
-    with open_client(url) as client:
-        client.send(b"\xff", text=True)
-        assert close_code(client) == 1007
+    too_long, too_many_fragments, not_utf8 = "x" * 1001, [""] * 1100, b"\xff"
+    for message, code in ((too_long, 1009), (too_many_fragments, 1009), (not_utf8, 1007)):
+        with open_client(url) as client:
+            client.send(message, text=True)
+            assert close_code(client) == code
 
 
 def test_a_foreign_page_is_refused_with_http(url: str) -> None:
