@@ -151,6 +151,11 @@ def test_nothing_else_is_sent(client: TestClient, path: str) -> None:
     assert client.post(path).status_code in (404, 405)
 
 
+@pytest.mark.parametrize("path", ["/none", "/none/", "/none.html", "/client/none.html"])
+def test_no_page_stands_in_for_one_that_is_not_there(client: TestClient, path: str) -> None:
+    assert client.get(path, headers={"accept": "text/html"}).status_code == 404
+
+
 def test_a_link_does_not_lead_out_of_the_folder(client: TestClient, web: Path) -> None:
     try:
         (web / "linked.css").symlink_to(web.parent / "outside.css")

@@ -84,6 +84,7 @@ def test_the_client(serve: Serve, tmp_path: Path, project: Project) -> None:
 
 def test_a_bundler_finds_the_client_as_a_package(tmp_path: Path) -> None:
     package = json.loads((CLIENT / "package.json").read_text("utf-8"))
+    assert package["type"] == "module"
     for kinds in package["exports"].values():
         for path in kinds.values():
             assert (CLIENT / path).is_file()

@@ -48,10 +48,10 @@ async def test_the_echo_console_shows_text_bytes_and_the_end(page: Page) -> None
     await console.get_by_label("Text").fill("<b>tea</b>")
     await console.get_by_label("Text").press("Enter")
     await expect(log).to_contain_text("serverMessage text was: <b>tea</b>")
-    await console.get_by_label("Text").fill("Zoë")
+    await console.get_by_label("Text").fill("Zoë\t")
     await console.get_by_role("button", name="Send as bytes").click()
-    await expect(log.locator(".out")).to_contain_text(["<b>tea</b>", "4 bytes: 5a 6f c3 ab"])
-    await expect(log.locator(".in")).to_contain_text(["", "4 bytes: 5a 6f c3 ab"])
+    await expect(log.locator(".out")).to_contain_text(["<b>tea</b>", "5 bytes: 5a 6f c3 ab 09"])
+    await expect(log.locator(".in")).to_contain_text(["", "5 bytes: 5a 6f c3 ab 09"])
     await console.get_by_role("button", name="Disconnect").click()
     await expect(log).to_contain_text("Closed with 1000: closed normally.")
 
