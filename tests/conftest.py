@@ -89,6 +89,13 @@ INSTALLED: list[Answers] = [{**ALL_ON, "broker": "redis"}, ALL_OFF]
 """Projects that are tested in environments of their own."""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give slow tests more time."""
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(1200))
+
+
 def describe(answers: Answers) -> str:
     """Name a project in the list of tests."""
     chosen = [key.removeprefix("include_") for key in ENDPOINTS if answers.get(key, True)]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from fastapi_realtime import add_page
+from fastapi_realtime import Realtime, RealtimeSettings, add_asyncapi, add_page
 
 from .projects import Project, projects
 
@@ -211,3 +211,13 @@ def test_a_setting_turns_the_page_off(project: Project) -> None:
     client = TestClient(project.create_app(demo=False))
     for path in ("/", "/style.css", CLIENT):
         assert client.get(path).status_code == 404
+
+
+def test_the_page_about_websocket_routes_links_to_it(web: Path) -> None:
+    apps = [FastAPI(), FastAPI()]
+    for app in apps:
+        Realtime(RealtimeSettings()).install(app)
+        add_asyncapi(app)
+    add_page(apps[0], web)
+    pages = [TestClient(app).get("/asyncapi").text for app in apps]
+    assert ["Console" in page for page in pages] == [True, False]

@@ -8,6 +8,7 @@ import inspect
 import subprocess
 import sys
 from pathlib import Path
+from runpy import run_path
 from typing import Any
 
 import fastapi.dependencies.models
@@ -127,6 +128,26 @@ def test_without_them_an_application_starts_and_its_documents_say_less() -> None
     for name in NAMES:
         assert f".{name}: API documents are poorer" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_stands_in_for_them_finds_the_routes_of_the_application_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    app = FastAPI()
+
+    @app.websocket("/{item}")
+    async def item(connection: Admitted, item: str) -> None: ...
+
+    for name, module in NAMES.items():
+        monkeypatch.delattr(module, name)
+    plain = run_path(str(fastapi_internals.__file__))
+    (context,) = [each for each in plain["iter_route_contexts"](app.routes) if each.name == "item"]
+    assert (context.path, context.path_format, context.tags) == ("/{item}", "/{item}", None)
+    assert context.endpoint is item
+    dependant = plain["Dependant"]()
+    assert (dependant.call, dependant.dependencies, dependant.query_params) == (None, [], [])
+    assert plain["get_flat_params"](dependant) == []
+    assert [*plain["get_typed_signature"](item).parameters] == ["connection", "item"]
 
 
 def test_there_is_a_test_for_each_module_of_internals() -> None:

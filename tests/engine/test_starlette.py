@@ -1,6 +1,6 @@
 """What the engine relies on in Starlette beyond its documentation: see `starlette_internals.py`."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -53,13 +53,13 @@ def test_a_lifespan_can_be_wrapped() -> None:
     seen: list[str] = []
 
     @asynccontextmanager
-    async def own(app: FastAPI) -> AsyncIterator[dict[str, str]]:
+    async def own(app: FastAPI) -> AsyncGenerator[dict[str, str]]:
         seen.append("own")
         yield {"key": "value"}
 
     def wrap(inner: starlette_internals.Lifespan) -> starlette_internals.Lifespan:
         @asynccontextmanager
-        async def wrapped(app: Any) -> AsyncIterator[Any]:
+        async def wrapped(app: Any) -> AsyncGenerator[Any]:
             seen.append("wrapped")
             async with inner(app) as state:
                 yield state

@@ -12,7 +12,7 @@ from typing import IO
 import pytest
 
 from ..conftest import Bake
-from .test_real import running
+from .test_served import running
 
 pytestmark = [
     pytest.mark.slow,

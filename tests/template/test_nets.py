@@ -26,7 +26,7 @@ def suite(project: Path, tests: str, *folders: Path) -> subprocess.CompletedProc
     """Run some of a project's tests, with modules of these folders instead of the installed ones."""
     path = os.pathsep.join([*map(str, folders), os.environ["PYTHONPATH"]])
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"tests/{tests}"],
+        [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", f"tests/{tests}"],
         cwd=project,
         env=os.environ | {"PYTHONPATH": path},
         capture_output=True,

@@ -27,6 +27,8 @@ from .conftest import KEY, bearer, settings
 from .conftest import settings
 {% endif %}
 
+pytestmark = pytest.mark.timeout(30)
+
 FLOOD = 400
 """Messages of 64 KiB, which are more than the buffers of a connection hold."""
 PROGRAM = """

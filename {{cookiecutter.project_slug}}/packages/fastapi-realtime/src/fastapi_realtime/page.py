@@ -57,6 +57,7 @@ def add_page(app: FastAPI, directory: Path) -> None:
     router.frontend("/", directory=directory, fallback=None, check_dir=True)
     router.frontend("/client", directory=CLIENT, fallback=None, check_dir=True)
     app.include_router(router)
+    app.state.has_page = True  # for links to it
 
 
 async def check_suffix(request: Request) -> None:

@@ -1,11 +1,13 @@
 """Helpers for the tests of an application: its settings, a real server, a check of its routes."""
 
 import asyncio
+import os
 import socket
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
+from unittest.mock import patch
 
 import uvicorn
 from fastapi import FastAPI
@@ -22,20 +24,22 @@ __all__ = ["make_settings", "routes_without_admission", "running"]
 S = TypeVar("S", bound=RealtimeSettings)
 
 
-def make_settings(kind: type[S], **changes: object) -> S:
+def make_settings(kind: type[S], **changes: Any) -> S:
     """Return default settings with `changes`, and nothing from the environment or `.env`.
 
     Rooms are in memory. The key for tokens is a new one; to have the same one in several
     settings, give `auth_key`.
     """
-    defaults: dict[str, object] = {}
+    values: dict[str, Any] = {}
     if "broker_url" in kind.model_fields:
-        defaults["broker_url"] = "memory://"
+        values["broker_url"] = "memory://"
     if "auth_key" in kind.model_fields:
         from .tokens import new_secret
 
-        defaults["auth_key"] = new_secret()
-    return kind.model_validate(defaults | changes)
+        values["auth_key"] = new_secret()
+    others = {name: text for name, text in os.environ.items() if not name.startswith("APP_")}
+    with patch.dict(os.environ, others, clear=True):
+        return kind(_env_file=None, **values | changes)
 
 
 @contextmanager

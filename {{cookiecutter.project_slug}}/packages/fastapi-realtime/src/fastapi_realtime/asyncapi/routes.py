@@ -95,7 +95,7 @@ def docs_path(app: FastAPI) -> str:
 
 def has_start_page(app: FastAPI) -> bool:
     """Return whether the application has a page at `/`."""
-    return any(
+    return getattr(app.state, "has_page", False) or any(
         not prefix and each.path == "/" and "GET" in (each.methods or ())
         for prefix, each in find_routes(app.routes)
     )

@@ -1,4 +1,4 @@
-"""Level 2: the first and the last project, made and run as their README says."""
+"""Level 2: projects installed, run and stopped as their documents say."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from urllib.request import urlopen
@@ -23,7 +23,17 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
-from ..conftest import ALL_ON, INSTALLED, Answers, Bake, project_params, run
+from ..conftest import (
+    ALL_ON,
+    INSTALLED,
+    PACKAGE,
+    TEMPLATE,
+    Answers,
+    Bake,
+    project_params,
+    run,
+)
+from ..template.test_documents import follow
 
 pytestmark = [
     pytest.mark.slow,
@@ -51,12 +61,12 @@ def newest_python() -> str:
 @contextmanager
 def running(
     project: Path, *command: str, **settings: str
-) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+) -> Generator[tuple[str, subprocess.Popen[str]]]:
     """Run a command that serves; yield its address and its process."""
     server = subprocess.Popen(
         command,
         cwd=project,
-        env=os.environ | settings,
+        env=os.environ | {"PYTHONPATH": ""} | settings,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         encoding="utf-8",
@@ -114,7 +124,7 @@ def talk(where: str) -> None:
             "data": {"name": "Zoë"},
         }
     room = f"ws://{where}/ws_broadcast/tea"
-    with connect(f"{room}?name=zoe", subprotocols=["events.v1"], proxy=None) as zoe:
+    with connect(f"{room}?name=zoe", subprotocols=[Subprotocol("events.v1")], proxy=None) as zoe:
         assert json.loads(zoe.recv(timeout=10))["type"] == "joined"
         assert json.loads(zoe.recv(timeout=10))["type"] == "present"
         with connect(room, proxy=None) as guest:
@@ -126,11 +136,73 @@ def talk(where: str) -> None:
 @project_params(INSTALLED)
 @pytest.mark.parametrize("python", [LOWEST, "newest"])
 def test_its_suite_passes_in_an_environment_of_its_own(
-    project: Path, answers: Answers, python: str
+    own_project: Path, answers: Answers, python: str
 ) -> None:
     version = newest_python() if python == "newest" else python
-    run("uv", "run", "--python", version, "pytest", "--cov", "--maxfail=3", cwd=project)
-    assert (project / "uv.lock").exists()
+    run("uv", "run", "--python", version, "pytest", "--cov", cwd=own_project, PYTHONPATH="")
+    assert (own_project / "uv.lock").exists()
+
+
+def test_the_engines_tests_pass_on_the_newest_python_and_run_every_line(tmp_path: Path) -> None:
+    command = ("uv", "run", "--python", newest_python(), "pytest", "-n", "2", "-q")
+    own = {"UV_PROJECT_ENVIRONMENT": str(tmp_path / "venv"), "COVERAGE_FILE": str(tmp_path / "cov")}
+    cov = f"--cov={PACKAGE / 'src'}"
+    run(*command, cov, "tests/engine", "-p", "no:cacheprovider", cwd=TEMPLATE, **own)
+
+
+def test_it_is_a_project_inside_a_workspace_of_somebody_else(bake: Bake) -> None:
+    project = bake().project_path
+    outer = '[project]\nname = "outer"\nversion = "1"\n\n[tool.uv.workspace]\nmembers = ["my-*"]\n'
+    (project.parent / "pyproject.toml").write_text(outer, "utf-8")
+    script = "import fastapi_realtime, my_websocket_app.main; print(fastapi_realtime.__file__)"
+    run("uv", "run", "python", "-c", script, cwd=project, PYTHONPATH="")
+
+
+def test_pip_installs_it_with_the_engine_and_not_without(bake: Bake, tmp_path: Path) -> None:
+    project = bake(auth="jwt", broker="redis").project_path
+    run("uv", "venv", "--seed", "--python", LOWEST, tmp_path / "venv", cwd=project)
+    python = tmp_path / "venv/bin/python"
+    pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+    with pytest.raises(AssertionError, match="No matching distribution found for fastapi-realtime"):
+        run(*pip, ".", cwd=project, PYTHONPATH="")
+    run(*pip, "./packages/fastapi-realtime[jwt,redis]", ".", cwd=project, PYTHONPATH="")
+    run(python, "-m", "my_websocket_app", "--help", cwd=tmp_path, PYTHONPATH="")
+
+
+def test_metrics_are_scraped_as_the_documents_show(bake: Bake) -> None:
+    project = bake().project_path
+    written = follow(project)
+    assert "metrics.py" in written
+    source = project / "src/my_websocket_app"
+    for name, before, change in (
+        ("settings.py", "\n\n\nSettingsDep", "\n\n    metrics_port: int = 0\n\n\nSettingsDep"),
+        (
+            "main.py",
+            "\n\ndef create_app",
+            "from .metrics import export_metrics\n\n\ndef create_app",
+        ),
+        (
+            "main.py",
+            "    return app\n",
+            "    if settings.metrics_port:\n        export_metrics(settings.metrics_port)\n    return app\n",
+        ),
+    ):
+        text = (source / name).read_text("utf-8")
+        assert before in text
+        (source / name).write_text(text.replace(before, change, 1), "utf-8")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = str(probe.getsockname()[1])
+    command = ("--with", "opentelemetry-exporter-prometheus", "my-websocket-app")
+    settings = {"APP_PORT": "0", "APP_METRICS_PORT": port}
+    with (
+        running(project, "uv", "run", *command, **settings) as (where, _),
+        connect(f"ws://{where}/ws", proxy=None) as client,
+    ):
+        client.send("Hello")
+        client.recv(timeout=10)
+        with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            text = answer.read().decode()
+    assert 'websocket_server_active_connections{http_route="/ws"' in text
 
 
 @pytest.mark.parametrize(
@@ -179,7 +251,7 @@ def talk_with_example(
 
 PROBE = """
 from my_websocket_app.main import app
-from my_websocket_app.realtime import Admitted
+from fastapi_realtime import Admitted
 
 try:
     from opentelemetry import trace
@@ -286,7 +358,7 @@ def test_a_stop_closes_every_connection_with_1012_in_time(
 
 
 @contextmanager
-def broker_for(workers: str) -> Iterator[str]:
+def broker_for(workers: str) -> Generator[str]:
     """Yield the URL of what carries rooms: several workers need a Redis."""
     if workers == "1":
         yield "memory://"
@@ -304,7 +376,7 @@ def broker_for(workers: str) -> Iterator[str]:
 
 
 @contextmanager
-def stalled(where: str) -> Iterator[None]:
+def stalled(where: str) -> Generator[None]:
     """Connect a client that says more than it ever reads."""
     host, _, port = where.partition(":")
     with socket.socket() as raw:
