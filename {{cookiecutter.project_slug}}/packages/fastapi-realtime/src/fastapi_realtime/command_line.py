@@ -32,7 +32,7 @@ def run_command(
     program = Path(sys.argv[0]).name
     parser = argparse.ArgumentParser(
         prog=f"python -m {package}" if program == "__main__.py" else program,
-        description="Run the server. Its settings are APP_* variables, listed in README.md.",
+        description="Run the server. Its settings are APP_* variables, listed in .env.example.",
     )
     commands = parser.add_subparsers(metavar="command")
     has_tokens = "auth_key" in kind.model_fields
