@@ -47,7 +47,6 @@ def test_a_websocket_route_without_admission_fails_the_suite(bake: Bake, admitte
 
 
 RENAMED = [
-    ("uvicorn", "handle_cont"),
     ("uvicorn", "handle_events"),
     ("uvicorn", "on_headers_complete"),
     ("uvicorn", "_should_upgrade"),

@@ -31,8 +31,13 @@ def settings(**changes: object) -> Settings:
 
 
 def bearer(subject: str = "somebody", **claims: object) -> dict[str, str]:
+{% if cookiecutter.include_broadcast %}
     """The header with a token for a subject; by default it opens all rooms."""
     token = make_token(subject, 600, settings(), claims={"rooms": ["*"]} | claims)
+{% else %}
+    """The header with a token for a subject."""
+    token = make_token(subject, 600, settings(), claims=claims)
+{% endif %}
     return {"authorization": f"Bearer {token}"}
 {% endif %}
 
