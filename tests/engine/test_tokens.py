@@ -195,6 +195,18 @@ def test_no_device_and_no_pipe_is_read_for_a_key(tmp_path: Path) -> None:
             TokenSettings(auth_key=f"file:{path}")
 
 
+class ShopSettings(TokenSettings):
+    """Settings of an application in the package `shop`."""
+
+    __module__ = "shop.settings"
+
+
+@pytest.mark.parametrize("key", ["", "x" * 64, f"{KEY},{'x' * 64}"])
+def test_the_error_for_a_missing_key_names_the_command_that_makes_one(key: str) -> None:
+    with pytest.raises(ValidationError, match="; `uv run python -m shop key` prints a new one"):
+        ShopSettings.model_validate({"auth_key": key})
+
+
 @pytest.mark.parametrize(
     ("key", "algorithms", "rule"),
     [

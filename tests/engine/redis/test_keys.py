@@ -1,7 +1,10 @@
 """Names of keys."""
 
 import pytest
+from fastapi_realtime.rooms import Rooms
+from fastapi_realtime.rooms.redis import RedisSettings, redis_broker
 
+from ..brokers import running_process
 from ..redis_server import KEYS, RedisServer
 from .talk import Start
 
@@ -17,6 +20,26 @@ async def test_keys_share_a_hash_tag_and_expire(server: RedisServer, start: Star
     assert len(room_keys) == 4
     assert len(keys) == 5  # one says that the process is alive
     assert all(server.call("TTL", key) > 0 for key in keys)
+
+
+class ShopSettings(RedisSettings):
+    """Settings of an application in the package `shop`."""
+
+    __module__ = "shop.settings"
+
+
+async def test_two_applications_share_a_redis_and_no_rooms(
+    server: RedisServer, start: Start
+) -> None:
+    ours = await start(server.url)
+    member = await ours.join()
+    settings = ShopSettings.model_validate({"broker_url": server.url})
+    async with running_process(Rooms(settings, broker=redis_broker)) as theirs:
+        assert (await theirs.publish("for nobody here")).endswith("-1")
+        assert (await ours.publish("for us")).endswith("-1")
+    assert await member.take(1) == ["for us"]
+    keys = [key.decode() for key in server.call("KEYS", "*")]
+    assert {key.partition(":")[0] for key in keys} == {"shop", "fastapi_realtime"}
 
 
 @pytest.mark.parametrize("room", ["a}b", "}", "{}", "50%", "%7D"])

@@ -18,7 +18,7 @@ import jwt
 
 from . import download
 from .download import check_url, fetch, is_url
-from .keys import NEW_KEY, Key, Loaded, check_key, parse_jwks, read_key_file
+from .keys import Key, Loaded, NoSecretError, check_key, parse_jwks, read_key_file
 
 READ_AGAIN_SECONDS = 30
 """Minimum seconds between two attempts to read a JWKS; also the maximum age of a file."""
@@ -156,7 +156,7 @@ class KeySet:
         """Raises a `ValueError` that says what is wrong; it never shows a key."""
         items = [item.strip() for item in text.split(",") if item.strip()]
         if not items:
-            raise ValueError(f"it is missing; {NEW_KEY}")
+            raise NoSecretError("it is missing")
         if len(items) > MAX_KEYS:
             raise ValueError(f"there are {len(items)} keys; at most {MAX_KEYS} are allowed")
         self.keys: list[Key] = []
@@ -168,7 +168,8 @@ class KeySet:
             try:
                 self._add(item)
             except ValueError as problem:
-                raise ValueError(f"{where}{problem}") from None
+                kind = NoSecretError if isinstance(problem, NoSecretError) else ValueError
+                raise kind(f"{where}{problem}") from None
         self._check_algorithms()
 
     async def decode(self, token: str, audience: str | None) -> dict[str, Any]:

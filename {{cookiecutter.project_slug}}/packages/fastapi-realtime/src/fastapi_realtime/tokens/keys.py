@@ -32,9 +32,12 @@ Algorithm = Literal[
 MAX_KEY_BYTES = 65_536
 EXAMPLES = (b"change", b"example", b"secret", b"password", b"at-least", b"your-", b"12345")
 """Parts of example secrets in documentation; a secret with one of them is rejected."""
-NEW_KEY = f"`uv run python -m {__name__.partition('.')[0]} key` prints a new one"
 NOT_A_KEY = (jwt.PyJWTError, KeyError, TypeError, ValueError, UnsupportedAlgorithm)
 """Exceptions of PyJWT for a key of another type."""
+
+
+class NoSecretError(ValueError):
+    """There is no key, or one that anybody could guess."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Key:
 def check_key(text: str, algorithms: Sequence[str]) -> Key:
     """Return a secret or a public key (PEM), or raise a `ValueError` that says what is wrong."""
     if not text:
-        raise ValueError(f"it is empty; {NEW_KEY}")
+        raise NoSecretError("it is empty")
     if "PRIVATE KEY" in text:
         raise ValueError("this is a private key; the server needs the public one")
     return prepare_key(lambda algorithm: text, algorithms)
@@ -88,7 +91,7 @@ def check_strength(key: Any, algorithm: AlgorithmMethods) -> None:
     if isinstance(key, bytes) and (
         len(set(key)) < 10 or any(word in key.lower() for word in EXAMPLES)
     ):
-        raise ValueError(f"this looks like an example; {NEW_KEY}")
+        raise NoSecretError("this looks like an example")
     if problem := algorithm.check_key_length(key):
         raise ValueError(problem)
 

@@ -8,19 +8,13 @@ from typing import Annotated, Any, ClassVar
 import jwt
 from fastapi import Depends, HTTPException
 from fastapi.requests import HTTPConnection
-from pydantic import AfterValidator, Field, SecretStr, ValidationInfo
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
 from ..identity import FAR_AWAY, Identity
 from ..realtime import Realtime, RealtimeDep
 from ..settings import CommaSeparated, RealtimeSettings
 from .jwks import READ_AGAIN_SECONDS, Clock, KeySet, KeysNotAvailableError
-from .keys import Algorithm, Key, prepare_key
-
-
-def _check(keys: SecretStr, info: ValidationInfo) -> SecretStr:
-    if "auth_algorithms" in info.data:  # else they are invalid, which is reported already
-        KeySet(keys.get_secret_value(), info.data["auth_algorithms"])
-    return keys
+from .keys import Algorithm, Key, NoSecretError, prepare_key
 
 
 class TokenSettings(RealtimeSettings):
@@ -31,11 +25,23 @@ class TokenSettings(RealtimeSettings):
     )
     """Allowed signature algorithms, separated by commas; each needs a key."""
 
-    auth_key: Annotated[SecretStr, AfterValidator(_check)] = Field("", validate_default=True)
+    auth_key: SecretStr = Field(SecretStr(""), validate_default=True)
     """Secrets or public keys (PEM) to verify tokens with, separated by commas.
 
     `file:<path>` reads a key or a JWKS from a file, `https://...` a JWKS from a URL.
     """
+
+    @field_validator("auth_key")
+    @classmethod
+    def check_key(cls, keys: SecretStr, info: ValidationInfo) -> SecretStr:
+        """Refuse keys that are missing, weak, or for other algorithms; the error shows none."""
+        if "auth_algorithms" in info.data:  # else they are invalid, which is reported already
+            try:
+                KeySet(keys.get_secret_value(), info.data["auth_algorithms"])
+            except NoSecretError as problem:
+                command = f"uv run python -m {cls.__module__.partition('.')[0]} key"
+                raise ValueError(f"{problem}; `{command}` prints a new one") from None
+        return keys
 
     auth_audience: str = ""
     """The required audience (`aud`) of tokens; if empty, tokens must have none."""
