@@ -1,1 +1,1 @@
-"""Tests of the engine, for updates of it, and of uvicorn. They need nothing outside `realtime`."""
+"""Tests of the engine, where it stands in the template: they render nothing."""

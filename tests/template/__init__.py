@@ -1,0 +1,1 @@
+"""Levels 0 and 1: what is rendered."""

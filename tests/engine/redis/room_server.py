@@ -1,4 +1,4 @@
-"""A server with rooms over Redis, for tests: `python -m tests.realtime.redis.room_server`.
+"""A server with rooms over Redis, for tests: `python -m tests.engine.redis.room_server`.
 
 Every process has its own name in a room: the number that the system gives it.
 """
