@@ -1,4 +1,4 @@
-"""Settings of the engine, and reading them."""
+"""Settings of the engine, read from the environment and `.env`."""
 
 import re
 from collections.abc import Mapping
@@ -33,8 +33,8 @@ from .origin import normal_origin
 
 S = TypeVar("S", bound=BaseSettings)
 
-SIMILAR = 0.75
-"""How similar a variable must be to a setting's name to be taken for it, misspelt (0 to 1)."""
+MIN_SIMILARITY = 0.75
+"""Similarity to a setting's name, 0 to 1, from which a variable counts as misspelt."""
 KUBERNETES_PORT = (
     'Kubernetes sets this for a Service named "app"; set enableServiceLinks: false in the '
     "pod, rename the Service, or set APP_PORT in the container"
@@ -42,13 +42,13 @@ KUBERNETES_PORT = (
 
 
 class SettingsError(ValueError):
-    """Settings that do not work; the message has a line for each."""
+    """Raised for invalid settings; the message has a line for each."""
 
 
 def without_empty(
     variables: Mapping[str, str | None], fields: Mapping[str, FieldInfo]
 ) -> dict[str, str | None]:
-    """Leave out empty variables, which mean the default, unless the setting is a text."""
+    """Remove empty variables, so that the default applies; a `str` setting may be empty."""
     texts = {f"app_{name}" for name, field in fields.items() if field.annotation is str}
     return {
         name: value
@@ -60,17 +60,17 @@ def without_empty(
 def misspelt(
     variables: Mapping[str, str | None], fields: Mapping[str, FieldInfo]
 ) -> dict[str, Any]:
-    """Return variables nearly named like a setting; others belong to other programs."""
+    """Return variables whose name is similar to a setting's; others belong to other programs."""
     names = [name.removeprefix("app_") for name in variables if name.startswith("app_")]
     return {
         name: ""
         for name in names
-        if name not in fields and get_close_matches(name, fields, 1, SIMILAR)
+        if name not in fields and get_close_matches(name, fields, 1, MIN_SIMILARITY)
     }
 
 
 def load_settings(kind: type[S]) -> S:
-    """Read settings from the environment and `.env`, or raise `SettingsError`."""
+    """Read settings from the environment and `.env`; raises `SettingsError`."""
     try:
         _check_file(Path(".env"))
         return kind()
@@ -82,7 +82,7 @@ def load_settings(kind: type[S]) -> S:
 
 
 def _check_file(path: Path) -> None:
-    """Refuse a file with a line that can't be read; dotenv would leave it out."""
+    """Raise `SettingsError` for an invalid line of `.env`; python-dotenv would skip it."""
     lines = parse_stream(StringIO(path.read_text("utf-8"))) if path.is_file() else ()
     for line in lines:
         has_no_value = line.key is not None and line.key.startswith("APP_") and line.value is None
@@ -92,7 +92,7 @@ def _check_file(path: Path) -> None:
 
 def _explain(error: ErrorDetails, fields: Mapping[str, FieldInfo]) -> str:
     rule = error["msg"].removeprefix("Value error, ")
-    if not error["loc"]:  # a rule for several settings, which names them itself
+    if not error["loc"]:  # a rule for several settings; its message names them
         return f"  {rule}"
     field = str(error["loc"][0])
     name = f"APP_{field.upper()}"
@@ -139,7 +139,7 @@ CommaSeparated = (NoDecode, BeforeValidator(_split))
 
 
 class RealtimeSettings(BaseSettings):
-    """Settings, each read from the variable `APP_<NAME>`, or from the same line in `.env`."""
+    """Settings; each is read from the variable `APP_<NAME>`, or from `.env`."""
 
     model_config = SettingsConfigDict(
         env_prefix="APP_",
@@ -152,58 +152,61 @@ class RealtimeSettings(BaseSettings):
 
     @property
     def application(self) -> str:
-        """The package that the settings belong to: prefix of its loggers and of its keys in Redis."""
+        """The application's package: the prefix of its loggers and of its keys in Redis."""
         return type(self).__module__.partition(".")[0]
 
     host: Host = DEFAULT_HOST
-    """Address to listen on; `0.0.0.0` is every network of this machine."""
+    """Address to listen on; `0.0.0.0` means all networks."""
 
     port: int = Field(8000, ge=0, le=65535)
-    """Port to listen on; 0 takes a free one."""
+    """TCP port to listen on; 0 means any free port."""
 
     workers: int = Field(1, ge=1)
-    """Processes that share the port."""
+    """Number of processes that share the port."""
 
     allowed_origins: Annotated[tuple[Origin, ...], *CommaSeparated] = ()
-    """Origins whose pages may connect, besides our own, separated by commas; `*` is any."""
+    """Origins allowed besides the server's own, comma-separated; `*`: all. Others get 403."""
 
     require_origin: bool = False
-    """Refuse clients that send no origin, that is, everything but browsers."""
+    """Reject clients that send no origin with 403; only browsers send one."""
 
     trusted_proxies: Annotated[tuple[Proxy, ...], *CommaSeparated] = ("127.0.0.1", "::1")
-    """Proxies, or their networks, whose `X-Forwarded-*` headers count, by commas; `*` is any."""
+    """Proxies or networks whose `X-Forwarded-*` headers are used, comma-separated; `*`: all."""
 
     max_connections: int = Field(10_000, ge=1)
-    """Connections of one process; one more is refused with 503."""
+    """Maximum connections per process; above, handshakes get 503."""
 
     max_connections_per_ip: int = Field(500, ge=1)
-    """Connections from one address, or one IPv6 /64; one more is refused with 429."""
+    """Maximum connections per process from an address or IPv6 /64; above, handshakes get 429."""
 
     max_message_bytes: int = Field(65_536, ge=1)
-    """Longest message a client may send, in bytes; a longer one closes with 1009."""
+    """Maximum bytes of a message from a client; a longer one closes with 1009."""
 
     messages_per_second: float = Field(50, gt=0)
-    """Sustained messages per second of one client; the excess is refused; `inf` is no limit."""
+    """Messages per second per connection, sustained; the excess gets an error. `inf`: no limit.
+
+    A message counts once more for every 8 KiB.
+    """
 
     message_burst: int = Field(100, ge=1)
-    """Messages that a client may send at once; as many refused ones close with 1008."""
+    """Messages that a connection may send at once; when as many are rejected, it gets 1008."""
 
     max_invalid_messages: int = Field(10, ge=0)
-    """Invalid messages in a row that are answered with an error; one more closes with 1008."""
+    """Invalid messages in a row that get an error; one more closes with 1008."""
 
     idle_timeout: float = Field(3600, gt=0)
-    """Seconds without a message in either direction, then 1001; `inf` is no limit."""
+    """Seconds without a message in or out; then the connection gets 1001. `inf`: no limit."""
 
     drain_seconds: int = Field(10, ge=1)
-    """Seconds in which open connections are closed, with 1012, when the server stops."""
+    """Seconds to close all connections with 1012 when the server stops; then they are dropped."""
 
     log_format: Literal["text", "json"] = "text"
-    """How the log is written: for people, or one JSON object a line."""
+    """Format of the log: `text`, or `json` with an object per line."""
 
     @field_validator("*")
     @classmethod
     def check_encoding(cls, value: Any) -> Any:
-        """Refuse text that is not UTF-8; the environment may hold any bytes."""
+        """Reject text that is not UTF-8; environment variables can contain any bytes."""
         if isinstance(value, str):
             try:
                 value.encode()
@@ -220,7 +223,7 @@ class RealtimeSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Add misspelt names of the environment, so that they are refused like those in `.env`."""
+        """Add misspelt environment variables, so that they are rejected like those in `.env`."""
         fields = settings_cls.model_fields
         unknown: dict[str, Any] = {}
         for source in (env_settings, dotenv_settings):
@@ -237,34 +240,34 @@ class RealtimeSettings(BaseSettings):
 
 
 class RoomSettings(RealtimeSettings):
-    """Limits of rooms, and what is kept of them."""
+    """Settings of an application with rooms."""
 
     max_backlog_bytes: int = Field(1_048_576, ge=1)
-    """Bytes that may wait for one member; one that has more waiting is closed with 1013."""
+    """Bytes that a member may leave unread; above, it gets 1013."""
 
     max_pending_bytes: int = Field(268_435_456, ge=1)
-    """Bytes that may wait for all members together; then those with most waiting get 1013."""
+    """Bytes that all members of a process may leave unread; above, those with most get 1013."""
 
     presence_limit: int = Field(100, ge=0)
-    """Members up to which a room names who comes and goes; a larger room sends counts."""
+    """Connections up to which a room names its members; above, it sends counts. 0: neither."""
 
     joins_per_second_per_ip: float = Field(50, gt=0)
-    """Rooms that one address may join a second, ten times that at once; then it gets 429."""
+    """Joins per second per address, and ten times as many at once; above, 429. `inf`: no limit."""
 
     history_length: int = Field(100, ge=0)
-    """Messages of each room that are kept for members who come back."""
+    """Messages kept per room for members that reconnect; if more are missing, they get a `gap`."""
 
     several_workers_need: ClassVar[str] = "a broker that reaches other processes"
-    """What rooms must have to span processes."""
+    """What the error about `APP_WORKERS` recommends."""
 
     @property
     def is_in_memory(self) -> bool:
-        """Whether rooms live in one process."""
+        """Whether rooms are in the memory of a single process."""
         return True
 
     @model_validator(mode="after")
     def check_workers(self) -> Self:
-        """Refuse several workers for rooms that can't span them."""
+        """Reject several workers if rooms are in memory."""
         if self.workers > 1 and self.is_in_memory:
             raise ValueError(
                 f"APP_WORKERS={self.workers}: these rooms are in the memory of one process; "
