@@ -1,4 +1,4 @@
-"""The engine of this project's WebSockets. Endpoints import what is listed here."""
+"""WebSockets for FastAPI: limits, origins, tokens, rooms and an AsyncAPI document."""
 
 from .admission import Admission, Admitted
 from .asyncapi import add_asyncapi, asyncapi_document

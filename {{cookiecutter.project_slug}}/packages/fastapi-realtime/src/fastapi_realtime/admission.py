@@ -1,4 +1,4 @@
-"""Admission: the dependency through which every WebSocket endpoint gets its connection."""
+"""Admission: the dependency that gives a WebSocket endpoint its connection."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -16,18 +16,20 @@ from .realtime import Realtime, realtime_of
 class Admission:
     """A dependency that checks a client before the handshake and yields its `Connection`.
 
-    Rejected handshakes get an HTTP response: 503 while the server stops, 403 for a page of another
-    origin, 503 when the server is full, 429 for too many from one address, 401 without a valid
-    token where tokens are required.
+    Rejected handshakes get an HTTP response: 503 while the server stops, 403 for an origin that is
+    not allowed, 503 when the server is full, 429 for too many connections from one address, 401
+    without a valid token if tokens are required.
 
-    The handshake is answered when the endpoint first uses the connection, with the first of
-    `subprotocols` that the client offers; then all other dependencies and parameters have been
-    checked. A `Subprotocol` has message types of its own. The connection is closed when the endpoint returns, with 1000, or by the exception
-    that it raises: see `errors.close_code_for`; any other exception is a bug, and gives 1011.
+    The handshake is answered when the endpoint first uses the connection, after all other
+    dependencies and parameters have been checked. The first of `subprotocols` that the client
+    offers is selected; a `Subprotocol` has message types of its own.
+
+    When the endpoint returns, the connection is closed with 1000. If it raises, with the code of
+    `errors.close_code_for`; any other exception is a bug and closes with 1011.
     """
 
     def __init__(self, *subprotocols: str, close_codes: Mapping[int, str] | None = None) -> None:
-        """`close_codes` are the endpoint's own, 4000 to 4999, with their meanings for clients."""
+        """`close_codes` documents the endpoint's own codes, 4000 to 4999, for clients."""
         self.subprotocols = subprotocols
         self.close_codes = dict(close_codes or {})
 
@@ -50,7 +52,7 @@ class Admission:
             yield connection
             await connection.close()
         except asyncio.CancelledError:
-            connection.abort()  # the server has waited long enough for this one
+            connection.abort()  # the server's shutdown timeout has expired
             raise
         except Exception as error:
             await close_after(connection, error)
@@ -64,13 +66,13 @@ class Admission:
 
 
 Admitted = Annotated[Connection[Incoming, Outgoing], Depends(Admission())]
-"""A parameter of endpoints: `connection: Admitted[Incoming, Outgoing]`; see `Connection`."""
+"""Annotation for an endpoint's parameter: `connection: Admitted[Incoming, Outgoing]`."""
 
 
 async def close_after(connection: Connection, error: Exception) -> None:
     """Close a connection whose endpoint raised.
 
-    Raises the exception again where the handshake can still be refused, or where it is a bug.
+    Raises the exception again if the handshake can still be rejected by HTTP, or if it is a bug.
     """
     if isinstance(error, WebSocketDisconnect) and not connection.is_accepted:
         return  # the client left before the handshake was answered
@@ -78,7 +80,7 @@ async def close_after(connection: Connection, error: Exception) -> None:
         raise error
     try:
         close = close_code_for(error)
-    except ValueError:  # a code or a reason that can't be sent
+    except ValueError:  # an invalid close code
         await connection.close(CloseCode.INTERNAL_ERROR, "internal error")
         raise
     if close is None:

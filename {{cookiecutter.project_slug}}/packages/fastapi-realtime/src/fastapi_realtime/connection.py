@@ -1,4 +1,4 @@
-"""One accepted WebSocket: its messages, and their limits."""
+"""A WebSocket connection: receiving and sending messages within limits."""
 
 import asyncio
 import time
@@ -22,24 +22,24 @@ Incoming = TypeVar("Incoming")
 Outgoing = TypeVar("Outgoing")
 
 EXPECTED: dict[type, str] = {bytes: "text", str: "binary", object: "no message"}
-"""What is expected where messages of a type are refused."""
+"""What a close reason says is expected, by the type that is rejected."""
 
 
 class Connection(lifecycle.Lifecycle, Generic[Incoming, Outgoing]):
     """A WebSocket that enforces size, rate and type limits.
 
-    Iterate over it for its messages. The loop ends when the connection does, for whatever
-    reason, so an endpoint needs no `try` around it.
+    Iterate over it to receive messages. The loop ends when the connection is closed or lost, so
+    an endpoint needs no `try` around it.
 
-    `Connection[Incoming, Outgoing]` is what an endpoint's signature declares. `str`, `bytes` and
-    `str | bytes` are messages as they are, any other type is JSON; without types, a connection
-    takes and sends text and binary.
+    An endpoint's signature declares `Connection[Incoming, Outgoing]`. `str`, `bytes` and
+    `str | bytes` are raw messages; any other type is JSON. Without types, text and binary are
+    received and sent.
 
-    The handshake is answered on first use: when it is read from, sent to or closed. So whatever
-    else the endpoint asks for has been checked by then, and can still refuse it with HTTP.
+    The handshake is answered on first use: when the endpoint receives, sends or closes. Until
+    then, a dependency can still reject it with an HTTP response.
     """
 
-    # A process holds thousands of them.
+    # Saves memory: a process holds thousands of connections.
     __slots__ = (
         "_active_at",
         "_invalid_in_a_row",
@@ -59,9 +59,9 @@ class Connection(lifecycle.Lifecycle, Generic[Incoming, Outgoing]):
         long_messages: LongMessages,
         types: MessageTypes = ANY_MESSAGE,
     ) -> None:
-        """`subprotocol` is the one to choose of those that the client offers.
+        """`subprotocol` is the one to select, of those that the client offers.
 
-        `long_messages` is shared with all other connections, `types` with those of the endpoint.
+        `long_messages` is shared by all connections, `types` by those of the endpoint.
         """
         super().__init__(websocket, subprotocol)
         now = time.monotonic()
@@ -75,25 +75,24 @@ class Connection(lifecycle.Lifecycle, Generic[Incoming, Outgoing]):
         self._active_at = now
 
     def __aiter__(self) -> AsyncIterator[Incoming]:
-        """Yield every message of the declared type, text as `str` and binary as `bytes`.
+        """Yield messages of the declared type: text as `str`, binary as `bytes`, or parsed JSON.
 
-        Where only one of these is declared, the other closes with 1003. JSON that is invalid is
-        answered with an error frame; more than `max_invalid_messages` in a row close with 1008.
+        If only text or only binary is declared, the other closes with 1003. Invalid JSON is
+        answered with an error message; more than `max_invalid_messages` in a row close with 1008.
 
-        The client sees 1009 after a message over `max_message_bytes`. Messages over
-        `messages_per_second` and `message_burst` are answered with an error frame; as many of
-        them as a burst has close with 1008.
+        A message longer than `max_message_bytes` closes with 1009. Messages above the rate limit
+        are answered with an error message; more than `message_burst` of them close with 1008.
         """
         schema, refused = self._types.schema, self._types.refused
         messages = self._messages(refused) if schema is None else self.parsed(schema)
         return cast("AsyncIterator[Incoming]", messages)
 
     def texts(self) -> AsyncIterator[str]:
-        """Yield every text message, whatever is declared; a binary one closes with 1003."""
+        """Yield text messages, whatever type is declared; a binary one closes with 1003."""
         return cast("AsyncIterator[str]", self._messages(bytes))
 
     async def parsed(self, schema: TypeAdapter[T]) -> AsyncIterator[T]:
-        """Yield the value of every JSON message that has this schema, whatever is declared."""
+        """Yield JSON messages that match this schema, whatever type is declared."""
         async for message in self._messages():
             try:
                 value = decode_json(message, schema)
@@ -104,17 +103,17 @@ class Connection(lifecycle.Lifecycle, Generic[Incoming, Outgoing]):
                 yield value
 
     def send(self, message: Outgoing) -> Coroutine[Any, Any, None]:
-        """Send a message of the declared type, and wait for room to do so.
+        """Send a message of the declared type: raw if that is `str` or `bytes`, else as JSON.
 
-        `str` is sent as text and `bytes` as binary where they are declared; all else as JSON.
-        Raises `WebSocketDisconnect` when the client is gone, or has made no room for
-        `STALL_TIMEOUT` seconds. Let it pass: admission expects it.
+        Waits while 64 KiB or more are unsent. Raises `WebSocketDisconnect` if the connection is
+        closed, or if the client reads too little for `STALL_TIMEOUT` seconds; it is dropped then.
+        Don't catch it: `Admission` does.
         """
-        # No coroutine of its own: this runs for every message.
+        # Returns a coroutine instead of being one, to save time for every message.
         return self.send_message(self._types.encode(message))
 
     async def send_message(self, message: str | bytes) -> None:
-        """Send `str` as text and `bytes` as binary, as `send` does, whatever is declared."""
+        """Send `str` as text or `bytes` as binary, whatever type is declared; see `send`."""
         if not self._accepted:
             await self.accept()
         if (transport := self._start_sending()) is not None:
@@ -125,11 +124,11 @@ class Connection(lifecycle.Lifecycle, Generic[Incoming, Outgoing]):
             await self._send_when_there_is_room(message)
 
     async def send_error(self, code: str, detail: str) -> None:
-        """Send an error as the engine does: an error frame, or an `error` event in rooms."""
+        """Send an error: `{"error": {"code": ..., "detail": ...}}`; in rooms, an `error` event."""
         await self.send_message(self.format.error(code, detail))
 
     async def send_frame(self, frame: bytes) -> None:
-        """Send a message that `server_frame` has encoded already, as `send` does."""
+        """Send a frame made by `server_frame`; see `send`."""
         if not self._accepted:
             await self.accept()
         if (transport := self._start_sending()) is not None:
@@ -139,7 +138,7 @@ class Connection(lifecycle.Lifecycle, Generic[Incoming, Outgoing]):
             await self._send_when_there_is_room(frame_message(frame))
 
     def idle_seconds(self, now: float) -> float:
-        """Return how long no message has gone either way, counted between calls of this."""
+        """Return the seconds since the last message in or out, measured from call to call."""
         messages = self.messages_in + self.messages_out
         if messages != self._messages_seen:
             self._messages_seen, self._active_at = messages, now
@@ -149,7 +148,7 @@ class Connection(lifecycle.Lifecycle, Generic[Incoming, Outgoing]):
         turn = FairTurn()
         await self.accept()
         while self.is_open:
-            if self.inbox is None:  # nothing tells whether it had to be waited for
+            if self.inbox is None:  # other servers do not tell whether a message is waiting
                 message, size = await self._receive_event()
             elif (received := self.inbox.take()) is not None:
                 message, size = received
@@ -157,7 +156,7 @@ class Connection(lifecycle.Lifecycle, Generic[Incoming, Outgoing]):
                 turn.begin()
                 message, size = await self.inbox.get()
             if not isinstance(message, (str, bytes)):
-                self._note_end(message)
+                self._mark_closed(message)
                 return
             now = time.monotonic()
             if turn.is_over(now):
@@ -198,7 +197,10 @@ class Connection(lifecycle.Lifecycle, Generic[Incoming, Outgoing]):
             await self.send_message(self.format.reject(message, error.code, error.path))
 
     def _start_sending(self) -> asyncio.Transport | None:
-        """Count a message, and return the transport if it has room."""
+        """Count a message; return the transport, or `None` if the sender has to wait or use ASGI.
+
+        Raises `WebSocketDisconnect` if the connection is closed.
+        """
         transport = self.transport
         if not self.is_open or (transport is not None and transport.is_closing()):
             raise WebSocketDisconnect(CloseCode.GOING_AWAY)
@@ -217,7 +219,7 @@ class Connection(lifecycle.Lifecycle, Generic[Incoming, Outgoing]):
             self._drop_stalled()
             raise WebSocketDisconnect(CloseCode.GOING_AWAY) from None
         except RuntimeError:
-            # uvicorn has closed on its own, for a frame too big or a missed pong, and so far
-            # only its reader knows.
+            # uvicorn has closed by itself, after a frame too big or a missed pong. `receive`
+            # will report it.
             self.abort()
             raise WebSocketDisconnect(CloseCode.GOING_AWAY) from None

@@ -1,4 +1,4 @@
-"""What an exception becomes: before the handshake an HTTP response, after it a close code."""
+"""Turns exceptions into HTTP responses before the handshake, and into close codes after it."""
 
 from collections.abc import Sequence
 
@@ -19,9 +19,9 @@ from .starlette_internals import is_connected, is_connecting, set_not_found
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """Answer exceptions of WebSocket routes: with a response before the handshake, then a close.
+    """Add exception handlers for WebSocket routes; HTTP routes are not affected.
 
-    For HTTP routes nothing changes.
+    Before the handshake, an exception becomes an HTTP response; after it, a close code.
     """
     app.exception_handler(HTTPException)(_handle_http_exception)
     app.exception_handler(WebSocketException)(_refuse_or_close)
@@ -30,7 +30,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
 
 def add_to_mounted(routes: Sequence[BaseRoute]) -> None:
-    """Do so in mounted applications that leave exceptions to FastAPI."""
+    """Add the handlers to mounted applications that have no exception handlers of their own."""
     for context in iter_route_contexts(routes):
         app = getattr(context.original_route, "app", None)
         if not isinstance(app, FastAPI):
@@ -41,9 +41,10 @@ def add_to_mounted(routes: Sequence[BaseRoute]) -> None:
 
 
 def close_code_for(error: Exception) -> tuple[int, str] | None:
-    """Return the close code and reason for an exception on an open connection, `None` for a bug.
+    """Return the close code and reason for an exception on an open connection.
 
-    `WebSocketException` has its own code; `HTTPException` and invalid parameters give 1008.
+    `WebSocketException` has its own code; `HTTPException` and invalid parameters give 1008. Any
+    other exception is a bug, and gives `None`. Raises `ValueError` for an invalid code.
     """
     match error:
         case WebSocketDisconnect():
@@ -67,7 +68,7 @@ async def _refuse_or_close(websocket: WebSocket, error: Exception) -> Response |
     if is_connecting(websocket):
         return await _refuse(websocket, error)
     if is_connected(websocket):
-        # Only a route without admission gets here; admission closes what it has accepted.
+        # Only for routes without admission, which closes its own connections.
         close = close_code_for(error)
         assert close is not None
         await websocket.close(*close)
@@ -75,11 +76,14 @@ async def _refuse_or_close(websocket: WebSocket, error: Exception) -> Response |
 
 
 async def _refuse(websocket: WebSocket, error: Exception) -> Response:
-    """Return the response to a handshake: the status of an `HTTPException`, 422, or 403."""
+    """Return the response to a rejected handshake.
+
+    An `HTTPException` has its own status, invalid parameters give 422, anything else 403.
+    """
     match error:
         case HTTPException():
             status, reason = error.status_code, str(error.detail)
-            # FastAPI's handler reads nothing of the request.
+            # FastAPI's handler doesn't read the request, so an empty one will do.
             response = await http_exception_handler(Request({"type": "http"}), error)
         case WebSocketRequestValidationError():
             where = error.errors()[0]["loc"]
@@ -101,5 +105,5 @@ async def _refuse(websocket: WebSocket, error: Exception) -> Response:
 
 
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
-    """Refuse with 404 and a line in the log; Starlette would answer a handshake with 403."""
+    """Reject with 404 and log it; Starlette would answer a handshake with 403, without a log."""
     raise HTTPException(404)

@@ -1,4 +1,4 @@
-"""The life of a connection: it is opened, closed, or lost, and logged."""
+"""Opening, closing, dropping and logging a WebSocket connection."""
 
 import asyncio
 import logging
@@ -18,21 +18,21 @@ from .server.metrics import CLOSE_CODE, ROUTE, durations, recorded_code, route_o
 from .starlette_internals import is_disconnected
 
 STALL_TIMEOUT = 10.0
-"""Seconds that a client may take to make room for one frame; after that it counts as gone."""
+"""Seconds to wait for a client that reads too little to send it a frame; then it is dropped."""
 
 logger = logging.getLogger(f"{__name__.rpartition('.')[0]}.connection")
 
 
 class Lifecycle:
-    """Opens and closes a WebSocket, once each."""
+    """Base class of `Connection`: accepts and closes a WebSocket. Both can be called repeatedly."""
 
     __slots__ = (
         "_accepted",
-        "_closed_early",
+        "_accepting",
+        "_closed_before_accept",
         "_closing",
         "_expiry",
         "_opened_at",
-        "_opening",
         "_reading",
         "bytes_in",
         "bytes_out",
@@ -63,89 +63,90 @@ class Lifecycle:
         self.bytes_out = 0
         self._opened_at = time.monotonic()
         self._accepted = False
-        self._opening: asyncio.Future[None] | None = None
+        self._accepting: asyncio.Future[None] | None = None
         self._reading: asyncio.Timeout | None = None
         self._closing: asyncio.Task[None] | None = None
-        self._closed_early: tuple[int, str] | None = None
+        self._closed_before_accept: tuple[int, str] | None = None
         self._expiry: asyncio.TimerHandle | None = None
 
     @property
     def host(self) -> str:
-        """The client's address; behind a trusted proxy, what the proxy says it is."""
+        """The client's address; behind a trusted proxy, the one in its `X-Forwarded-For`."""
         return self.websocket.client.host if self.websocket.client else ""
 
     @property
     def id(self) -> str:
-        """What names this connection in the log, and in events of rooms."""
+        """The unique id of this connection, in the log and in events of rooms."""
         return connection_id(self.websocket.scope)
 
     @property
     def route(self) -> str:
-        """The path of the route, with the names of its parameters: `/ws_broadcast/{room:path}`."""
+        """The path of the route, with parameters unfilled: `/ws_broadcast/{room:path}`."""
         return route_of(self.websocket.scope)
 
     @property
     def unsent_bytes(self) -> int:
-        """How many bytes wait for the client; unknown, and 0, where frames go through ASGI."""
+        """Bytes in the transport's write buffer; 0 without the fast path, where it is unknown."""
         return 0 if self.transport is None else self.transport.get_write_buffer_size()
 
     @property
     def subject(self) -> str:
-        """The subject of the client's token; empty where there are no tokens."""
+        """The subject of the client's token; empty without tokens."""
         return self.identity.subject
 
     @property
     def is_accepted(self) -> bool:
-        """Whether the handshake has been answered; from then on, refusals are close codes."""
+        """Whether the handshake has been answered; errors are close codes from then on."""
         return self._accepted
 
     async def accept(self) -> None:
-        """Answer the handshake with 101, unless that is done.
+        """Answer the handshake with 101, if it has not been answered.
 
-        Raises `HTTPException` if the connection was closed before: with 401 where its token has
-        expired or was revoked, else with 503.
+        Raises `HTTPException` if the connection was closed before: 401 if its token has expired
+        or was revoked, else 503. Raises `WebSocketDisconnect` if the client is gone.
         """
         if self._accepted:
             return
-        if self._opening is not None:
-            await self._opening
+        if self._accepting is not None:
+            await self._accepting
             return
-        if self._closed_early is not None:
-            code, reason = self._closed_early
+        if self._closed_before_accept is not None:
+            code, reason = self._closed_before_accept
             raise HTTPException(401 if code == CloseCode.UNAUTHORIZED else 503, reason)
-        self._opening = asyncio.get_running_loop().create_future()
+        self._accepting = asyncio.get_running_loop().create_future()
         try:
             await self.websocket.accept(self.subprotocol)
         except OSError:
             raise WebSocketDisconnect(CloseCode.ABNORMAL) from None
         finally:
-            self._opening.set_result(None)
-            self._opening = None
-        self._note_start()
+            self._accepting.set_result(None)
+            self._accepting = None
+        self._mark_open()
 
     async def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
-        """Close, unless that has begun already, and wait until the close frame is sent.
+        """Close the connection, and wait until the close frame has been sent.
 
-        `code` is one that RFC 6455 §7.4 lets an application send, your own are 4000 to 4999;
-        anything else is a `ValueError`. Of the reason, 123 bytes are sent. A client that makes
-        no room for the close frame within `STALL_TIMEOUT` seconds is dropped without.
+        Does nothing if the connection is closed. Raises `ValueError` for a code that an
+        application must not send (RFC 6455 §7.4); your own are 4000 to 4999. A reason longer
+        than 123 bytes is cut. If the close frame can't be sent within `STALL_TIMEOUT` seconds,
+        the connection is dropped.
         """
         code, reason = check_close(code, reason)
         if not self._accepted:
             await self.accept()
-        if self.close_code is None and self._is_lost():
-            await self._read_end()
+        if self.close_code is None and self._has_ended():
+            await self._read_close_code()
         self.close_soon(code, reason)
         if self._closing is not None:
             await asyncio.wait([self._closing])
 
     def close_soon(self, code: int, reason: str) -> None:
-        """Close without waiting.
+        """Start to close the connection, without waiting.
 
-        A handshake that has not been answered is refused: with 401 for 4401, else with 503.
+        A handshake that has not been answered is rejected: with 401 for 4401, else with 503.
         """
         if not self._accepted:
-            self._closed_early = code, reason
+            self._closed_before_accept = code, reason
         if not self.is_open:
             return
         self.is_open, self.close_code, self.close_reason = False, code, reason
@@ -154,7 +155,7 @@ class Lifecycle:
             self._warn("closed", code=code, reason=reason)
 
     def close_at(self, expires: float) -> None:
-        """Close with 4401 when the client's token expires, in seconds since 1970."""
+        """Close with 4401 at `expires`, in seconds since 1970; replaces an earlier time."""
         if self._expiry is not None:
             self._expiry.cancel()
         self._expiry = asyncio.get_running_loop().call_later(
@@ -162,25 +163,25 @@ class Lifecycle:
         )
 
     def renew(self, identity: Identity) -> None:
-        """Take the identity of a new token, and close when that expires instead.
+        """Replace the identity by that of a new token, and its expiry.
 
-        A connection that is closing already stays as it is.
+        Does nothing if the connection is closed.
         """
         if self.is_open:
             self.identity = identity
             self.close_at(identity.expires)
 
     def abort(self) -> None:
-        """Drop the connection at once, with what is still waiting for the client."""
+        """Drop the connection without a close frame; unsent data is lost."""
         self.is_open = False
         if self.transport is not None:
             self.transport.abort()
         self._stop_reading()
 
     async def wait_flushed(self) -> None:
-        """Wait until the client has taken what is left for it; drop it after `STALL_TIMEOUT`.
+        """Wait until all data has been sent; drop the connection after `STALL_TIMEOUT` seconds.
 
-        A transport that is closed waits for that, too, but for as long as it takes.
+        Without that, a closed transport waits forever for a client that reads nothing.
         """
         self.is_open = False
         if self._expiry is not None:
@@ -202,11 +203,11 @@ class Lifecycle:
             async with asyncio.timeout(STALL_TIMEOUT):
                 await self.websocket.close(code, reason)
         except WebSocketDisconnect:
-            pass  # the client was faster
+            pass  # the client has disconnected
         except TimeoutError:
             self._drop_stalled()
         except RuntimeError:
-            # uvicorn has closed on its own, and would wait for what is never read.
+            # uvicorn has closed by itself, and would wait forever for unsent data to be read.
             if self._has_unsent():
                 self.abort()
         self._stop_reading()
@@ -220,7 +221,7 @@ class Lifecycle:
 
     async def _receive(self) -> Message:
         if self.transport is not None:
-            return await self.websocket.receive()  # uvicorn ends this when we close
+            return await self.websocket.receive()  # closing ends this under uvicorn
         try:
             async with asyncio.timeout(None) as self._reading:
                 return await self.websocket.receive()
@@ -233,45 +234,48 @@ class Lifecycle:
         if self._reading is not None and not self._reading.expired():
             self._reading.reschedule(0)
 
-    def _is_lost(self) -> bool:
-        """Return whether client or server have ended this; only reading tells with which code."""
+    def _has_ended(self) -> bool:
+        """Return whether the client or the server has ended the connection.
+
+        The close code is known only after the disconnect event has been received.
+        """
         if self.transport is not None and self.is_open:
             return self.transport.is_closing()
         return is_disconnected(self.websocket) or not self.is_open
 
-    async def _read_end(self) -> None:
-        """Skip what else was received before the end, for its code."""
-        with suppress(RuntimeError, TimeoutError):  # it has been read, or there is none
+    async def _read_close_code(self) -> None:
+        """Discard unread messages up to the disconnect event, to learn the close code."""
+        with suppress(RuntimeError, TimeoutError):  # it was received before, or never comes
             async with asyncio.timeout(STALL_TIMEOUT):
-                self._note_end(await self._skip_to_end())
+                self._mark_closed(await self._read_until_disconnect())
 
-    async def _skip_to_end(self) -> Message:
+    async def _read_until_disconnect(self) -> Message:
         while (event := await self.websocket.receive())["type"] != "websocket.disconnect":
             pass
         return event
 
-    def _note_start(self) -> None:
+    def _mark_open(self) -> None:
         self._accepted = self.is_open = True
         self._opened_at = time.monotonic()
         if logger.isEnabledFor(logging.INFO):
             origin = self.websocket.headers.get("origin", "")
             logger.info("connected", extra=self.log_fields() | {"origin": origin})
-        if self._closed_early is not None:
-            self.close_soon(*self._closed_early)  # while the handshake was being answered
+        if self._closed_before_accept is not None:
+            self.close_soon(*self._closed_before_accept)  # during the handshake
 
-    def _note_end(self, event: Message) -> None:
+    def _mark_closed(self, event: Message) -> None:
         self.is_open = False
         if self.close_code is None:
             self.close_code, self.close_reason = event.get("code"), event.get("reason") or ""
 
     def log_fields(self) -> dict[str, Any]:
-        """Return what identifies this connection in the log."""
+        """Return the fields that identify this connection in the log."""
         scope = self.websocket.scope
         fields = connection_fields(scope) | {"path": scope["path"]}
         return fields | {"subject": self.subject} if self.subject else fields
 
     def log_end(self) -> None:
-        """Log and record how this connection ended, and what it did."""
+        """Log the end of an accepted connection, and record its duration as a metric."""
         if not self._accepted:
             return
         seconds = time.monotonic() - self._opened_at

@@ -10,19 +10,19 @@ from ipaddress import IPv6Address, ip_address
 from fastapi import HTTPException
 
 COUNTED_BYTES = 8192
-"""A message counts once more for each of these, so that a burst has fewer of the long ones."""
+"""A message counts once more for every so many bytes."""
 
 
 class RateLimiter:
-    """A token bucket: `burst` messages at once, and `rate` a second in the long run.
+    """A token bucket: `burst` messages at once, and `rate` messages per second sustained.
 
-    Refused messages count, too: a client that sends as many of those as a burst is flooding.
+    Rejected messages count, too; after more than `burst` of them, `is_flooded` is true.
     """
 
     __slots__ = ("_allowance", "_burst", "_rate", "_updated_at")
 
     def __init__(self, rate: float, burst: int, now: float) -> None:
-        """`now` is a monotonic time in seconds, as for `allow`."""
+        """`now` is a monotonic time in seconds, here and in `allow`."""
         self._rate = rate
         self._burst = burst
         self._allowance: float = burst
@@ -31,7 +31,7 @@ class RateLimiter:
     def allow(self, now: float, size: int = 0) -> bool:
         """Count a message of `size` bytes, and return whether it is within the limit."""
         allowance = self._allowance + (now - self._updated_at) * self._rate
-        # Also where it is nan: no time has passed at an infinite rate.
+        # `not <` and not `>=`: an infinite rate times no time is nan.
         if not allowance < self._burst:
             allowance = self._burst
         # A long message counts as several, but the longest one always fits.
@@ -42,16 +42,16 @@ class RateLimiter:
 
     @property
     def is_flooded(self) -> bool:
-        """Whether a burst of messages has been refused."""
+        """Whether more than a burst of messages has been rejected."""
         return self._allowance < -self._burst
 
 
 MAX_KEYS = 10_000
-"""Keys that are remembered."""
+"""Maximum keys to keep; the least recently used is forgotten."""
 
 
 class KeyedLimiter:
-    """A token bucket for each key: `burst` at once, and `rate` a second in the long run."""
+    """A token bucket per key: `burst` at once, and `rate` per second sustained."""
 
     def __init__(
         self, rate: float, burst: float, clock: Callable[[], float] = time.monotonic
@@ -62,12 +62,12 @@ class KeyedLimiter:
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def allow(self, key: str, cost: int = 1) -> bool:
-        """Count something for a key, and return whether it is within the limit."""
+        """Return whether `cost` is within the key's limit, and count it if it is."""
         now = self._clock()
         allowance, since = self._buckets.pop(key, (self._burst, now))
         allowance = min(self._burst, allowance + (now - since) * self._rate)
         if len(self._buckets) >= MAX_KEYS:
-            self._buckets.popitem(last=False)  # the one that has been away for the longest time
+            self._buckets.popitem(last=False)  # the least recently used
         price = min(cost, self._burst)  # a higher cost takes the whole burst
         is_within = allowance >= price
         self._buckets[key] = allowance - price if is_within else allowance, now
@@ -75,7 +75,7 @@ class KeyedLimiter:
 
 
 class ConnectionLimiter:
-    """Counts the connections of this process."""
+    """Limits connections of this process, in total and per network."""
 
     def __init__(self, limit: int, limit_per_network: int) -> None:
         self._limit = limit
@@ -84,7 +84,7 @@ class ConnectionLimiter:
         self._by_network: Counter[str] = Counter()
 
     def acquire(self, host: str) -> None:
-        """Count a connection, or raise 503 if there are too many, 429 if from its network."""
+        """Count a connection; raises 503 above the limit, 429 above the limit of its network."""
         network = network_of(host)
         if self._count >= self._limit:
             raise HTTPException(503, "too many connections; see APP_MAX_CONNECTIONS")
@@ -95,7 +95,7 @@ class ConnectionLimiter:
         self._by_network[network] += 1
 
     def release(self, host: str) -> None:
-        """Count the end of a connection."""
+        """Stop counting a connection."""
         network = network_of(host)
         self._count -= 1
         self._by_network[network] -= 1
@@ -108,7 +108,7 @@ class ConnectionLimiter:
 
 @lru_cache(4096)
 def network_of(host: str) -> str:
-    """Return what counts as one address: an IPv4 address, or an IPv6 /64, which one customer has."""
+    """Return an IPv4 address as it is, an IPv6 address as its /64, which has one owner."""
     try:
         address = ip_address(host)
     except ValueError:
@@ -121,16 +121,16 @@ def network_of(host: str) -> str:
 
 
 MESSAGES_PER_TURN = 64
-"""Messages of one client that are processed before others get their turn."""
+"""Maximum messages of one client that are processed in a row."""
 SECONDS_PER_TURN = 0.005
-"""Seconds that these may take, in the endpoint, too, before others get their turn."""
+"""Maximum seconds to process them, including the endpoint's own time."""
 
 LONG_MESSAGE_BYTES = 8192
-"""Longer messages of all clients wait for each other; decoding one can take milliseconds."""
+"""Longer messages are processed one per event loop iteration: parsing can take milliseconds."""
 
 
 class LongMessages:
-    """Lets one long message into each turn of the event loop, whichever client it is from."""
+    """Allows one long message, of any client, per iteration of the event loop."""
 
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
@@ -142,7 +142,7 @@ class LongMessages:
 
 
 class FairTurn:
-    """Counts messages that one client had ready, and how long they took to process."""
+    """Limits how many messages of one client are processed before other tasks run."""
 
     __slots__ = ("_began", "_messages")
 
@@ -151,13 +151,13 @@ class FairTurn:
         self._messages = 0
 
     def begin(self) -> None:
-        """Begin a turn: the next message had to be waited for, and others had theirs meanwhile."""
+        """Begin a turn; call this before waiting for a message, since other tasks run meanwhile."""
         self._messages = 0
 
     def is_over(self, now: float) -> bool:
-        """Return whether others must get their turn before a message is processed.
+        """Count a message; return whether other tasks must run before it is processed.
 
-        `now` is the monotonic time in seconds.
+        `now` is a monotonic time in seconds.
         """
         if not self._messages:
             self._began = now

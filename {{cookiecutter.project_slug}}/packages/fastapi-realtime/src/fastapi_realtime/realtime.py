@@ -1,4 +1,4 @@
-"""The engine: the state that all connections of an application share, and its lifetime."""
+"""The engine: state shared by all connections of an application, and its lifespan."""
 
 import asyncio
 import gc
@@ -34,28 +34,28 @@ S = TypeVar("S", bound="Service")
 
 
 class Service(Protocol):
-    """An optional part of the engine, with a lifetime of its own."""
+    """An optional part of the engine with its own lifespan, such as rooms."""
 
     @property
     def is_ready(self) -> bool:
-        """Whether it can serve clients now."""
+        """Whether clients can be served now."""
         ...
 
     def lifespan(self, realtime: "Realtime") -> AbstractAsyncContextManager[None]:
-        """Run between the start and the stop of the application, as a part of this engine."""
+        """Return a context that is entered at startup and exited at shutdown."""
         ...
 
     async def flush(self) -> None:
-        """Wait until what was sent so far is on its way to the clients."""
+        """Wait until everything published so far has been written to the connections."""
         ...
 
     async def close_subject(self, subject: str) -> None:
-        """Have other processes that it knows close the connections of a subject."""
+        """Ask other processes to close a subject's connections."""
         ...
 
 
 class Realtime:
-    """What all connections of an application share; `install` puts it on the application."""
+    """State shared by all connections of an application; `install` adds it to the application."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Realtime:
         authenticator: Authenticator | None = None,
         services: Iterable[Service] = (),
     ) -> None:
-        """Without an `authenticator`, any client may connect."""
+        """Without an `authenticator`, clients need no token."""
         self.settings = settings
         self.authenticator = authenticator
         self.subprotocols = authenticator.subprotocols if authenticator else ()
@@ -79,7 +79,7 @@ class Realtime:
 
     @property
     def is_ready(self) -> bool:
-        """Whether clients can be served: after the start, until a stop begins or a part fails."""
+        """Whether clients can be served: started, not stopping, and all services are ready."""
         is_open = self._is_running and not self.drain.has_begun
         return is_open and all(service.is_ready for service in self.services)
 
@@ -88,7 +88,7 @@ class Realtime:
         app.state.realtime = self
         set_up_logging(self.settings.log_format, self.settings.application)
         add_error_handlers(app)
-        # Innermost, so that a middleware that wraps `send` is never bypassed.
+        # Innermost, so that the fast path never bypasses a middleware that wraps `send`.
         add_innermost(app, FindTransport)
         app.add_middleware(CheckClient)
         app.add_middleware(ProvideRealtime, realtime=self)
@@ -105,22 +105,22 @@ class Realtime:
         return lifespan
 
     def service(self, kind: type[S]) -> S:
-        """Return the service of this type; raises `LookupError` where there is none."""
+        """Return the service of this type; raises `LookupError` if there is none."""
         for service in self.services:
             if isinstance(service, kind):
                 return service
         raise LookupError(f"there is no service {kind.__name__}")
 
     async def flush(self) -> None:
-        """Wait until what was sent so far is on its way to the clients."""
+        """Wait until everything published so far has been written to the connections."""
         for service in self.services:
             await service.flush()
 
     async def authenticate(self, connection: Connection) -> None:
-        """Find out who a client is, and close its connection when that expires.
+        """Set the identity of a client, and close its connection when that expires.
 
-        Raises a 401. The connection knows its subject before revocation is checked, so
-        a revocation meanwhile finds it.
+        Raises a 401. The identity is set before revocation is checked, so that a revocation in
+        the meantime finds the connection.
         """
         if self.authenticator is None:
             return
@@ -129,10 +129,10 @@ class Realtime:
         await self.authenticator.check_revoked(connection.identity)
 
     async def renew(self, connection: Connection, token: str) -> Identity:
-        """Return the identity of a new token for an open connection, and change nothing.
+        """Verify a new token for an open connection; pass the result to `connection.renew`.
 
-        Raises a 401 for a token that is not valid or has been revoked, a 403 for one of another
-        subject, or where there are no tokens. `connection.renew` then takes the identity.
+        Raises a 401 if the token is invalid or revoked, a 403 if it has another subject or the
+        application has no tokens.
         """
         if self.authenticator is None:
             raise HTTPException(403, "there are no tokens here")
@@ -143,7 +143,7 @@ class Realtime:
         return identity
 
     def close_subject(self, subject: str) -> int:
-        """Close a subject's connections in this process with 4401; return how many there were."""
+        """Close a subject's connections in this process with 4401; return their number."""
         theirs = [connection for connection in self.connections if connection.subject == subject]
         for connection in theirs:
             connection.close_soon(CloseCode.UNAUTHORIZED, "token revoked")
@@ -155,7 +155,7 @@ class Realtime:
         self.connections.add(connection)
 
     async def remove(self, connection: Connection) -> None:
-        """Wait until a connection is flushed, log its end, and count it no more."""
+        """Wait until a connection is flushed, log its end, and stop counting it."""
         try:
             await connection.wait_flushed()
         finally:
@@ -168,7 +168,7 @@ class Realtime:
         settings = self.settings
         limit = connections_that_fit(settings.max_connections)
         self.limiter = ConnectionLimiter(limit, settings.max_connections_per_ip)
-        self.long_messages = LongMessages()  # in this event loop
+        self.long_messages = LongMessages()  # its lock belongs to this event loop
         idle = asyncio.create_task(close_idle(self.connections, settings.idle_timeout))
         async with AsyncExitStack() as stack:
             for service in self.services:
@@ -177,8 +177,8 @@ class Realtime:
             running.add(self._counts)
             signals = StopSignals(self.drain.run)
             signals.install()
-            # The modules live as long as the process; collecting garbage among them could take
-            # tens of milliseconds at any message.
+            # Exempt the imported modules from garbage collection: scanning them can take tens of
+            # milliseconds.
             gc.freeze()
             try:
                 yield
@@ -191,9 +191,9 @@ class Realtime:
 
 
 async def close_idle(connections: set[Connection], seconds: float) -> None:
-    """Close with 1001 every connection that carried no message, in or out, for `seconds`.
+    """Close connections with 1001 that had no message, in or out, for `seconds`.
 
-    One task for all of them: a timer each would cost 2 KiB a connection.
+    A single task for all of them: a timer for each would take 2 KiB.
     """
     while True:
         await asyncio.sleep(min(seconds / 10, 60))
@@ -203,7 +203,7 @@ async def close_idle(connections: set[Connection], seconds: float) -> None:
 
 
 class ProvideRealtime:
-    """Middleware that puts the engine into `scope`, where mounted applications find it, too."""
+    """Middleware that puts the engine into `scope`, also for mounted applications."""
 
     def __init__(self, app: ASGIApp, realtime: Realtime) -> None:
         self.app = app
@@ -215,18 +215,18 @@ class ProvideRealtime:
 
 
 def realtime_of(connection: HTTPConnection) -> Realtime:
-    """Return the engine that a request or a handshake came through."""
+    """Return the engine that serves a request or a handshake."""
     realtime: Realtime = connection.scope["fastapi_realtime"]
     return realtime
 
 
 async def current_realtime(connection: HTTPConnection) -> Realtime:
-    """Return the application's engine, as a dependency; a plain function would run in a thread."""
+    """Dependency: the application's engine. Async, since FastAPI runs others in threads."""
     return realtime_of(connection)
 
 
 async def current_settings(connection: HTTPConnection) -> RealtimeSettings:
-    """Return the settings that the application was made with, as a dependency."""
+    """Dependency: the settings of the application."""
     return realtime_of(connection).settings
 
 
