@@ -1,4 +1,4 @@
-"""Runs an application on uvicorn, set up for WebSockets."""
+"""Runs an application on uvicorn with the engine's protocols and limits."""
 
 import asyncio
 import logging
@@ -18,8 +18,8 @@ from .websocket_protocol import LimitedWebSocketProtocol
 def serve(application: Any, settings: RealtimeSettings, page: str = "") -> None:
     """Serve an application, or one named like `package.main:app`, until Ctrl-C or SIGTERM.
 
-    Open connections then get 1012, and `drain_seconds` to end. `page` is the path of a page that
-    the log names at the start.
+    Open connections then get 1012; those still open after `drain_seconds` are dropped. `page` is
+    the path of a page to open in a browser; the log shows its URL at startup.
     """
     log_config = uvicorn_log_config(settings.log_format, settings.application)
     dictConfig(log_config)
@@ -35,30 +35,30 @@ def serve(application: Any, settings: RealtimeSettings, page: str = "") -> None:
         workers=settings.workers,
         forwarded_allow_ips="*" if "*" in proxies else list(proxies),
         **protocol_options(settings),
-        # Within uvicorn's 5 seconds, a busy machine may not even have imported the application.
+        # uvicorn's default of 5 seconds is too short to import the application on a busy machine.
         timeout_worker_healthcheck=60,
         log_config=log_config,
     )
-    # `uv run` repeats Ctrl-C after 0.2 seconds, when Python may already be shutting down.
+    # `uv run` sends Ctrl-C again after 0.2 seconds, perhaps while Python is shutting down.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def protocol_options(settings: RealtimeSettings) -> dict[str, Any]:
-    """Return the options of uvicorn that put the engine's limits into it."""
+    """Return the options of uvicorn that enable the engine's protocols and limits."""
     return {
         "http": LimitedHttpProtocol,
         "ws": LimitedWebSocketProtocol,
         "ws_max_size": settings.max_message_bytes,
-        # Compression costs 32 KiB a connection, and CPU for every copy of a broadcast.
+        # Compression takes 32 KiB per connection, and CPU for every recipient of a broadcast.
         "ws_per_message_deflate": False,
-        "timeout_graceful_shutdown": settings.drain_seconds,  # for what is not a WebSocket
+        "timeout_graceful_shutdown": settings.drain_seconds,  # for HTTP requests
     }
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
-    """Handle Ctrl-C before the server starts; when it ends, ignore this one and all repeats."""
+    """Handle Ctrl-C: exit while the server starts; ignore it once the server has handled it."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         raise KeyboardInterrupt from None
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # no loop may be running at the next one
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # at the next one, no loop may be running

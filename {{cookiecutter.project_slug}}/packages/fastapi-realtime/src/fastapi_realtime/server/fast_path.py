@@ -10,9 +10,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from .uvicorn_internals import WEBSOCKET_PROTOCOLS
 
 HIGH_WATER = 64 * 1024
-"""Bytes that may wait in the transport before a sender waits, too; asyncio's own measure."""
+"""Unsent bytes in the transport above which senders wait; asyncio's default."""
 
-HIDDEN = (
+SEND_IS_WRAPPED = (
     "a middleware wraps `send` (%s): frames go through ASGI one by one instead of straight to "
     "uvicorn's transport, and broadcasts to large rooms are several times slower"
 )
@@ -23,10 +23,9 @@ logger = logging.getLogger(__name__)
 class FindTransport:
     """Middleware that puts a WebSocket's transport and inbox into `scope`.
 
-    The transport is found under uvicorn, behind any middleware that passes `send` on as it is.
-    Under other servers, and behind a middleware that wraps `send`, there is none, and frames go
-    through ASGI. So do messages, but for this project's own protocol and behind a middleware that
-    does not wrap `receive`.
+    The transport is found only under uvicorn, and if no middleware wraps `send`; else frames are
+    sent through ASGI. The inbox is found only with the engine's own protocol, and if no
+    middleware wraps `receive`; else messages are received through ASGI.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -39,7 +38,7 @@ class FindTransport:
         return self.app(scope, receive, send)
 
     def find(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Put what can be found into `scope`; warn once if a middleware hides it."""
+        """Put the transport and the inbox into `scope`; warn once if a middleware hides them."""
         protocol = getattr(send, "__self__", None)
         if isinstance(protocol, WEBSOCKET_PROTOCOLS):
             scope["transport"] = protocol.transport
@@ -47,34 +46,34 @@ class FindTransport:
                 scope["inbox"] = getattr(protocol, "inbox", None)
         elif not self.has_warned and is_run_by_uvicorn():
             self.has_warned = True
-            logger.warning(HIDDEN, getattr(send, "__qualname__", type(send).__qualname__))
+            logger.warning(SEND_IS_WRAPPED, getattr(send, "__qualname__", type(send).__qualname__))
 
 
 def is_run_by_uvicorn() -> bool:
-    """Return whether the current task is one that a protocol of uvicorn has made."""
+    """Return whether a WebSocket protocol of uvicorn has started the current task."""
     task = asyncio.current_task()
     code = getattr(task and task.get_coro(), "cr_code", None)
     return code in {each.run_asgi.__code__ for each in with_subclasses(WEBSOCKET_PROTOCOLS)}
 
 
 def with_subclasses(classes: Iterable[type[Any]]) -> Iterator[type[Any]]:
-    """Yield classes, and all that are derived from them."""
+    """Yield classes and all their subclasses."""
     for each in classes:
         yield each
         yield from with_subclasses(each.__subclasses__())
 
 
 def find_transport(scope: Scope) -> asyncio.Transport | None:
-    """Return what the middleware has found."""
+    """Return the transport that the middleware has found, or `None`."""
     return scope.get("transport")
 
 
 def server_frame(message: str | bytes, *, is_text: bool = False) -> bytes:
     """Return a message as one unmasked frame (RFC 6455 §5.2).
 
-    `bytes` are a binary message, or with `is_text` a text that has been encoded already.
+    `bytes` are a binary message, or with `is_text` an encoded text message.
 
-    It is not compressed, which is right also where compression was agreed on (RFC 7692 §6).
+    The frame is not compressed, which is valid even with permessage-deflate (RFC 7692 §6).
     """
     if isinstance(message, str):
         first, payload = 0x81, message.encode()
@@ -89,13 +88,13 @@ def server_frame(message: str | bytes, *, is_text: bool = False) -> bytes:
 
 
 def frame_message(frame: bytes) -> str | bytes:
-    """Return the message that a frame made by `server_frame` was made from."""
+    """Return the message of a frame made by `server_frame`."""
     payload = frame[{126: 4, 127: 10}.get(frame[1], 2) :]
     return payload.decode() if frame[0] == 0x81 else payload
 
 
 def wire_size(message: str | bytes) -> int:
-    """Return the bytes of a message's payload."""
+    """Return the size of a message's payload in bytes."""
     if isinstance(message, bytes) or message.isascii():
         return len(message)
     return len(message.encode())

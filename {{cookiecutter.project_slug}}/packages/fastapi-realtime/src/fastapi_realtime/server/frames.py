@@ -1,22 +1,22 @@
-"""Frames of WebSocket, as the client sends them (RFC 6455 §5.2)."""
+"""Fast parsing of common frames from clients (RFC 6455 §5.2)."""
 
 from websockets.exceptions import ProtocolError
 
 from .websockets_internals import Close, apply_mask
 
 TEXT, BINARY = 0x81, 0x82
-"""The first byte of a message in one frame, without reserved bits."""
+"""First byte of an unfragmented message, without reserved bits."""
 CLOSE, PING, PONG = 0x88, 0x89, 0x8A
-"""The first byte of a control frame."""
+"""First byte of a control frame."""
 MASKED = 0x80
-LONGEST = 125
-"""Bytes of a message whose length stands in the second byte."""
+MAX_SHORT = 125
+"""Longest payload whose length fits into the second byte; control frames must not be longer."""
 
 
 def frame_size(data: bytes | bytearray, start: int) -> int | None:
-    """Return the size of the client's frame that begins there.
+    """Return the size of the client's frame at `start`.
 
-    It is `None` where there is no complete header, but for the mask.
+    `None` if the header is incomplete; the mask may be missing.
     """
     if start + 1 >= len(data):
         return None
@@ -32,19 +32,19 @@ def frame_size(data: bytes | bytearray, start: int) -> int | None:
 def read_message(
     data: bytes | bytearray, start: int, limit: int
 ) -> tuple[str | bytes, int, int] | None:
-    """Return the message that begins there, its size, and where what follows begins.
+    """Return the message at `start`, its size in bytes, and the position after it.
 
-    It is `None` for all but a text or binary message of up to `limit` and 65,535 bytes in one
-    frame that is whole, masked, and valid: whatever else it may be is the parser's business.
+    `None` unless it is a complete, valid, unfragmented message of up to `limit` and 65,535 bytes;
+    leave anything else to the parser of `websockets`.
     """
     if start + 6 > len(data) or data[start + 1] < MASKED or not TEXT <= data[start] <= BINARY:
         return None
     size, mask = data[start + 1] - MASKED, start + 2
-    if size > LONGEST:
+    if size > MAX_SHORT:
         if size != 126 or start + 8 > len(data):
             return None
         size, mask = data[mask] << 8 | data[mask + 1], mask + 2
-        if size <= LONGEST:
+        if size <= MAX_SHORT:
             return None
     end = mask + 4 + size
     if end > len(data) or size > limit:
@@ -59,22 +59,22 @@ def read_message(
 
 
 def read_control(data: bytes | bytearray, start: int) -> tuple[int, bytes, int] | None:
-    """Return the control frame that begins there: its first byte, payload, and what follows.
+    """Return the control frame at `start`: its first byte, payload, and the position after it.
 
-    It is `None` for all but one that is whole, masked, and valid, like `read_message`.
+    `None` unless it is complete and valid; leave anything else to the parser.
     """
     if start + 6 > len(data) or not CLOSE <= data[start] <= PONG:
         return None
     first, size = data[start], data[start + 1] - MASKED
     end = start + 6 + size
-    if not 0 <= size <= LONGEST or end > len(data):
+    if not 0 <= size <= MAX_SHORT or end > len(data):
         return None
     payload = apply_mask(data[start + 6 : end], data[start + 2 : start + 6])
     return (first, payload, end) if first != CLOSE or is_close(payload) else None
 
 
 def is_close(payload: bytes) -> bool:
-    """Tell whether this is a code and a reason that a client may close with."""
+    """Return whether this is a valid payload of a close frame (RFC 6455 §7.4)."""
     try:
         Close.parse(payload)
     except (ProtocolError, UnicodeDecodeError):
@@ -83,5 +83,5 @@ def is_close(payload: bytes) -> bool:
 
 
 def control_frame(first: int, payload: bytes) -> bytes:
-    """Return a control frame of the server."""
+    """Return an unmasked control frame."""
     return bytes((first, len(payload))) + payload

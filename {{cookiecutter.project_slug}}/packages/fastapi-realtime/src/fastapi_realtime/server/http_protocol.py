@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol, with limits on request heads, pipelining and clients that don't read."""
+"""uvicorn's HTTP protocol, with limits on request heads, pipelining and slow readers."""
 
 import asyncio
 import logging
@@ -15,21 +15,21 @@ from .uvicorn_internals import ASGI3Application, HttpToolsProtocol, RequestRespo
 from .write_deadline import WriteDeadline
 
 HANDSHAKE_SECONDS = 10.0
-"""Seconds that a client has for the head of a request."""
+"""Seconds to receive the head of a request; then the connection is closed."""
 MAX_HEAD_BYTES = 65_536
-"""Size of a request's head, or of the trailers of its body, give or take a slice."""
+"""Maximum size of a request's head, or of its trailers, plus up to `SLICE_BYTES`; then 431."""
 MAX_SMALL_CHUNKS = 1000
-"""Chunks of a request's body that may be smaller than `SMALL_CHUNK_BYTES` on average."""
+"""Chunks in a body before their average size must be `SMALL_CHUNK_BYTES`; smaller get 400."""
 SMALL_CHUNK_BYTES = 16
-"""Below this size, parsing a chunk costs more than reading its bytes."""
+"""Below this size, parsing a chunk takes more CPU than reading its bytes."""
 MAX_PIPELINED_REQUESTS = 10
-"""Requests that may wait for the answer to an earlier one."""
+"""Pipelined requests that may wait for a response; one more drops the connection."""
 SLICE_BYTES = 16_384
-"""Bytes that are parsed at once; uvicorn reads up to 256 KiB."""
+"""Bytes to parse before limits are checked; uvicorn reads up to 256 KiB at once."""
 
 
 class RequestRefused(Exception):
-    """Raised in the parser's callbacks for a request that gets no answer from the application."""
+    """Raised in the parser's callbacks to reject a request before the application sees it."""
 
     def __init__(self, status: HTTPStatus, reason: str) -> None:
         self.status = status
@@ -37,35 +37,35 @@ class RequestRefused(Exception):
 
 
 class LimitedHttpProtocol(HttpToolsProtocol):
-    """HTTP with limits on the time for and the size of a head, on pipelining, and on writing."""
+    """HTTP with limits on request heads, pipelining, and slow readers."""
 
     in_head = False
-    ignores_upgrade = False  # of the current request
-    is_repeating = False  # the head of the current request, without its upgrade
-    bytes_without_progress = 0
+    ignores_upgrade = False  # whether the current request asks for an unsupported upgrade
+    is_reparsing = False  # whether its head is parsed again, without the upgrade
+    bytes_without_progress = 0  # received since the last head or part of a body was complete
     chunks = 0
     body_bytes = 0
-    deadline: asyncio.TimerHandle | None = None
+    head_deadline: asyncio.TimerHandle | None = None
     running: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
         self.write_deadline = WriteDeadline(transport, self.stop_writing)
-        self.expect_head()
+        self.start_head_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self.stop_waiting()
+        self.cancel_head_deadline()
         self.write_deadline.stop()
         self.disconnect_cycles()
 
     def resume_writing(self) -> None:
-        """Note that the client reads."""
+        """Resume, and restart the write deadline, since the client has read."""
         super().resume_writing()
-        self.write_deadline.note_progress()
+        self.write_deadline.reset()
 
     def data_received(self, data: bytes) -> None:
-        """Parse a slice at a time, so that the limits are checked in between."""
+        """Parse in slices, to check limits in between."""
         self._unset_keepalive_if_required()
         start = 0
         try:
@@ -78,11 +78,11 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         except RequestRefused as refusal:
             self.refuse(refusal)
         if not self.is_answering() and self.transport.get_protocol() is self:
-            self.expect_head()  # also after bytes that begin no request
+            self.start_head_deadline()  # also after bytes outside of a request, such as blank lines
 
     def parse_slice(self, data: bytes) -> None:
-        """Parse, and raise `RequestRefused` for a head or for trailers that are too long."""
-        assert self.parser is not None  # it is until the connection is lost
+        """Parse a slice; raises `RequestRefused` for a head or trailers that are too long."""
+        assert self.parser is not None  # uvicorn removes it when the connection is lost
         self.bytes_without_progress += len(data)
         self.parser.feed_data(data)
         if self.bytes_without_progress > MAX_HEAD_BYTES:
@@ -90,20 +90,20 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             raise RequestRefused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, reason)
 
     def on_message_begin(self) -> None:
-        """Start to count the bytes of a head."""
-        if self.is_repeating:
+        """Start counting the bytes of a head."""
+        if self.is_reparsing:
             return
         super().on_message_begin()
         self.in_head = True
         self.bytes_without_progress = self.chunks = self.body_bytes = 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header; trailers are ignored (RFC 9110 §6.5.1)."""
+        """Add a header; trailers are ignored (RFC 9110 §6.5.1)."""
         if self.in_head:
             super().on_header(name, value)
 
     def on_body(self, body: bytes) -> None:
-        """Pass a part of the body on, or raise `RequestRefused` for many small chunks."""
+        """Pass on a part of the body; raises `RequestRefused` for too many small chunks."""
         self.bytes_without_progress = 0
         self.chunks += 1
         self.body_bytes += len(body)
@@ -112,28 +112,28 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_headers_complete(self) -> None:
-        """Check the head, and pass the request on."""
-        if self.is_repeating:
-            self.is_repeating = False
+        """Check the head, and pass on the request."""
+        if self.is_reparsing:
+            self.is_reparsing = False
             return
         self.in_head = False
         self.bytes_without_progress = 0
-        self.stop_waiting()
+        self.cancel_head_deadline()
         self.check_head()
         super().on_headers_complete()
         assert self.parser is not None
         self.ignores_upgrade = self.parser.should_upgrade() and not self._should_upgrade()
 
     def on_message_complete(self) -> None:
-        """Note the end of a request, unless the parser has only come to an upgrade."""
+        """End a request; not at an ignored upgrade, where the parser stops before the body."""
         if not self.ignores_upgrade:
             super().on_message_complete()
 
     def check_head(self) -> None:
-        """Raise `RequestRefused` for a wrong version or `Host`, or for too many requests.
+        """Raise `RequestRefused` for an invalid version or `Host`, or too many requests.
 
-        RFC 9112 §3.2 asks for one `Host`; a handshake has HTTP/1.1 (RFC 6455 §4.1), and no
-        unanswered request before it, whose answer could end up among the frames.
+        There must be exactly one `Host` (RFC 9112 §3.2). A handshake needs HTTP/1.1 (RFC 6455
+        §4.1), and no pipelined request before it, whose response could mix with frames.
         """
         assert self.parser is not None
         version = self.parser.get_http_version()
@@ -149,21 +149,22 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             raise RequestRefused(HTTPStatus.TOO_MANY_REQUESTS, "too many pipelined requests")
 
     def upgrade(self, early: bytes) -> None:
-        """Hand over to the WebSocket protocol, with what came after the handshake's head."""
+        """Switch to the WebSocket protocol; `early` is data received after the handshake."""
         if not self._should_upgrade():
             self.ignore_upgrade(early)
             return
         self.write_deadline.stop()
         self.handle_websocket_upgrade()
-        # They refer to this protocol: only the garbage collector would free it, some time.
+        # Break reference cycles, so that this protocol is freed without the garbage collector.
         del self.parser, self.write_deadline
         if early and not self.transport.is_closing():
             cast("asyncio.Protocol", self.transport.get_protocol()).data_received(early)
 
     def ignore_upgrade(self, rest: bytes) -> None:
-        """Parse the body, and further requests, as if no upgrade had been asked for.
+        """Parse the body and further requests as if no upgrade had been requested.
 
-        The parser would take what follows for another protocol, or a body for a request.
+        After an upgrade, httptools parses nothing more. So a new parser gets a substitute for
+        the head, and then the rest.
         """
         framing = [
             b"%b: %b\r\n" % (name, value)
@@ -171,11 +172,11 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             if name in (b"content-length", b"transfer-encoding")
         ]
         self.parser = HttpRequestParser(self)
-        self.ignores_upgrade, self.is_repeating = False, True
+        self.ignores_upgrade, self.is_reparsing = False, True
         self.data_received(b"".join([b"POST / HTTP/1.1\r\n", *framing, b"\r\n", rest]))
 
     def handle_websocket_upgrade(self) -> None:
-        """Hand over a handshake, as it is where it can be, else as bytes to parse again."""
+        """Pass on the parsed handshake; an unusual one is parsed again by `websockets`."""
         handshake = None
         kind: Any = self.ws_protocol_class
         if issubclass(kind, LightWebSocketProtocol) and not self.may_compress():
@@ -185,11 +186,11 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             return
         self.connections.discard(self)
         protocol = kind(self.config, self.server_state, self.app_state, self.loop)
-        protocol.take_over(self, handshake)
+        protocol.start_from_handshake(self, handshake)
         self.transport.set_protocol(protocol)
 
     def may_compress(self) -> bool:
-        """Tell whether compression may be agreed on."""
+        """Return whether compression can be negotiated."""
         offered = any(name == b"sec-websocket-extensions" for name, _ in self.headers)
         return offered and self.config.ws_per_message_deflate
 
@@ -199,35 +200,36 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def is_answering(self) -> bool:
-        """Tell whether a request has not been answered yet."""
+        """Return whether a request has not been answered."""
         return self.cycle is not None and not self.cycle.response_complete
 
-    def expect_head(self) -> None:
-        """Start the deadline for a head, unless that has been done."""
-        if self.deadline is None and not self.transport.is_closing():
-            self.deadline = self.loop.call_later(HANDSHAKE_SECONDS, self.head_timeout)
+    def start_head_deadline(self) -> None:
+        """Start the deadline for a request head, if it is not running."""
+        if self.head_deadline is None and not self.transport.is_closing():
+            self.head_deadline = self.loop.call_later(HANDSHAKE_SECONDS, self.head_timeout)
 
-    def stop_waiting(self) -> None:
-        """Cancel the deadline for a head."""
-        if self.deadline is not None:
-            self.deadline.cancel()
-            self.deadline = None
+    def cancel_head_deadline(self) -> None:
+        """Cancel the deadline for a request head."""
+        if self.head_deadline is not None:
+            self.head_deadline.cancel()
+            self.head_deadline = None
 
     def head_timeout(self) -> None:
-        """Close; that of a client that has sent nothing, as browsers do, is no warning."""
+        """Close the connection. No warning if nothing was received: browsers open spare ones."""
         level = logging.WARNING if self.in_head else logging.INFO
         self.log(level, "dropped", "no complete request in time")
         self.transport.close()
 
     def stop_writing(self) -> None:
-        """Drop a client that does not read."""
+        """Drop the connection of a client that has stopped reading."""
         self.log(logging.WARNING, "dropped", "it stopped reading")
         self.transport.abort()
 
     def refuse(self, cause: BaseException | None) -> None:
-        """Answer a request that the application does not see, and close.
+        """Reject a request with a response, and close.
 
-        Behind an unanswered request there is no answer, since it would be taken for that one's.
+        If an earlier request is unanswered, drop the connection: the client would take the
+        response for that request's.
         """
         status, reason = HTTPStatus.BAD_REQUEST, "invalid HTTP request"
         if isinstance(cause, RequestRefused):
@@ -243,7 +245,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def disconnect_cycles(self) -> None:
-        """Tell unanswered requests; uvicorn tells only the last of pipelined ones."""
+        """Send a disconnect to all unanswered requests; uvicorn sends it only to the last one."""
         self.pipeline.clear()
         for cycle in (self.cycle, self.running):
             if cycle is not None and not cycle.response_complete:
@@ -259,6 +261,6 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
 
 def refusal(status: HTTPStatus, reason: str) -> bytes:
-    """Return a complete response, after which the connection is closed."""
+    """Return a complete response with `Connection: close`."""
     head = f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: text/plain\r\n"
     return f"{head}Connection: close\r\nContent-Length: {len(reason)}\r\n\r\n{reason}".encode()

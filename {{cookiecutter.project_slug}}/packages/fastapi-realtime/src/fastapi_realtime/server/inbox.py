@@ -1,4 +1,4 @@
-"""Messages of a client that wait for the application."""
+"""Received messages that wait for the application."""
 
 import asyncio
 from collections import deque
@@ -7,28 +7,28 @@ from collections.abc import Callable
 from starlette.types import Message, Scope
 
 MAX_MESSAGES = 64
-"""Messages of a client that may wait for the application; then reading pauses."""
+"""Messages of a connection that may wait; at this number, reading pauses."""
 MAX_BYTES = 65_536
-"""Bytes of such messages, to which the last one may add as many as a message may have."""
+"""Bytes of these messages; at this size, reading pauses. The last message may exceed it."""
 
 Received = tuple[str | bytes | Message, int]
-"""A text or binary message and its size in bytes, or another event of ASGI."""
-NOTHING: deque[Received] = deque(maxlen=0)
-"""What all empty inboxes have; a deque of its own would take 600 bytes of each idle connection."""
+"""A text or binary message and its size in bytes; or another ASGI event and 0."""
+EMPTY: deque[Received] = deque(maxlen=0)
+"""Shared by all empty inboxes; one for each would take 600 bytes per idle connection."""
 
 
 class Inbox:
-    """What has come from a client and was not taken yet, in order.
+    """A queue of received messages.
 
-    It takes the place of uvicorn's queue, for which reading pauses and resumes at every message.
+    Replaces uvicorn's queue, with which reading pauses and resumes at every message.
     """
 
     __slots__ = ("_bytes", "_received", "_resume", "_waiter", "is_full")
 
     def __init__(self, resume: Callable[[], None]) -> None:
-        """`resume` is called when an inbox that was full is empty."""
+        """`resume` is called when an inbox that was full is empty again."""
         self.is_full = False
-        self._received = NOTHING
+        self._received = EMPTY
         self._bytes = 0
         self._resume = resume
         self._waiter: asyncio.Future[None] | None = None
@@ -37,7 +37,7 @@ class Inbox:
         return len(self._received)
 
     def put(self, message: str | bytes, size: int) -> None:
-        """Add a message of so many bytes."""
+        """Add a message of `size` bytes."""
         self._add((message, size))
         self._bytes += size
         if len(self._received) >= MAX_MESSAGES or self._bytes >= MAX_BYTES:
@@ -45,31 +45,31 @@ class Inbox:
         self._wake()
 
     def put_nowait(self, event: Message) -> None:
-        """Add an event that is no message; uvicorn calls this."""
+        """Add another ASGI event; called by uvicorn."""
         self._add((event, 0))
         self._wake()
 
     def detach(self) -> None:
-        """Call `resume` no more: the connection is lost, and nothing shall refer to it."""
+        """Drop the reference to `resume`, and so to the protocol: the connection is lost."""
         self._resume = ignore
 
     def take(self) -> Received | None:
-        """Return what came first, and remove it; `None` where nothing waits."""
+        """Remove and return the oldest item; `None` if the inbox is empty."""
         if not self._received:
             return None
         received = self._received.popleft()
         self._bytes -= received[1]
         if not self._received:
-            self._received = NOTHING
+            self._received = EMPTY
             if self.is_full:
                 self.is_full = False
                 self._resume()
         return received
 
     async def get(self) -> Received:
-        """Wait until there is something, and take it."""
+        """Remove and return the oldest item; wait until there is one."""
         while (received := self.take()) is None:
-            if self._waiter is not None:  # somebody else reads, too
+            if self._waiter is not None:  # another task is waiting, too
                 await asyncio.wait([self._waiter])
                 continue
             self._waiter = asyncio.get_running_loop().create_future()
@@ -94,5 +94,5 @@ def ignore() -> None:
 
 
 def find_inbox(scope: Scope) -> Inbox | None:
-    """Return what the middleware of `fast_path.py` has found."""
+    """Return the inbox that `FindTransport` has found, or `None`."""
     return scope.get("inbox")

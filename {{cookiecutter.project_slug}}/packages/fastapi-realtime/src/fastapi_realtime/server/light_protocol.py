@@ -1,4 +1,4 @@
-"""uvicorn's WebSocket protocol, without what an open connection seldom needs."""
+"""uvicorn's WebSocket protocol, with less memory per connection."""
 
 import asyncio
 import logging
@@ -23,18 +23,18 @@ from .uvicorn_internals import (
 from .websockets_internals import OPEN, Close, Frame, Opcode, ServerProtocol
 
 WRITABLE = asyncio.Event()
-"""Set, for all transports that have room."""
+"""Shared by all connections whose write buffer is not full."""
 WRITABLE.set()
 
 
 class LightWebSocketProtocol(WebSocketsSansIOProtocol):
-    """Takes a handshake that HTTP's parser has read, and makes a parser only when it needs one.
+    """Accepts a parsed handshake, and creates a `websockets` parser only when it is needed.
 
-    A process holds thousands of these, so what is the same for most of them is the class's.
+    A process holds thousands of these, so defaults are class attributes.
     """
 
     queue: Any
-    go_on_reading: Callable[[], None]  # once the inbox is empty; a subclass has it
+    on_inbox_empty: Callable[[], None]  # after it was full; defined by a subclass
     logger = logging.getLogger("uvicorn.error")
     handshake_initiated = handshake_complete = close_sent = disconnected = read_paused = False
     close_timer = ping_timer = pong_timer = pending_ping_payload = initial_response = None
@@ -43,8 +43,8 @@ class LightWebSocketProtocol(WebSocketsSansIOProtocol):
     curr_msg_data_type = "bytes"
     writable = WRITABLE
     parser: ServerProtocol | None = None
-    accept: bytes | None = None
-    last_frame = b""  # answers the client's close frame, when its messages have been taken
+    accept: bytes | None = None  # Sec-WebSocket-Accept; None if uvicorn parsed the handshake
+    close_reply = b""  # reply to the client's close frame, sent once its messages have been read
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class LightWebSocketProtocol(WebSocketsSansIOProtocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        """Set what uvicorn's own does, but for what the class has, and for the parser."""
+        """Set the attributes that uvicorn sets, except class attributes and the parser."""
         self.config = config
         self.app = config.loaded_app
         self.loop = _loop or asyncio.get_running_loop()
@@ -67,11 +67,11 @@ class LightWebSocketProtocol(WebSocketsSansIOProtocol):
         self.ping_interval = config.ws_ping_interval
         self.ping_timeout = config.ws_ping_timeout
         self.frames: list[bytes] = []
-        self.inbox = self.queue = Inbox(self.go_on_reading)
+        self.inbox = self.queue = Inbox(self.on_inbox_empty)
 
     @property
     def conn(self) -> ServerProtocol:
-        """What parses and writes all frames but the most common; made on first use."""
+        """The `websockets` parser, for all but common handshakes and frames; made on first use."""
         if self.parser is None and self.accept is not None:
             size = self.config.ws_max_size
             self.parser = ServerProtocol(state=OPEN, max_size=size, logger=self.logger)
@@ -83,19 +83,19 @@ class LightWebSocketProtocol(WebSocketsSansIOProtocol):
     @property
     def is_open(self) -> bool:
         """Whether the handshake has been answered with 101, and neither side has closed."""
-        if not self.handshake_complete or self.close_sent or self.last_frame:
+        if not self.handshake_complete or self.close_sent or self.close_reply:
             return False
         return self.parser is None or self.parser.state is OPEN
 
     @property
     def has_ended(self) -> bool:
-        """Whether what else may come is not parsed any more."""
-        if self.disconnected or self.last_frame:
+        """Whether further data is ignored."""
+        if self.disconnected or self.close_reply:
             return True
         return self.parser is not None and self.parser.eof_sent
 
-    def take_over(self, http: HttpToolsProtocol, handshake: Handshake) -> None:
-        """Take a connection and a handshake from HTTP, and run the application."""
+    def start_from_handshake(self, http: HttpToolsProtocol, handshake: Handshake) -> None:
+        """Start from a handshake that the HTTP protocol has parsed, and run the application."""
         self.transport = http.transport
         self.server, self.client = http.server, http.client
         self.scheme = "wss" if http.scheme == "https" else "ws"
@@ -124,25 +124,25 @@ class LightWebSocketProtocol(WebSocketsSansIOProtocol):
         self.tasks.add(task)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End with 1006, unless one side has closed, and leave no cycle of references."""
-        self.handshake_complete = False  # uvicorn would say 1005, which is a close frame's
+        """End with 1006, unless one side has sent a close frame; break reference cycles."""
+        self.handshake_complete = False  # else uvicorn reports 1005: an empty close frame
         super().connection_lost(exc)
         self.inbox.detach()
 
     async def send(self, message: ASGISendEvent) -> None:
-        """Answer a handshake that was taken over; uvicorn answers all others, and does the rest."""
-        is_taken_over = self.accept and self.initial_response is None
-        if not is_taken_over or message["type"] != "websocket.accept":
+        """Accept a handshake that the HTTP protocol has parsed; leave all else to uvicorn."""
+        is_unanswered = self.accept and self.initial_response is None
+        if not is_unanswered or message["type"] != "websocket.accept":
             await super().send(message)
             return
         await self.writable.wait()
         if self.disconnected:
             raise ClientDisconnected
         if not self.transport.is_closing():
-            self.send_answer(message)
+            self.send_101(message)
 
-    def send_answer(self, message: WebSocketAcceptEvent) -> None:
-        """Write the 101."""
+    def send_101(self, message: WebSocketAcceptEvent) -> None:
+        """Write the response with status 101."""
         headers = [*self.default_headers, *message.get("headers", [])]
         if subprotocol := message.get("subprotocol"):
             headers.append((b"Sec-WebSocket-Protocol", subprotocol.encode()))
@@ -151,17 +151,17 @@ class LightWebSocketProtocol(WebSocketsSansIOProtocol):
         self.start_keepalive()
 
     def start_keepalive(self) -> None:
-        """Start to ping; if uvicorn has answered the handshake, don't keep its 3 KiB."""
+        """Start keepalive pings; free the 3 KiB of a handshake that uvicorn has answered."""
         super().start_keepalive()
         if self.parser is not None:
             del self.request, self.response
 
     def pause_writing(self) -> None:
-        """Make senders wait."""
+        """Make senders wait until the write buffer has room."""
         self.writable = asyncio.Event()
 
     def send_keepalive_ping(self) -> None:
-        """Send a ping."""
+        """Send a keepalive ping, and start the timeout for its pong."""
         self.ping_timer = None
         if self.close_sent or self.transport.is_closing():
             return
@@ -173,7 +173,7 @@ class LightWebSocketProtocol(WebSocketsSansIOProtocol):
         else:
             self.pong_timer = self.loop.call_later(self.ping_timeout, self.keepalive_timeout)
 
-    def take_control_frame(self, opcode: int, payload: bytes) -> None:
+    def handle_control_frame(self, opcode: int, payload: bytes) -> None:
         """Handle a valid ping, pong or close frame while the connection is open."""
         if opcode == PONG:
             self.handle_pong(Frame(Opcode.PONG, payload))
@@ -187,7 +187,7 @@ class LightWebSocketProtocol(WebSocketsSansIOProtocol):
         self.transport.write(control_frame(PONG, payload))
 
     def handle_close(self, event: Frame) -> None:
-        """Handle a close frame that the parser has found; its answer to it is not used."""
+        """Handle a close frame from the parser; discard the parser's own reply."""
         if self.close_sent or self.transport.is_closing():
             super().handle_close(event)
         else:
@@ -195,39 +195,39 @@ class LightWebSocketProtocol(WebSocketsSansIOProtocol):
             self.answer_close(bytes(event.data))
 
     def answer_close(self, payload: bytes) -> None:
-        """Tell the application that the client closes.
+        """Queue a disconnect event for the application, and reply to the close frame.
 
-        The close frame is sent back when the application has taken what came before it, and so
-        could answer that; after `close_timeout` seconds at the latest.
+        The reply is sent once the application has received all earlier messages, so that it can
+        still answer them, or after `close_timeout` seconds.
         """
         close = Close.parse(payload)
         is_waiting = len(self.inbox) > 0
         event = {"type": "websocket.disconnect", "code": close.code, "reason": close.reason}
         self.inbox.put_nowait(event)
-        self.last_frame = control_frame(CLOSE, payload)
+        self.close_reply = control_frame(CLOSE, payload)
         if is_waiting:
-            self.inbox.is_full = True  # so that the end of it is noticed
+            self.inbox.is_full = True  # so that `resume` is called once it is empty
             self.close_timer = self.loop.call_later(self.close_timeout, self.end)
         else:
             self.end()
 
     def stop_close_timer(self) -> None:
-        """Wait no more for the end."""
+        """Stop the timer that sends the close frame."""
         if self.close_timer is not None:
             self.close_timer.cancel()
             self.close_timer = None
 
     def shutdown(self) -> None:
-        """Close since the server stops."""
-        if self.last_frame:
+        """Close the connection at shutdown."""
+        if self.close_reply:
             self.end()
         super().shutdown()
 
     def end(self) -> None:
-        """Send the close frame back, unless the application has closed, and close."""
+        """Reply with the close frame, unless one was sent, and close the transport."""
         self.stop_close_timer()
         if not self.close_sent and not self.transport.is_closing():
-            self.transport.write(self.last_frame)
-        self.last_frame = b""
+            self.transport.write(self.close_reply)
+        self.close_reply = b""
         self.close_sent = self.disconnected = True
         self.transport.close()

@@ -1,4 +1,4 @@
-"""Log lines: which are written, and how."""
+"""Logging: formats, filters for uvicorn's records, and fields of connections."""
 
 import json
 import logging
@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from .uvicorn_internals import LOGGING_CONFIG, DefaultFormatter
 
 MAX_LOGGED = 200
-"""Characters of a value that are logged."""
+"""Maximum characters of a logged value; longer ones are cut."""
 
 STANDARD_FIELDS = {*vars(logging.makeLogRecord({})), "asctime", "color_message", "message"}
 DUPLICATES = (
@@ -26,41 +26,40 @@ DUPLICATES = (
     "connection rejected (%d %s)",
     "HTTP response sent (%d %s)",
 )
-"""Messages of uvicorn about events that the engine logs itself."""
+"""uvicorn's messages about events that the engine logs itself; dropped."""
 
 STARTED = (
     "Uvicorn running on %s://%s:%d (Press CTRL+C to quit)",
     "Uvicorn running on %s://[%s]:%d (Press CTRL+C to quit)",
 )
-"""Messages of uvicorn that name its address."""
+"""uvicorn's messages with the address that it listens on."""
 
 LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-"""Where a server that listens on all networks is found from its own machine."""
+"""How to reach a server that listens on all networks from its own machine."""
 
 ADDRESS = re.compile(r"[0-9A-Za-z.:_%-]{1,64}")
-"""An IP address, perhaps with a zone, or the name of a host."""
+"""An IP address, which may have a zone, or a host name."""
 
 PORT = re.compile(r"[0-9]{1,5}")
-"""A port, which Granian gives as text."""
+"""A port; Granian passes it as text."""
 
 ENGINE = __name__.partition(".")[0]
-"""The name above all loggers of the engine."""
+"""The parent of all loggers of the engine."""
 
 _quote = json.JSONEncoder(default=str).encode
-"""Returns a value as JSON; `json.dumps` would make an encoder for each."""
+"""Encodes a value as JSON; `json.dumps` would create an encoder for each call."""
 
 refusals = logging.getLogger(f"{__name__.removesuffix('.server.logging')}.handshake")
-"""Logs every handshake or request that is refused, wherever that is."""
+"""Logger of all rejected handshakes and requests."""
 
 handshake_refused: ContextVar[bool] = ContextVar("handshake_refused", default=False)
-"""Set in the task of a handshake that is refused, which uvicorn takes for a mistake."""
+"""Set in the task of a rejected handshake, to drop uvicorn's error about it."""
 
 
 def set_up_logging(form: str, application: str) -> None:
-    """Log every connection once, as `text` or as `json`.
+    """Set up logging in the format `text` or `json`; existing handlers are kept.
 
-    Nothing that a client can cause is logged as a failure of the server. Handlers that exist
-    already are kept.
+    uvicorn's records about connections, and its tracebacks for bad UTF-8, are dropped.
     """
     logging.getLogger("uvicorn.error").addFilter(_filter_uvicorn)
     logging.getLogger("uvicorn.access").addFilter(_shorten_arguments)
@@ -76,7 +75,7 @@ def set_up_logging(form: str, application: str) -> None:
 
 
 def address_of(client: tuple[str, int] | None) -> str:
-    """Return a client's address as `host:port`; behind a proxy, which hides the port, as `host`."""
+    """Return a client's address as `host:port`; without the port, if a proxy hides it."""
     host, port = client or ("unknown", 0)
     if not port:
         return host
@@ -84,18 +83,18 @@ def address_of(client: tuple[str, int] | None) -> str:
 
 
 def connection_fields(scope: Scope) -> dict[str, Any]:
-    """Return the fields that every log line about a connection begins with."""
+    """Return the first fields of every log record about a connection."""
     return {"connection": connection_id(scope), "client": address_of(scope["client"])}
 
 
 def connection_id(scope: Scope) -> str:
-    """Return the id of a connection, which no other has, in whichever process."""
+    """Return the id of a connection, unique across processes."""
     found: str = scope.get("connection_id") or scope.setdefault("connection_id", token_hex(8))
     return found
 
 
 def uvicorn_log_config(form: str, application: str) -> dict[str, Any]:
-    """Return uvicorn's configuration of logging, as text or as JSON, with all other loggers."""
+    """Return uvicorn's logging configuration, extended to all loggers, as text or JSON."""
     formatters = LOGGING_CONFIG["formatters"] | {"other": {"()": TextFormatter}}
     if form == "json":
         formatters = dict.fromkeys(formatters, {"()": JsonFormatter})
@@ -110,7 +109,7 @@ def uvicorn_log_config(form: str, application: str) -> dict[str, Any]:
 
 
 def _filter_uvicorn(record: logging.LogRecord) -> bool:
-    """Drop duplicates, and tracebacks for bad UTF-8 and for tasks that a stop has cancelled."""
+    """Drop duplicates, and tracebacks for bad UTF-8 and for tasks cancelled at shutdown."""
     is_cancelled = record.exc_info and isinstance(record.exc_info[1], CancelledError)
     if is_cancelled or record.msg == "Invalid UTF-8 sequence received from client.":
         record.exc_info, record.levelno, record.levelname = None, logging.INFO, "INFO"
@@ -122,14 +121,14 @@ def _filter_uvicorn(record: logging.LogRecord) -> bool:
 
 
 def _shorten_arguments(record: logging.LogRecord) -> bool:
-    """Shorten the client's address and the path in an access line."""
+    """Cut a long address or path in an access record."""
     if isinstance(record.args, tuple):
         record.args = tuple(_shorten(value) for value in record.args)
     return True
 
 
 class NamePage(logging.Filter):
-    """Adds the address of a page to the line in which uvicorn says where it is running."""
+    """Adds the URL of a page to uvicorn's message that it is running."""
 
     def __init__(self, path: str) -> None:
         super().__init__()
@@ -147,9 +146,9 @@ class NamePage(logging.Filter):
 
 
 class CheckClient:
-    """Middleware that replaces a client's address by `unknown` where it is not an address.
+    """Middleware that replaces an invalid client address by `unknown`.
 
-    Where a proxy is trusted, uvicorn takes the address from `X-Forwarded-For` without a check.
+    Behind a trusted proxy, uvicorn uses `X-Forwarded-For` without validation.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -163,9 +162,9 @@ class CheckClient:
 
 
 class TextFormatter(DefaultFormatter):
-    """For people: a level, a message, and `name=value` for what else is known.
+    """A line of text: level, message, and extra fields as `name=value`.
 
-    Values are written as JSON, so that no client can forge a line.
+    Values are JSON, so that no client can forge a line.
     """
 
     def formatMessage(self, record: logging.LogRecord) -> str:
@@ -177,7 +176,7 @@ class TextFormatter(DefaultFormatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """For machines: one JSON object a line."""
+    """A JSON object per line."""
 
     def format(self, record: logging.LogRecord) -> str:
         document = {

@@ -1,4 +1,4 @@
-"""A graceful stop: every connection is closed before the server ends."""
+"""Graceful shutdown: closes all connections with 1012."""
 
 import asyncio
 import random
@@ -9,15 +9,15 @@ from ..close_codes import CloseCode
 from ..connection import Connection
 
 PER_SECOND = 50
-"""Connections that are closed in a second at least; faster if there are too many for that."""
+"""Connections to close per second; more if that would take over half of `drain_seconds`."""
 MAX_BATCHES = 100
 
 
 class Drain:
-    """Closes all connections, a few at a time, so that not all clients come back at once.
+    """Closes all connections with 1012, in batches, so that clients don't all reconnect at once.
 
-    They see 1012, after all that was sent before. Connections that take too long for that are
-    dropped at the end of `seconds`.
+    Messages sent before are delivered first. After `seconds`, remaining connections are dropped
+    and lose their unsent data.
     """
 
     def __init__(
@@ -26,14 +26,14 @@ class Drain:
         seconds: float,
         flush: Callable[[], Awaitable[None]],
     ) -> None:
-        """`flush` returns when what was sent so far is on its way to the clients."""
+        """`flush` waits until everything published so far has been written to the connections."""
         self.has_begun = False
         self._connections = connections
         self._seconds = seconds
         self._flush = flush
 
     async def run(self) -> None:
-        """Close every connection within `seconds`; from now on, new ones are refused with 503."""
+        """Close all connections within `seconds`; new handshakes get 503 from now on."""
         self.has_begun = True
         try:
             async with asyncio.timeout(self._seconds):
@@ -49,7 +49,7 @@ class Drain:
             await asyncio.wait_for(self._flush(), self._seconds / 4)
         await self._close_in_batches()
         while self._connections:
-            self._close(self._connections)  # also those that came meanwhile
+            self._close(self._connections)  # including those opened in the meantime
             await asyncio.sleep(0.01)
 
     async def _close_in_batches(self) -> None:

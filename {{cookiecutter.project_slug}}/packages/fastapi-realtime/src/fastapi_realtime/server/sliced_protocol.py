@@ -1,4 +1,4 @@
-"""uvicorn's WebSocket protocol, which parses a few frames of a client at a time."""
+"""uvicorn's WebSocket protocol, parsing a few frames of a client at a time."""
 
 import asyncio
 from typing import cast
@@ -8,27 +8,27 @@ from .light_protocol import LightWebSocketProtocol
 from .uvicorn_internals import ASGIReceiveEvent, ASGISendEvent
 
 FRAMES_PER_TURN = 64
-"""Frames of one client that are parsed at once; uvicorn reads up to 40,000 small ones."""
+"""Frames of one client to parse before other tasks run; a read can have 40,000 small ones."""
 MAX_BYTES_AFTER_CLOSE = 262_144
-"""Bytes that may still come, and are thrown away, when a close frame has been sent."""
+"""Bytes accepted after a close frame, and ignored; above, the connection is dropped."""
 TURNS_AT_END = 16
-"""Turns for what came before the connection was lost."""
+"""Maximum turns to parse remaining data when the connection is lost."""
 
 
 class SlicedWebSocketProtocol(LightWebSocketProtocol):
-    """Parses a few frames, and then gives others their turn.
+    """Parses a few frames, then lets other tasks run.
 
-    What cannot be parsed yet, because the handshake has not been answered, the inbox is full, or
-    others have their turn, is kept in `unparsed`; reading is paused meanwhile.
+    Data is kept in `unparsed`, and reading is paused, until the handshake has been answered, the
+    inbox is empty and other tasks have run.
     """
 
     bytes_after_close = 0
     unparsed: bytes | bytearray = b""
-    frame_rest = 0  # bytes of the current frame that the parser has not seen
+    frame_bytes_left = 0  # bytes of the current frame that the parser has not seen
     turn: asyncio.Handle | None = None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Pass on what came before the end, unless it is very much."""
+        """Parse the remaining data, up to `TURNS_AT_END` turns."""
         for _ in range(TURNS_AT_END):
             if self.can_parse() and not self.close_sent:
                 self.parse_frames()
@@ -36,31 +36,31 @@ class SlicedWebSocketProtocol(LightWebSocketProtocol):
         super().connection_lost(exc)
 
     def handshake_received(self, head: bytes) -> None:
-        """Take the head of a handshake."""
+        """Parse the head of a handshake with `websockets`."""
         super().data_received(head)
 
     def data_received(self, data: bytes) -> None:
         if not self.handshake_initiated:
             self.handshake_received(data)
             return
-        if self.close_sent or self.last_frame:
+        if self.close_sent or self.close_reply:
             self.bytes_after_close += len(data)
             if self.bytes_after_close > MAX_BYTES_AFTER_CLOSE:
                 self.transport.abort()
-            if self.transport.is_closing() or self.last_frame:
+            if self.transport.is_closing() or self.close_reply:
                 return
         if self.unparsed:
             self.unparsed = self.unparsed + data
         else:
-            self.unparsed = data[self.take_frames(data) :]
+            self.unparsed = data[self.handle_common_frames(data) :]
         if self.unparsed and self.turn is None:
-            self.take_turn()
+            self.run_turn()
 
-    def take_turn(self) -> None:
-        """Parse some frames; continue later if there are more, and read on if there are not."""
+    def run_turn(self) -> None:
+        """Parse some frames; schedule another turn if there are more, else resume reading."""
         self.turn = None
         if not self.read_paused:
-            self.take(self.take_frames(self.unparsed))
+            self.pop_unparsed(self.handle_common_frames(self.unparsed))
         if self.can_parse() and not self.read_paused:
             self.parse_frames()
         if self.transport.is_closing():
@@ -68,28 +68,28 @@ class SlicedWebSocketProtocol(LightWebSocketProtocol):
         if self.can_parse() or not self.handshake_complete:
             self.transport.pause_reading()
             if self.handshake_complete and not self.read_paused:
-                self.take_turn_soon()
+                self.schedule_turn()
         elif not self.read_paused:
             self.transport.resume_reading()
 
-    def take_turn_soon(self) -> None:
-        """Parse more when others have had their turn."""
+    def schedule_turn(self) -> None:
+        """Schedule a turn, after other tasks have run."""
         if self.turn is None:
-            self.turn = self.loop.call_soon(self.take_turn)
+            self.turn = self.loop.call_soon(self.run_turn)
 
     def can_parse(self) -> bool:
-        """Tell whether there is more of a frame, after the handshake and before the end."""
+        """Return whether there is a frame, or a part of one, that can be parsed now."""
         if not self.unparsed or not self.handshake_complete or self.has_ended:
             return False
-        return self.frame_rest > 0 or frame_size(self.unparsed, 0) is not None
+        return self.frame_bytes_left > 0 or frame_size(self.unparsed, 0) is not None
 
-    def take_frames(self, data: bytes | bytearray) -> int:
-        """Take messages and control frames, as long as data begins with a common one.
+    def handle_common_frames(self, data: bytes | bytearray) -> int:
+        """Handle common messages and control frames at the start of `data`.
 
-        Return where what is left for the parser begins.
+        Returns the position of the rest, which the parser of `websockets` has to parse.
         """
         start, limit = 0, self.config.ws_max_size
-        if not self.is_open or self.frame_rest or self.frames:
+        if not self.is_open or self.frame_bytes_left or self.frames:
             return start
         while not self.read_paused:
             if found := read_message(data, start, limit):
@@ -97,51 +97,51 @@ class SlicedWebSocketProtocol(LightWebSocketProtocol):
                 self.put(message, size)
             elif control := read_control(data, start):
                 opcode, payload, end = control
-                self.take_control_frame(opcode, payload)
-                start = len(data) if self.transport.is_closing() or self.last_frame else end
+                self.handle_control_frame(opcode, payload)
+                start = len(data) if self.transport.is_closing() or self.close_reply else end
             else:
                 break
         return start
 
     def put(self, message: str | bytes, size: int) -> None:
-        """Put a message into the inbox, and read no more while that is full."""
+        """Put a message into the inbox; pause reading if it is full."""
         self.inbox.put(message, size)
         if self.inbox.is_full and not self.read_paused and not self.transport.is_closing():
             self.read_paused = True
             self.transport.pause_reading()
 
-    def go_on_reading(self) -> None:
-        """Parse or read on, since the inbox is empty, or end where the client has closed."""
-        if self.last_frame:
+    def on_inbox_empty(self) -> None:
+        """Resume parsing and reading, or end if the client has closed."""
+        if self.close_reply:
             self.end()
         if not self.read_paused:
             return
         self.read_paused = False
         if self.unparsed:
-            self.take_turn_soon()
+            self.schedule_turn()
         elif not self.transport.is_closing():
             self.transport.resume_reading()
 
     def parse_frames(self) -> None:
-        """Parse up to `FRAMES_PER_TURN` frames, the last perhaps in part."""
-        end = self.frame_rest
+        """Parse up to `FRAMES_PER_TURN` frames; the last one may be incomplete."""
+        end = self.frame_bytes_left
         for _ in range(FRAMES_PER_TURN):
             size = frame_size(self.unparsed, end)
             if size is None:
                 break
             end += size
-        self.frame_rest = max(0, end - len(self.unparsed))
-        self.parse(self.take(end))
+        self.frame_bytes_left = max(0, end - len(self.unparsed))
+        self.parse(self.pop_unparsed(end))
 
     def parse(self, data: bytes | bytearray) -> None:
-        """Parse data, and handle what comes before an error, too."""
+        """Parse data; events before an error are handled, too."""
         self.conn.receive_data(data)
         self.handle_events()
         if self.conn.parser_exc is not None:
             self.handle_parser_exception()
 
-    def take(self, size: int) -> bytes | bytearray:
-        """Return up to `size` bytes of what is unparsed, and remove them."""
+    def pop_unparsed(self, size: int) -> bytes | bytearray:
+        """Remove and return up to `size` bytes of `unparsed`."""
         data, self.unparsed = self.unparsed, b""
         if size < len(data):
             self.unparsed = bytearray(data) if isinstance(data, bytes) else data
@@ -150,7 +150,7 @@ class SlicedWebSocketProtocol(LightWebSocketProtocol):
         return data
 
     async def receive(self) -> ASGIReceiveEvent:
-        """Return what comes next, as an event of ASGI."""
+        """Return the next message or disconnect, as an ASGI event."""
         message, _ = await self.inbox.get()
         if isinstance(message, str):
             return {"type": "websocket.receive", "text": message}
@@ -159,8 +159,8 @@ class SlicedWebSocketProtocol(LightWebSocketProtocol):
         return cast(ASGIReceiveEvent, message)
 
     async def send(self, message: ASGISendEvent) -> None:
-        """Send; after a close frame, end, or go on to parse until the client's own is found."""
-        is_end = bool(self.last_frame) and message["type"] == "websocket.close"
+        """Send. After a close, end if the client has closed, else parse on to its close frame."""
+        is_end = bool(self.close_reply) and message["type"] == "websocket.close"
         if is_end:
             self.stop_close_timer()
         try:
@@ -169,4 +169,4 @@ class SlicedWebSocketProtocol(LightWebSocketProtocol):
             if is_end:
                 self.end()
         if self.close_sent and self.unparsed:
-            self.take_turn_soon()
+            self.schedule_turn()

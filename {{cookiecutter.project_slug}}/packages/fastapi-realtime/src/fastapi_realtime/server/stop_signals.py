@@ -1,4 +1,4 @@
-"""Signals to stop, which uvicorn gets only when open connections have been drained."""
+"""SIGINT and SIGTERM: connections are drained before uvicorn receives the signal."""
 
 import asyncio
 import signal
@@ -13,22 +13,21 @@ SignalHandler = Callable[[int, FrameType | None], object]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 REPEAT_SECONDS = 1.0
-"""Signals that come this soon after the first one are repeats of it."""
+"""Signals within this time after the first one are ignored as repeats."""
 
 
 class StopSignals:
-    """Runs `drain` at the first signal to stop, and then passes the signal on to uvicorn.
+    """Runs `drain` at the first signal, then passes the signal to uvicorn.
 
-    `uv run`, systemd and uvicorn's parent process send a signal more than once, so those
-    within `REPEAT_SECONDS` of the first count as the first, and SIGTERM never counts twice. A
-    later Ctrl-C ends the drain, and one after that goes to the server, which then exits at
-    once. This works under uvicorn; other servers close connections in their own way.
+    `uv run`, systemd and uvicorn's parent process send signals more than once, so repeats within
+    `REPEAT_SECONDS` are ignored, and further SIGTERMs always. A later Ctrl-C cancels the drain;
+    another one is passed to uvicorn, which exits at once. Under other servers, this does nothing.
     """
 
     def __init__(
         self, drain: Callable[[], Awaitable[None]], clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """`clock` tells the time of signals, in seconds."""
+        """`clock` returns a monotonic time in seconds."""
         self._drain = drain
         self._clock = clock
         self._loop = asyncio.get_running_loop()
@@ -38,12 +37,12 @@ class StopSignals:
         self._servers = {each: handler for each, handler in handlers.items() if is_uvicorn(handler)}
 
     def install(self) -> None:
-        """Receive the signals that uvicorn handles."""
+        """Replace uvicorn's signal handlers."""
         for each in self._servers:
             signal.signal(each, self._receive)
 
     def restore(self) -> None:
-        """Give the signals back, unless a stop has begun; repeats of it may still come."""
+        """Restore uvicorn's handlers; not after a signal, since repeats may still come."""
         if self._task is None:
             for each, handler in self._servers.items():
                 signal.signal(each, handler)

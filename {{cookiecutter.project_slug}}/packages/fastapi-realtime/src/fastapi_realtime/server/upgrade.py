@@ -1,4 +1,4 @@
-"""The handshake of a WebSocket (RFC 6455 §4.2), from a head that HTTP's parser has read."""
+"""Fast path for WebSocket handshakes (RFC 6455 §4.2) that the HTTP protocol has parsed."""
 
 import re
 from base64 import b64encode
@@ -6,7 +6,7 @@ from hashlib import sha1
 from typing import NamedTuple
 
 MAX_HEADERS, MAX_BYTES = 100, 8000
-"""Less than what `websockets` allows: 128 headers, and 8 KiB a line."""
+"""Below the limits of `websockets`: 128 headers, 8 KiB per line."""
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
@@ -15,7 +15,7 @@ TARGET = re.compile(rb"[\x21-\x7e]+")
 NAMES = re.compile(rb"[-!#$%&'*+.^_`|~0-9a-z]+")
 VALUES = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 
-EXPECTED = (
+REQUIRED = (
     (b"connection", {b"upgrade", b"keep-alive, upgrade"}),
     (b"upgrade", {b"websocket"}),
     (b"sec-websocket-version", {b"13"}),
@@ -27,14 +27,14 @@ BROWSERS = b"""
     accept-language sec-websocket-key sec-websocket-version sec-websocket-protocol
     sec-websocket-extensions authorization x-forwarded-for x-forwarded-proto
 """
-COMMON = {name: name for name in BROWSERS.split()}
-"""Names of headers; all connections share these instead of keeping copies."""
+COMMON_NAMES = {name: name for name in BROWSERS.split()}
+"""Common header names, shared by all connections to save memory."""
 
 Headers = list[tuple[bytes, bytes]]
 
 
 class Handshake(NamedTuple):
-    """What a client asks for, and the value of `Sec-WebSocket-Accept` that answers its key."""
+    """A valid handshake, and the value of `Sec-WebSocket-Accept` for its response."""
 
     target: str
     headers: Headers
@@ -43,15 +43,15 @@ class Handshake(NamedTuple):
 
 
 def read_handshake(method: str, target: bytes, headers: Headers) -> Handshake | None:
-    """Return a handshake as clients send it; names of headers are in lower case.
+    """Return a valid handshake; header names must be in lower case.
 
-    It is `None` for all that is unusual, like a header that is there twice: whether that is valid
-    is the business of `websockets`, which parses the head once more.
+    `None` for anything unusual, such as a repeated header: leave that to `websockets`, which
+    parses the head again and validates it.
     """
-    headers = [(COMMON.get(name, name), value.strip(b" \t")) for name, value in headers]
+    headers = [(COMMON_NAMES.get(name, name), value.strip(b" \t")) for name, value in headers]
     found = dict(headers)
     key, offered = found.get(b"sec-websocket-key", b""), found.get(b"sec-websocket-protocol")
-    if method != "GET" or not is_usual(target, headers, found) or not KEY.fullmatch(key):
+    if method != "GET" or not has_common_headers(target, headers, found) or not KEY.fullmatch(key):
         return None
     if offered is not None and not TOKENS.fullmatch(offered):
         return None
@@ -60,11 +60,11 @@ def read_handshake(method: str, target: bytes, headers: Headers) -> Handshake | 
     return Handshake(target.decode(), headers, subprotocols, accept)
 
 
-def is_usual(target: bytes, headers: Headers, found: dict[bytes, bytes]) -> bool:
-    """Tell whether each header is there once, is valid and short, and announces no body."""
+def has_common_headers(target: bytes, headers: Headers, found: dict[bytes, bytes]) -> bool:
+    """Return whether all headers are valid, short and not repeated, and none announces a body."""
     if len(found) != len(headers) or len(found) > MAX_HEADERS or not WITH_BODY.isdisjoint(found):
         return False
-    for name, values in EXPECTED:
+    for name, values in REQUIRED:
         if found.get(name, b"").lower() not in values:
             return False
     names, values = b"".join(found), b"".join(found.values())
@@ -74,7 +74,7 @@ def is_usual(target: bytes, headers: Headers, found: dict[bytes, bytes]) -> bool
 
 
 def answer(accept: bytes, headers: Headers) -> bytes:
-    """Return the response that opens the connection."""
+    """Return the response with status 101."""
     lines = [
         b"HTTP/1.1 101 Switching Protocols",
         b"Upgrade: websocket",

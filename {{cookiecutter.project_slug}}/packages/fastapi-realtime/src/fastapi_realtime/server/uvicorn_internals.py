@@ -1,8 +1,8 @@
-"""All names that the engine uses of uvicorn beyond its documentation.
+"""All undocumented names of uvicorn that the engine uses.
 
-`http_protocol.py` and the three WebSocket protocols extend two of these classes: they override
-their callbacks and use their attributes, which `tests/engine/test_uvicorn.py` of the template
-lists. Hence the upper bound on uvicorn in `pyproject.toml`.
+`http_protocol.py` and the three WebSocket protocols also override methods and use attributes of
+two of these classes; `tests/engine/test_uvicorn.py` of the template lists them. Hence the upper
+bound on uvicorn in `pyproject.toml`.
 """
 
 from contextlib import suppress
@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 WEBSOCKET_PROTOCOLS: tuple[type[Any], ...] = (WebSocketsSansIOProtocol,)
-"""Protocols that write a handshake or a frame whole before `send` returns, so that others may follow."""
+"""Protocols whose `send` writes a whole frame at once, so that others can write between two."""
 with suppress(ImportError):
     from uvicorn.protocols.websockets.wsproto_impl import WSProtocol
 

@@ -1,4 +1,4 @@
-"""All names that the engine uses of `websockets` besides its client and its exceptions."""
+"""All names of `websockets` that the engine uses, besides its client and exceptions."""
 
 from websockets.frames import Close, Frame, Opcode, apply_mask
 from websockets.http11 import Request

@@ -1,4 +1,4 @@
-"""A deadline for writing: a client that stops reading is dropped."""
+"""A timeout for clients that stop reading."""
 
 import asyncio
 import sys
@@ -6,15 +6,15 @@ from collections.abc import Callable
 from contextlib import suppress
 
 WRITE_SECONDS = 10.0
-"""Seconds after which a client that reads nothing of what waits for it is dropped."""
+"""Seconds after which a client that has read nothing is dropped."""
 CHECKS = 10
-"""Checks for progress in that time."""
+"""Number of checks in that time."""
 
 
 class WriteDeadline:
-    """Call `on_expiry` when data has waited for `WRITE_SECONDS` and the client has read none of it.
+    """Calls `on_expiry` when the client has read none of the unsent data for `WRITE_SECONDS`.
 
-    A slow client that goes on reading is not dropped.
+    A slow client that keeps reading is not affected.
     """
 
     def __init__(self, transport: asyncio.Transport, on_expiry: Callable[[], None]) -> None:
@@ -25,9 +25,9 @@ class WriteDeadline:
         self._checks_without_progress = 0
 
     def start(self) -> None:
-        """Start checking, unless that has been done."""
+        """Start checking, if not started."""
         if self._timer is None:
-            self.note_progress()
+            self.reset()
             self._schedule()
 
     def stop(self) -> None:
@@ -36,8 +36,8 @@ class WriteDeadline:
             self._timer.cancel()
             self._timer = None
 
-    def note_progress(self) -> None:
-        """Start to count again: the client has read something."""
+    def reset(self) -> None:
+        """Restart the timeout, since the client has read something."""
         self._checks_without_progress = 0
 
     def _schedule(self) -> None:
@@ -48,7 +48,7 @@ class WriteDeadline:
         before, self._unread = self._unread, unread_bytes(self._transport)
         self._checks_without_progress += 1
         if self._unread < before or not self._transport.get_write_buffer_size():
-            self.note_progress()
+            self.reset()
         if self._checks_without_progress < CHECKS:
             self._schedule()
         else:
@@ -57,10 +57,10 @@ class WriteDeadline:
 
 
 def unread_bytes(transport: asyncio.Transport) -> int:
-    """Return how many bytes wait for the client, in the transport and in the kernel.
+    """Return the bytes that the client has not read, in the transport and in the kernel.
 
-    The kernel takes more from the transport only when a third of its own buffer is free, which
-    may be a megabyte, so the transport alone would make a slow reader look like one that stopped.
+    The kernel accepts more from the transport only when a third of its buffer is free, up to a
+    megabyte, so the transport alone can't tell a slow reader from one that has stopped.
     """
     waiting = transport.get_write_buffer_size()
     with suppress(ImportError, OSError):  # not on Windows
