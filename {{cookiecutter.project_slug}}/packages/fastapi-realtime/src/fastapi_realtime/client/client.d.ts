@@ -1,8 +1,8 @@
-/** Types of client.js. A test compares those of the events with the server's. */
+/** Types of client.js. A test compares the events with the server's. */
 
 export type JsonValue = string | number | boolean | null | JsonValue[] | { [key: string]: JsonValue };
 
-/** Somebody else's message, or one from another of your own connections. */
+/** A message of another member, or of your user's other connections. */
 export interface MessageEvent {
   type: "message";
   id: string;
@@ -19,7 +19,7 @@ export interface PresenceEvent {
   connection: string;
 }
 
-/** You have joined; it has an `id`, which tells it from that of another member. */
+/** You have joined. Unlike the `joined` of another member, it has an `id`. */
 export interface JoinedEvent {
   type: "joined";
   id: string;
@@ -33,7 +33,7 @@ export interface PresentMember {
   connections: string[];
 }
 
-/** Who is there; in a large room, `members` is empty. */
+/** Who is in the room. In a large room, `members` is empty. */
 export interface PresentEvent {
   type: "present";
   room: string;
@@ -41,14 +41,14 @@ export interface PresentEvent {
   members: PresentMember[];
 }
 
-/** Messages may be missing here: load from elsewhere what you need, or tell the reader. */
+/** Messages may be missing here: load them from elsewhere, or tell the user. */
 export interface GapEvent {
   type: "gap";
   room: string;
   since: string;
 }
 
-/** The messages that you missed while away have been sent. */
+/** All messages missed since `since` have been sent. */
 export interface ResumedEvent {
   type: "resumed";
   id: string;
@@ -56,7 +56,7 @@ export interface ResumedEvent {
   since: string;
 }
 
-/** `send` returns the `id`; it is not dispatched. */
+/** Not dispatched; `send` resolves to its `id`. */
 export interface AcceptedEvent {
   type: "accepted";
   ref: string;
@@ -69,7 +69,7 @@ export interface PongEvent {
   ref?: string;
 }
 
-/** An error that is about none of the messages of `send`, whose promises have theirs. */
+/** An error that is not about a message; those reject the promise of `send`. */
 export interface ErrorEvent {
   type: "error";
   code: string;
@@ -80,7 +80,7 @@ export interface ErrorEvent {
 
 export type RoomState = "connecting" | "open" | "closed";
 
-/** The state has changed; where a connection ended, with its close code and the reason. */
+/** The state has changed; `code` and `reason` are those of a connection that ended. */
 export interface StateChange {
   state: RoomState;
   code?: number;
@@ -99,51 +99,51 @@ export interface RoomEventMap {
 }
 
 export interface RoomOptions {
-  /** Asked for a token before each attempt to connect. */
+  /** Called for a token before each attempt to connect. */
   token?: () => string | undefined | Promise<string | undefined>;
-  /** Messages on their way at once (1). More are faster where the server is far away, but may
-   * arrive in another order when it rejects one of them for a while. */
+  /** Messages in flight at once (1). More are faster if the server is far away, but may be
+   * published in another order if one is rejected and sent again. */
   inFlight?: number;
-  /** Messages that may wait to be accepted, also while there is no connection (1000). */
+  /** Messages not yet accepted, at most (1000); then `send` rejects with `queue_full`. */
   maxQueued?: number;
-  /** Events that may wait, after a reconnection, for the answer to a message (1000); above, the
-   * connection is given up. It must be more than the server keeps of a room. */
+  /** Events held after a reconnection until sent messages are accepted (1000); above, it
+   * reconnects. Must be more than the server's history of a room. */
   maxHeld?: number;
-  /** Milliseconds to wait before the first attempt to reconnect, at most (1000). */
+  /** Maximum milliseconds before the first attempt to reconnect (1000); doubled each time. */
   minDelay?: number;
-  /** Milliseconds to wait before any attempt, at most (30,000). */
+  /** Maximum milliseconds before any attempt (30,000). */
   maxDelay?: number;
-  /** Milliseconds of silence before the connection is tested (20,000). */
+  /** Milliseconds without data from the server before a ping is sent (20,000). */
   pingAfter?: number;
-  /** Milliseconds that the server has to answer then (10,000). */
+  /** Milliseconds to wait for the pong before reconnecting (10,000). */
   pongWithin?: number;
-  /** What to connect with, where there is no global `WebSocket`. */
+  /** The `WebSocket` class, if there is no global one. */
   WebSocket?: new (url: string, protocols: string[]) => unknown;
 }
 
-/** Why a message was not sent: `code` is that of the server's error, `too_big` (for the server),
- * `queue_full` or `closed`. */
+/** Why a message was not sent: `code` is the server's error code, or `too_big` (1009), `queue_full`
+ * or `closed`. */
 export class RoomError extends Error {
   constructor(code: string, detail: string);
   readonly code: string;
 }
 
-/** A room that stays joined until it is closed. */
+/** A room, joined until it is closed. */
 export class Room extends EventTarget {
-  /** Throws a `TypeError` for a URL that no WebSocket may have: another protocol, a fragment. */
+  /** Throws a `TypeError` for an invalid URL: another scheme, or a fragment. */
   constructor(url: string | URL, options?: RoomOptions);
 
-  /** `connecting`, also between two connections; `open`; or `closed`, for good. */
+  /** `connecting`, also while reconnecting; `open`; or `closed`, for good. */
   readonly state: RoomState;
 
-  /** Send any JSON value; the promise has its id, once the server has accepted it, or it is
-   * rejected with a `RoomError`. */
+  /** Send a JSON value. Resolves to the message's id once the server has accepted it; rejects
+   * with a `RoomError`. */
   send(data: JsonValue): Promise<string>;
 
-  /** Hand a new token to the open connection, so that it outlives the old one. */
+  /** Send a new token, so that the connection stays open when the old one expires. */
   renew(): Promise<void>;
 
-  /** Leave the room; what has not been accepted is rejected with the code `closed`. */
+  /** Leave the room for good; messages not yet accepted are rejected with `closed`. */
   close(): void;
 
   addEventListener<Type extends keyof RoomEventMap>(
@@ -168,5 +168,5 @@ export class Room extends EventTarget {
   ): void;
 }
 
-/** Join a room, like `/ws_broadcast/tea`. A URL may be relative to that of the page. */
+/** Join a room, such as `/ws_broadcast/tea`. The URL may be relative to the page. */
 export function connect(url: string | URL, options?: RoomOptions): Room;

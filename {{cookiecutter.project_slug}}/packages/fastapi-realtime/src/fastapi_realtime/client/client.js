@@ -5,30 +5,31 @@
  *     room.addEventListener("message", ({ detail }) => show(detail.sender, detail.data));
  *     const id = await room.send("Hello");
  *
- * When a connection breaks, it makes a new one. Others' messages come once and in order, and what
- * may be missing is told by a `gap`; each message sent is published once. Others write what they
- * like: put it into a page with `textContent`.
+ * It reconnects when the connection is lost. Messages of others arrive once and in order; a `gap`
+ * event says that some may be missing. Each message sent is published once. Data of others is not
+ * escaped: insert it into a page with `textContent`.
  */
 
 const EVENTS_V1 = "events.v1";
 
-/** Types of the server's events that are dispatched. */
+/** Types of events that are dispatched. */
 const DISPATCHED = new Set(["message", "joined", "left", "present", "gap", "resumed", "error"]);
 
-/** Close codes after which a new connection may work; any other one closes the room for good. */
-const PASSING_CLOSE_CODES = new Set([1001, 1005, 1006, 1011, 1012, 1013, 1014, 1015, 4401]);
+/** Close codes after which to reconnect; any other code closes the room for good. */
+const RETRYABLE_CLOSE_CODES = new Set([1001, 1005, 1006, 1011, 1012, 1013, 1014, 1015, 4401]);
 const INTERNAL_ERROR = 1011;
 const UNAUTHORIZED = 4401;
 const MESSAGE_TOO_BIG = 1009;
 
-/** Errors of `new WebSocket` that come again: a token with a space, or `ws:` on a page with TLS. */
-const HOPELESS_ERRORS = new Set(["SyntaxError", "SecurityError"]);
+/** Permanent errors of `new WebSocket`: a space in the token, or `ws:` on an `https:` page. */
+const PERMANENT_ERRORS = new Set(["SyntaxError", "SecurityError"]);
 
-/** Errors after which the same message may be accepted later. */
-const PASSING_ERRORS = new Set(["rate_limited", "unavailable"]);
-const UNREAD_ERRORS = new Set(["rate_limited", "invalid_json"]);
+/** Errors after which to send the message again. */
+const RETRYABLE_ERRORS = new Set(["rate_limited", "unavailable"]);
+/** Errors that may have no `ref`. */
+const ERRORS_WITHOUT_REF = new Set(["rate_limited", "invalid_json"]);
 
-/** Ids of one's own messages to remember; a room keeps 100 messages, unless its settings differ. */
+/** Ids of own messages to keep, at most; must be more than the history of the room (100). */
 const MAX_OWN_IDS = 1000;
 
 const DEFAULTS = {
@@ -41,7 +42,7 @@ const DEFAULTS = {
   pongWithin: 10_000,
 };
 
-/** Why a message was not sent: the `code` is one of those in client.d.ts. */
+/** Rejects the promise of `send`; for the `code`, see client.d.ts. */
 export class RoomError extends Error {
   constructor(code, detail) {
     super(`${code}: ${detail}`);
@@ -50,28 +51,28 @@ export class RoomError extends Error {
   }
 }
 
-/** Join a room; see `RoomOptions` in client.d.ts. A URL may be relative to that of the page. */
+/** Join a room; see `RoomOptions` in client.d.ts. The URL may be relative to the page. */
 export function connect(url, options) {
   return new Room(url, options);
 }
 
-/** A room that stays joined until it is closed. It dispatches the server's events, and `state`. */
+/** A room, joined until it is closed. Dispatches the server's events, and `state`. */
 export class Room extends EventTarget {
   #url;
   #options;
   #state = "connecting";
   #socket = null;
-  #timer; // for the next attempt, or for a silent connection
-  #isWaiting = false; // for the next attempt
-  #attempts = 0; // to connect, since a connection that lasted
+  #timer; // for the next attempt to connect, or for a ping or its pong
+  #isWaiting = false; // for the next attempt to connect
+  #attempts = 0; // to reconnect, since a connection that lasted `maxDelay`
   #openedAt = Infinity;
-  #since = ""; // the id up to which everything has been dispatched
-  #queue = new Map(); // messages that are not accepted, by ref, in their order
-  #uncertain = new Set(); // refs of those that a broken connection may have published
-  #held = []; // events that wait until these are known
-  #ownIds = new Set(); // of accepted messages, which the server sends again on a return
-  #pause; // after an error that passes
-  #refusals = 0; // since a message was accepted
+  #since = ""; // id of the last event; sent to resume after it
+  #queue = new Map(); // messages not yet accepted, by ref, in order
+  #uncertain = new Set(); // refs of messages that were sent on a lost connection
+  #held = []; // events to dispatch once no message is uncertain
+  #ownIds = new Set(); // of accepted messages; the server repeats them after a reconnection
+  #resendTimer; // set after a retryable error, to send again
+  #rejections = 0; // such errors since a message was accepted
 
   constructor(url, options) {
     super();
@@ -82,12 +83,12 @@ export class Room extends EventTarget {
     this.#connect();
   }
 
-  /** `connecting`, also between two connections; `open`; or `closed`, for good. */
+  /** `connecting`, also while reconnecting; `open`; or `closed`, for good. */
   get state() {
     return this.#state;
   }
 
-  /** Send any JSON value; the promise has its id, once the server has accepted it. */
+  /** Send a JSON value; resolves to the message's id once the server has accepted it. */
   async send(data) {
     if (this.#state === "closed") throw new RoomError("closed", "the room is closed");
     if (this.#queue.size >= this.#options.maxQueued) {
@@ -101,18 +102,18 @@ export class Room extends EventTarget {
     });
   }
 
-  /** Hand a new token to the open connection, so that it outlives the old one. */
+  /** Send a new token, so that the connection stays open when the old one expires. */
   async renew() {
     const token = await this.#options.token();
     if (this.#state === "open") this.#socket.send(toJson({ type: "token", token, ref: "token" }));
   }
 
-  /** Leave the room; what has not been accepted is rejected with the code `closed`. */
+  /** Leave the room for good; messages not yet accepted are rejected with `closed`. */
   close() {
     this.#close(1000, "closed by this client");
   }
 
-  /** Make the next attempt at once. */
+  /** Reconnect without further delay. */
   #retry = () => {
     if (!this.#isWaiting) return;
     clearTimeout(this.#timer);
@@ -135,24 +136,24 @@ export class Room extends EventTarget {
     try {
       this.#listen(new this.#options.WebSocket(this.#url.href, protocols));
     } catch (error) {
-      if (!HOPELESS_ERRORS.has(error.name)) throw error;
+      if (!PERMANENT_ERRORS.has(error.name)) throw error;
       this.#close(1006, String(error));
     }
   }
 
   #listen(socket) {
     this.#socket = socket;
-    this.#watch();
-    // Late events of a connection that was given up are not for us.
+    this.#startPingTimer();
+    // Ignore late events of an earlier connection.
     const isCurrent = () => socket === this.#socket;
     socket.onmessage = ({ data }) => isCurrent() && this.#receive(parseEvent(data));
     socket.onclose = ({ code, reason }) => isCurrent() && this.#lost(code, reason);
-    // In Node 22, a failed handshake has no `close` event; elsewhere, that comes first.
+    // In Node 22, a failed handshake has no `close` event. Elsewhere, it comes before this timer.
     socket.onerror = () => setTimeout(socket.onclose, 0, { code: 1006, reason: "failed" });
   }
 
-  /** Ask a silent connection for a sign of life, and give it up if there is none. */
-  #watch() {
+  /** Ping after `pingAfter` of silence; reconnect if nothing arrives within `pongWithin`. */
+  #startPingTimer() {
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => {
       if (this.#state === "open") this.#socket.send(toJson({ type: "ping", ref: "ping" }));
@@ -161,13 +162,13 @@ export class Room extends EventTarget {
   }
 
   #receive(event) {
-    this.#watch();
+    this.#startPingTimer();
     if (!event) return;
     const message = this.#messageOf(event);
     if (event.type === "accepted") {
       if (message) this.#accepted(message, event.id);
     } else if (event.type === "error" && message) {
-      this.#refused(message, event);
+      this.#rejected(message, event);
     } else if (event.type !== "pong") {
       this.#held.push(event);
       if (event.type === "joined" && typeof event.id === "string") this.#opened();
@@ -177,13 +178,13 @@ export class Room extends EventTarget {
   }
 
   #messageOf({ type, code, ref }) {
-    // In JSON that is nested too deep, the server finds no `ref`; others have one, also pings.
-    const isUnread = type === "error" && !ref && UNREAD_ERRORS.has(code);
-    return isUnread ? this.#queue.values().next().value : this.#queue.get(ref);
+    // The server can't read the `ref` of JSON nested too deep; the error is about the oldest message.
+    const hasNoRef = type === "error" && !ref && ERRORS_WITHOUT_REF.has(code);
+    return hasNoRef ? this.#queue.values().next().value : this.#queue.get(ref);
   }
 
   #deliver(event) {
-    if (this.#state === "closed") return; // by a listener
+    if (this.#state === "closed") return; // closed by a listener
     if (typeof event.id === "string") this.#since = event.id;
     if (this.#ownIds.delete(event.id) || !DISPATCHED.has(event.type)) return;
     this.#dispatch(event.type, event);
@@ -196,7 +197,7 @@ export class Room extends EventTarget {
   }
 
   #sendNext() {
-    if (this.#state !== "open" || this.#pause) return;
+    if (this.#state !== "open" || this.#resendTimer) return;
     let count = 0;
     for (const message of this.#queue.values()) {
       if (count++ === this.#options.inFlight) return;
@@ -206,27 +207,27 @@ export class Room extends EventTarget {
   }
 
   #accepted(message, id) {
-    this.#refusals = 0;
+    this.#rejections = 0;
     this.#ownIds.add(id);
     if (this.#ownIds.size > MAX_OWN_IDS) this.#ownIds.delete(this.#ownIds.values().next().value);
     this.#settle(message);
     message.resolve(id);
   }
 
-  #refused(message, { code, detail }) {
-    if (PASSING_ERRORS.has(code)) {
+  #rejected(message, { code, detail }) {
+    if (RETRYABLE_ERRORS.has(code)) {
       message.isSent = false;
-      const delay = this.#backoff(this.#refusals) * (1 + Math.random());
-      this.#pause ??= setTimeout(() => this.#resume(), delay);
+      const delay = this.#backoff(this.#rejections) * (1 + Math.random());
+      this.#resendTimer ??= setTimeout(() => this.#resend(), delay);
     } else {
       this.#settle(message);
       message.reject(new RoomError(code, detail));
     }
   }
 
-  #resume() {
-    this.#pause = undefined;
-    this.#refusals += 1;
+  #resend() {
+    this.#resendTimer = undefined;
+    this.#rejections += 1;
     this.#sendNext();
   }
 
@@ -236,33 +237,33 @@ export class Room extends EventTarget {
     this.#sendNext();
   }
 
-  /** Milliseconds, twice as many each time. */
+  /** Return milliseconds: exponential backoff. */
   #backoff(count) {
     return Math.min(this.#options.maxDelay, this.#options.minDelay * 2 ** count);
   }
 
   #lost(code, reason) {
-    if (this.#state === "closed") return; // while it waited for a token
-    const isPassing = PASSING_CLOSE_CODES.has(code) || this.#rejectTooBig(code, reason);
-    if (!isPassing || (code === UNAUTHORIZED && !this.#options.token)) {
+    if (this.#state === "closed") return; // closed while waiting for a token
+    const canReconnect = RETRYABLE_CLOSE_CODES.has(code) || this.#rejectTooBig(code, reason);
+    if (!canReconnect || (code === UNAUTHORIZED && !this.#options.token)) {
       this.#close(code, reason);
       return;
     }
-    this.#giveUp();
+    this.#disconnect();
     for (const message of this.#queue.values()) {
       if (message.isSent) this.#uncertain.add(message.ref);
       message.isSent = false;
     }
     if (performance.now() - this.#openedAt > this.#options.maxDelay) this.#attempts = 0;
-    if (code === INTERNAL_ERROR) this.#attempts = Math.max(this.#attempts, 4); // give it time
+    if (code === INTERNAL_ERROR) this.#attempts = Math.max(this.#attempts, 4); // wait longer
     this.#openedAt = Infinity;
-    const delay = Math.random() * this.#backoff(this.#attempts++); // spreads a crowd of clients
+    const delay = Math.random() * this.#backoff(this.#attempts++); // not all clients at once
     this.#timer = setTimeout(() => this.#connect(), delay);
     this.#isWaiting = true;
     this.#setState("connecting", code, reason);
   }
 
-  /** If a message was too big, reject the longest on its way; return whether there was one. */
+  /** After 1009, reject the longest message in flight; return whether there was one. */
   #rejectTooBig(code, reason) {
     if (code !== MESSAGE_TOO_BIG) return false;
     const sent = [...this.#queue.values()].filter((message) => message.isSent);
@@ -274,20 +275,20 @@ export class Room extends EventTarget {
     return true;
   }
 
-  /** Let go of a connection, whether it still works or not. */
-  #giveUp() {
+  /** Drop the connection, whether it still works or not. */
+  #disconnect() {
     const socket = this.#socket;
     this.#socket = null;
     this.#held = [];
     clearTimeout(this.#timer);
-    clearTimeout(this.#pause);
-    this.#pause = undefined;
+    clearTimeout(this.#resendTimer);
+    this.#resendTimer = undefined;
     socket?.close();
   }
 
   #close(code, reason) {
     if (this.#state === "closed") return;
-    this.#giveUp();
+    this.#disconnect();
     this.#isWaiting = false;
     globalThis.removeEventListener?.("online", this.#retry);
     for (const { reject } of this.#queue.values()) reject(new RoomError("closed", `${code} ${reason}`));
@@ -305,7 +306,7 @@ export class Room extends EventTarget {
   }
 }
 
-/** Return an absolute URL, `http:` being `ws:`; throw what no WebSocket may have. */
+/** Return an absolute `ws:` or `wss:` URL; throws a `TypeError` for other schemes and fragments. */
 function webSocketUrl(text) {
   const url = new URL(text, globalThis.location?.href);
   url.protocol = url.protocol.replace(/^http/, "ws");
@@ -314,7 +315,7 @@ function webSocketUrl(text) {
   return url;
 }
 
-/** Return a server's event; `null` for a frame that is none, like one of another server. */
+/** Return an event, or `null` for any other message. */
 function parseEvent(frame) {
   if (typeof frame !== "string") return null;
   try {
@@ -329,13 +330,13 @@ function byteLength(text) {
   return new TextEncoder().encode(text).length;
 }
 
-/** Return 128 random bits; `crypto.randomUUID` is missing in pages without TLS. */
+/** Return 128 random bits as hex; `crypto.randomUUID` needs HTTPS. */
 function randomRef() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-/** Return JSON that is valid UTF-8: halves of surrogate pairs, which it can't have, are replaced. */
+/** Return JSON with lone surrogates replaced by U+FFFD: they are invalid in UTF-8. */
 function toJson(value) {
   const replace = (escape) => (escape.startsWith("\\u") ? "\\ufffd" : escape);
   return JSON.stringify(value).replace(/\\(\\|ud[89a-f]..)/g, replace);
