@@ -189,7 +189,7 @@ class RealtimeSettings(BaseSettings):
     """
 
     message_burst: int = Field(100, ge=1)
-    """Messages that a connection may send at once; when as many are rejected, it gets 1008."""
+    """Messages a connection may send at once; after as many rejected ones, the next gets 1008."""
 
     max_invalid_messages: int = Field(10, ge=0)
     """Invalid messages in a row that get an error; one more closes with 1008."""
