@@ -1,6 +1,6 @@
 """Clients that connect, send, stall and leave at random, for as long as one likes.
 
-    uv run python -m tests.engine.soak --minutes 5
+    PYTHONPATH=<the engine's src> uv run python -m tests.engine.soak --minutes 5
 
 What the server holds is printed meanwhile. Afterwards every count must be back at zero, and
 memory where it was after the first fifth of the time.

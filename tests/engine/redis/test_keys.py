@@ -6,7 +6,7 @@ from fastapi_realtime.rooms.redis import RedisSettings, redis_broker
 
 from ..brokers import running_process
 from ..redis_server import KEYS, RedisServer
-from .talk import Start
+from .talk import Start, until
 
 pytestmark = pytest.mark.anyio
 
@@ -15,6 +15,7 @@ async def test_keys_share_a_hash_tag_and_expire(server: RedisServer, start: Star
     process = await start(server.url)
     await process.join("tea")
     await process.publish("a", "tea", ref="r1")
+    await until(lambda: server.call("EXISTS", KEYS.processes))
     keys = [key.decode() for key in server.call("KEYS", "*")]
     room_keys = [key for key in keys if ":{tea}" in key]
     assert len(room_keys) == 4
