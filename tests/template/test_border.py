@@ -153,7 +153,8 @@ def test_the_owners_files_import_public_names_alone(project: Path, answers: Answ
         code = text if path.endswith(".py") else "\n".join(re.findall(IMPORT, text))
         for module, found in imports(ast.parse(code)):
             if module.partition(".")[0] == "fastapi_realtime":
-                assert {*found} <= public.get(module, set()), f"{path}: {module} {found}"
+                assert module in public, f"{path} imports {module}"
+                assert {*found} <= public[module], f"{path}: {module} {found}"
 
 
 IMPORT = re.compile(r"^from fastapi_realtime\S* import [\w, ]+$", re.MULTILINE)
