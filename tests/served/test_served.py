@@ -147,7 +147,8 @@ def test_the_engines_tests_pass_on_the_newest_python_and_run_every_line(tmp_path
     command = ("uv", "run", "--python", newest_python(), "pytest", "-n", "2", "-q")
     own = {"UV_PROJECT_ENVIRONMENT": str(tmp_path / "venv"), "COVERAGE_FILE": str(tmp_path / "cov")}
     cov = f"--cov={PACKAGE / 'src'}"
-    run(*command, cov, "tests/engine", "-p", "no:cacheprovider", cwd=TEMPLATE, **own)
+    tests = ("tests/engine", "tests/browser/test_add_page.py")
+    run(*command, cov, *tests, "-p", "no:cacheprovider", cwd=TEMPLATE, **own)
 
 
 def test_it_is_a_project_inside_a_workspace_of_somebody_else(bake: Bake) -> None:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -127,15 +128,19 @@ def test_a_signal_drains_connections_before_the_server_ends() -> None:
         stderr=subprocess.PIPE,
         text=True,
     )
-    with server:
-        assert server.stderr is not None
-        log = ""
-        while not (found := re.search(r"running on http://(\S+)", log)):
-            log += (line := server.stderr.readline())
-            assert line, log
-        with open_client(f"ws://{found[1]}") as client:
-            server.send_signal(signal.SIGTERM)
-            assert close_code(client) == 1012
-        log += server.stderr.read()
+    assert server.stderr is not None
+    with closing(server.stderr):
+        try:
+            log = ""
+            while not (found := re.search(r"running on http://(\S+)", log)):
+                log += (line := server.stderr.readline())
+                assert line, log
+            with open_client(f"ws://{found[1]}") as client:
+                server.send_signal(signal.SIGTERM)
+                assert close_code(client) == 1012
+            log += server.stderr.read()
+        finally:
+            server.kill()
+            server.wait()
     assert "disconnected" in log
     assert "Traceback" not in log
