@@ -26,7 +26,7 @@ from fastapi_realtime.connection import Connection
 from fastapi_realtime.limits import LongMessages
 from fastapi_realtime.realtime import RealtimeDep
 from fastapi_realtime.settings import RealtimeSettings
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel
 from starlette.testclient import WebSocketTestSession
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketState
@@ -89,13 +89,13 @@ def add_reading_endpoints(app: FastAPI) -> None:
     """Add endpoints that read texts and JSON."""
 
     @app.websocket("/texts")
-    async def texts(connection: Admitted) -> None:
-        async for text in connection.texts():
+    async def texts(connection: Admitted[str, str]) -> None:
+        async for text in connection:
             await connection.send(text)
 
     @app.websocket("/points")
-    async def points(connection: Admitted) -> None:
-        async for point in connection.parsed(TypeAdapter(Point)):
+    async def points(connection: Admitted[Point, str]) -> None:
+        async for point in connection:
             await connection.send(f"{point.x},{point.y}")
 
 

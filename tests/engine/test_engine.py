@@ -195,8 +195,8 @@ def renewing_app(authenticator: QueryAuthenticator | None = None) -> FastAPI:
     app = realtime_app(authenticator=authenticator)
 
     @app.websocket("/renew")
-    async def renew(connection: Admitted, realtime: RealtimeDep) -> None:
-        async for token in connection.texts():
+    async def renew(connection: Admitted[str, str], realtime: RealtimeDep) -> None:
+        async for token in connection:
             try:
                 identity = await realtime.renew(connection, token)
             except HTTPException as refusal:
@@ -238,9 +238,9 @@ def test_connections_of_a_subject_are_closed_and_no_others(serve: Serve) -> None
     app = realtime_app(authenticator=QueryAuthenticator())
 
     @app.websocket("/close")
-    async def close(connection: Admitted, realtime: RealtimeDep) -> None:
+    async def close(connection: Admitted[str, str], realtime: RealtimeDep) -> None:
         await connection.accept()
-        async for subject in connection.texts():
+        async for subject in connection:
             await connection.send(str(realtime.close_subject(subject)))
 
     url = f"{serve(app)}/close?name="

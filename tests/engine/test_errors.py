@@ -57,9 +57,9 @@ async def session(session: Annotated[str | None, Cookie()] = None) -> str:
     return session
 
 
-async def first_word(connection: Admitted) -> str:
+async def first_word(connection: Admitted[str, str]) -> str:
     """Use the connection before the endpoint does."""
-    async for word in connection.texts():
+    async for word in connection:
         return word
     raise AssertionError
 

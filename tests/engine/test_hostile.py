@@ -16,7 +16,7 @@ import pytest
 from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydantic import JsonValue, TypeAdapter
+from pydantic import JsonValue
 
 from .serving import (
     dial,
@@ -48,8 +48,8 @@ def served() -> Iterator[tuple[FastAPI, str]]:
     app = echo_app(max_message_bytes=1000, message_burst=50, messages_per_second=100)
 
     @app.websocket("/json")
-    async def parsed(connection: engine.Admitted) -> None:
-        async for _ in connection.parsed(TypeAdapter(JsonValue)):
+    async def parsed(connection: engine.Admitted[JsonValue, str]) -> None:
+        async for _ in connection:
             await connection.send("ok")
 
     with running(app) as url:

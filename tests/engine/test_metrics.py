@@ -23,10 +23,10 @@ def url(serve_both_ways: Serve) -> str:
     app = realtime_app()
 
     @app.websocket(ROUTE)
-    async def capitals(connection: Admitted, name: str) -> None:
+    async def capitals(connection: Admitted[str, str], name: str) -> None:
         if name == "nobody":
             raise HTTPException(418)
-        async for text in connection.texts():
+        async for text in connection:
             await connection.send(text.upper())
 
     return f"{serve_both_ways(app)}/measured/"

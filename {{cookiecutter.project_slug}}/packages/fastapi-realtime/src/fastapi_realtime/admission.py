@@ -8,7 +8,7 @@ from fastapi import Depends, HTTPException, WebSocket, WebSocketDisconnect
 
 from .close_codes import CloseCode
 from .connection import Connection, Incoming, Outgoing
-from .errors import close_code_for
+from .errors import close_code_for, unwrap
 from .origin import check_origin
 from .realtime import Realtime, realtime_of
 
@@ -74,6 +74,9 @@ async def close_after(connection: Connection, error: Exception) -> None:
 
     Raises the exception again if the handshake can still be rejected by HTTP, or if it is a bug.
     """
+    error = unwrap(error)
+    if isinstance(error, StopAsyncIteration) and connection.is_accepted and not connection.is_open:
+        return  # `anext()` of a connection that has ended
     if isinstance(error, WebSocketDisconnect) and not connection.is_accepted:
         return  # the client left before the handshake was answered
     if not connection.is_accepted:

@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Coroutine
-from typing import Any, Generic, TypeVar, cast
+from collections.abc import Coroutine
+from typing import Any, Generic, Self, TypeVar, cast
 
 from fastapi import WebSocket, WebSocketDisconnect
 from pydantic import TypeAdapter
@@ -17,12 +17,24 @@ from .server.fast_path import HIGH_WATER, frame_message, server_frame, wire_size
 from .server.inbox import Received
 from .settings import RealtimeSettings
 
-T = TypeVar("T")
 Incoming = TypeVar("Incoming")
 Outgoing = TypeVar("Outgoing")
 
+ENDED: Any = object()
+"""Stands for the next message of a connection that has ended."""
+REJECTED: Any = object()
+"""Stands for the value of a message that was answered with an error."""
+
 EXPECTED: dict[type, str] = {bytes: "text", str: "binary", object: "no message"}
 """What a close reason says is expected, by the type that is rejected."""
+
+
+class MustClose(Exception):
+    """Raised for a message after which the connection is closed."""
+
+    def __init__(self, code: CloseCode, reason: str) -> None:
+        self.code = code
+        self.reason = reason
 
 
 class Connection(lifecycle.Lifecycle, Generic[Incoming, Outgoing]):
@@ -46,7 +58,9 @@ class Connection(lifecycle.Lifecycle, Generic[Incoming, Outgoing]):
         "_limiter",
         "_long_messages",
         "_messages_seen",
+        "_returned",
         "_settings",
+        "_turn",
         "_types",
         "format",
     )
@@ -70,12 +84,27 @@ class Connection(lifecycle.Lifecycle, Generic[Incoming, Outgoing]):
         self._types = types
         self._long_messages = long_messages
         self._limiter = RateLimiter(settings.messages_per_second, settings.message_burst, now)
+        self._turn = FairTurn()
+        self._returned: tuple[Received, ...] = ()  # by calls that were cancelled
         self._invalid_in_a_row = 0
         self._messages_seen = 0
         self._active_at = now
 
-    def __aiter__(self) -> AsyncIterator[Incoming]:
-        """Yield messages of the declared type: text as `str`, binary as `bytes`, or parsed JSON.
+    def __aiter__(self) -> Self:
+        """Return this connection, which is an iterator of its messages; see `receive`."""
+        return self
+
+    async def __anext__(self) -> Incoming:
+        message = await self.next_message(self._types.refused, self._types.schema)
+        if message is ENDED:
+            raise StopAsyncIteration
+        return cast("Incoming", message)
+
+    async def receive(self) -> Incoming:
+        """Return the next message of the declared type: `str`, `bytes`, or parsed JSON.
+
+        If this is cancelled, or times out, no message is lost: the next call returns it. Raises
+        `WebSocketDisconnect` once the connection has ended; iteration ends without an exception.
 
         If only text or only binary is declared, the other closes with 1003. Invalid JSON is
         answered with an error message; more than `max_invalid_messages` in a row close with 1008.
@@ -83,24 +112,44 @@ class Connection(lifecycle.Lifecycle, Generic[Incoming, Outgoing]):
         A message longer than `max_message_bytes` closes with 1009. Messages above the rate limit
         are answered with an error message; more than `message_burst` of them close with 1008.
         """
-        schema, refused = self._types.schema, self._types.refused
-        messages = self._messages(refused) if schema is None else self.parsed(schema)
-        return cast("AsyncIterator[Incoming]", messages)
+        message = await self.next_message(self._types.refused, self._types.schema)
+        if message is ENDED:
+            raise WebSocketDisconnect(self.close_code or CloseCode.ABNORMAL, self.close_reason)
+        return cast("Incoming", message)
 
-    def texts(self) -> AsyncIterator[str]:
-        """Yield text messages, whatever type is declared; a binary one closes with 1003."""
-        return cast("AsyncIterator[str]", self._messages(bytes))
+    async def next_message(
+        self, refused: type | None = None, schema: TypeAdapter[Any] | None = None
+    ) -> Any:
+        """Return the next valid message, whatever type is declared; `ENDED` after the last one.
 
-    async def parsed(self, schema: TypeAdapter[T]) -> AsyncIterator[T]:
-        """Yield JSON messages that match this schema, whatever type is declared."""
-        async for message in self._messages():
+        Messages of the type `refused` close with 1003; with a `schema`, messages are JSON.
+        """
+        if not self._accepted:
+            await self.accept()
+        while self.is_open:
+            message, size = received = self._take_received() or await self._wait_for_message()
+            if not isinstance(message, (str, bytes)):
+                self._mark_closed(message)
+                break
             try:
-                value = decode_json(message, schema)
-            except InvalidMessage as error:
-                await self._reject(message, error)
-            else:
-                self._invalid_in_a_row = 0
-                yield value
+                now = time.monotonic()
+                if self._turn.is_over(now):
+                    await asyncio.sleep(0)
+                if size > LONG_MESSAGE_BYTES:
+                    await self._long_messages.wait_turn()
+                try:
+                    value = self._check(message, size, now, refused, schema)
+                except (InvalidMessage, MustClose) as error:
+                    await self._reject(message, error)
+                    value = REJECTED
+            except BaseException:  # cancelled: whoever reads next gets the message
+                self._returned = (received, *self._returned)
+                raise
+            self.messages_in += 1
+            self.bytes_in += size
+            if value is not REJECTED:
+                return value
+        return ENDED
 
     def send(self, message: Outgoing) -> Coroutine[Any, Any, None]:
         """Send a message of the declared type: raw if that is `str` or `bytes`, else as JSON.
@@ -144,57 +193,62 @@ class Connection(lifecycle.Lifecycle, Generic[Incoming, Outgoing]):
             self._messages_seen, self._active_at = messages, now
         return now - self._active_at
 
-    async def _messages(self, refused: type | None = None) -> AsyncIterator[str | bytes]:
-        turn = FairTurn()
-        await self.accept()
-        while self.is_open:
-            if self.inbox is None:  # other servers do not tell whether a message is waiting
-                message, size = await self._receive_event()
-            elif (received := self.inbox.take()) is not None:
-                message, size = received
-            else:
-                turn.begin()
-                message, size = await self.inbox.get()
-            if not isinstance(message, (str, bytes)):
-                self._mark_closed(message)
-                return
-            now = time.monotonic()
-            if turn.is_over(now):
-                await asyncio.sleep(0)
-            self.messages_in += 1
-            self.bytes_in += size
-            if size > LONG_MESSAGE_BYTES:
-                await self._long_messages.wait_turn()
-            if size > self._settings.max_message_bytes:
-                reason = "message too big; see APP_MAX_MESSAGE_BYTES"
-                await self.close(CloseCode.MESSAGE_TOO_BIG, reason)
-            elif not self._limiter.allow(now, size):
-                await self._limit_rate(message)
-            elif refused is not None and isinstance(message, refused):
-                await self.close(CloseCode.UNSUPPORTED_DATA, f"{EXPECTED[refused]} expected")
-            else:
-                yield message
+    def _take_received(self) -> Received | None:
+        """Return a message that is there already, without waiting."""
+        if self._returned:
+            first, *rest = self._returned
+            self._returned = tuple(rest)
+            return first
+        return None if self.inbox is None else self.inbox.take()
 
-    async def _receive_event(self) -> Received:
-        event = await self._receive()
+    async def _wait_for_message(self) -> Received:
+        if self.inbox is not None:
+            self._turn.begin()
+            return await self.inbox.get()
+        event = await self._receive()  # other servers do not tell whether a message is waiting
         text = event.get("text")
         message = event.get("bytes") if text is None else text
         return (event, 0) if message is None else (message, wire_size(message))
 
-    async def _limit_rate(self, message: str | bytes) -> None:
-        if self._limiter.is_flooded:
-            reason = "too many messages; see APP_MESSAGE_BURST"
-            await self.close(CloseCode.POLICY_VIOLATION, reason)
-        else:
-            await self.send_message(self.format.reject(message, ErrorCode.RATE_LIMITED))
+    def _check(
+        self,
+        message: str | bytes,
+        size: int,
+        now: float,
+        refused: type | None,
+        schema: TypeAdapter[Any] | None,
+    ) -> Any:
+        """Return the value of a message; raises `InvalidMessage`, or `MustClose`."""
+        if size > self._settings.max_message_bytes:
+            reason = "message too big; see APP_MAX_MESSAGE_BYTES"
+            raise MustClose(CloseCode.MESSAGE_TOO_BIG, reason)
+        if not self._limiter.allow(now, size):
+            if self._limiter.is_flooded:
+                reason = "too many messages; see APP_MESSAGE_BURST"
+                raise MustClose(CloseCode.POLICY_VIOLATION, reason)
+            raise InvalidMessage(ErrorCode.RATE_LIMITED)
+        if refused is not None and isinstance(message, refused):
+            raise MustClose(CloseCode.UNSUPPORTED_DATA, f"{EXPECTED[refused]} expected")
+        if schema is None:
+            return message
+        try:
+            value = decode_json(message, schema)
+        except InvalidMessage:
+            if self._invalid_in_a_row >= self._settings.max_invalid_messages:
+                reason = "too many invalid messages; see APP_MAX_INVALID_MESSAGES"
+                raise MustClose(CloseCode.POLICY_VIOLATION, reason) from None
+            raise
+        self._invalid_in_a_row = 0
+        return value
 
-    async def _reject(self, message: str | bytes, error: InvalidMessage) -> None:
-        self._invalid_in_a_row += 1
-        if self._invalid_in_a_row > self._settings.max_invalid_messages:
-            reason = "too many invalid messages; see APP_MAX_INVALID_MESSAGES"
-            await self.close(CloseCode.POLICY_VIOLATION, reason)
-        else:
-            await self.send_message(self.format.reject(message, error.code, error.path))
+    async def _reject(self, message: str | bytes, error: InvalidMessage | MustClose) -> None:
+        """Answer a message with an error, or close."""
+        if isinstance(error, MustClose):
+            await self.close(error.code, error.reason)
+            return
+        await self.send_message(self.format.reject(message, error.code, error.path))
+        if error.code is not ErrorCode.RATE_LIMITED:
+            self._invalid_in_a_row += 1
 
     def _start_sending(self) -> asyncio.Transport | None:
         """Count a message; return the transport, or `None` if the sender has to wait or use ASGI.

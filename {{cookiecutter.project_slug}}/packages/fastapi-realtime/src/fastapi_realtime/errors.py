@@ -1,6 +1,6 @@
 """Turns exceptions into HTTP responses before the handshake, and into close codes after it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from fastapi import FastAPI, Request, Response, WebSocket, WebSocketDisconnect
 from fastapi.encoders import jsonable_encoder
@@ -38,6 +38,40 @@ def add_to_mounted(routes: Sequence[BaseRoute]) -> None:
         if has_default_handlers(app):
             add_error_handlers(app)
         add_to_mounted(app.routes)
+
+
+def unwrap(error: Exception) -> Exception:
+    """Return the exception that a group stands for, or the group itself if it holds a bug.
+
+    `asyncio.TaskGroup` and anyio raise groups, also nested ones. A group of disconnects is one
+    disconnect. If the others are all `WebSocketException` with one code, or `HTTPException` with
+    one status, the group is one of them.
+    """
+    if not isinstance(error, ExceptionGroup):
+        return error
+    disconnects, others = error.split(WebSocketDisconnect)
+    if others is None:
+        return WebSocketDisconnect(CloseCode.GOING_AWAY)
+    leaves = [*leaves_of(others)]
+    meanings = {
+        (HTTPException, each.status_code)
+        if isinstance(each, HTTPException)
+        else (WebSocketException, each.code)
+        if isinstance(each, WebSocketException)
+        else each
+        for each in leaves
+    }
+    is_one = len(meanings) == 1 and isinstance(leaves[0], HTTPException | WebSocketException)
+    return leaves[0] if is_one else error
+
+
+def leaves_of(group: ExceptionGroup[Exception]) -> Iterator[Exception]:
+    """Yield the exceptions of a group and of the groups in it."""
+    for each in group.exceptions:
+        if isinstance(each, ExceptionGroup):
+            yield from leaves_of(each)
+        else:
+            yield each
 
 
 def close_code_for(error: Exception) -> tuple[int, str] | None:

@@ -4,8 +4,7 @@ With the subprotocol `events.v1`, a member receives every event as JSON; without
 messages, as text.
 """
 
-from collections.abc import AsyncIterator
-from typing import Annotated, Protocol
+from typing import Annotated, Protocol, cast
 
 from pydantic import Field, TypeAdapter
 from pydantic_core import from_json
@@ -42,8 +41,8 @@ class RoomFormat(Protocol):
         """Return an event as a text message in UTF-8; `None` if the format leaves it out."""
         ...
 
-    def decode(self, connection: Connection) -> AsyncIterator[ClientEvent | str]:
-        """Iterate over what a member sends; a `str` is the text of a message."""
+    async def receive(self, connection: Connection) -> ClientEvent | str:
+        """Return what a member sends next, or `ENDED`; a `str` is the text of a message."""
         ...
 
     def error(self, code: str, detail: str, ref: str = "") -> str:
@@ -67,8 +66,8 @@ class TextFormat(JsonFormat):
         data = event.data if isinstance(event.data, str) else dump_json(event.data)
         return f"New message: {data}".encode()
 
-    def decode(self, connection: Connection) -> AsyncIterator[str]:
-        return connection.texts()
+    async def receive(self, connection: Connection) -> str:
+        return cast("str", await connection.next_message(refused=bytes))
 
 
 class EventsFormat:
@@ -77,8 +76,8 @@ class EventsFormat:
     def encode(self, event: RoomEvent) -> bytes | None:
         return dump_json_bytes(event)
 
-    def decode(self, connection: Connection) -> AsyncIterator[ClientEvent]:
-        return connection.parsed(client_event)
+    async def receive(self, connection: Connection) -> ClientEvent:
+        return cast("ClientEvent", await connection.next_message(schema=client_event))
 
     def error(self, code: str, detail: str, ref: str = "", path: str = "") -> str:
         event = ErrorEvent(code=code, detail=detail, path=path or None, ref=ref or None)

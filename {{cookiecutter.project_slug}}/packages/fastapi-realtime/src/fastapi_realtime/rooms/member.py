@@ -1,13 +1,12 @@
 """A member: a connection in a room, from joining to leaving."""
 
-from collections.abc import AsyncIterator
 from typing import Literal, Self
 
 from fastapi import HTTPException, WebSocketDisconnect, WebSocketException
 from pydantic import JsonValue
 
 from ..close_codes import CloseCode
-from ..connection import Connection
+from ..connection import ENDED, Connection
 from ..formats import DETAILS, ErrorCode, dump_json
 from ..realtime import realtime_of
 from .access import RoomAccess
@@ -46,6 +45,7 @@ class Member:
         "_hub",
         "_since",
         "_subscriber",
+        "_unanswered",
         "name",
         "room",
     )
@@ -69,6 +69,7 @@ class Member:
         self._connection = connection
         self._since = since
         self._confirmations: Confirmations | None = None
+        self._unanswered: ClientPing | ClientToken | None = None
 
     async def __aenter__(self) -> Self:
         """Accept the handshake, send missed messages, and notify the other members.
@@ -94,19 +95,47 @@ class Member:
         """Leave the room, and notify the other members."""
         await self._leave()
 
-    async def __aiter__(self) -> AsyncIterator[ClientMessage]:
-        """Yield the messages that the member sends.
+    def __aiter__(self) -> Self:
+        """Return this member, which is an iterator of its messages; see `receive`."""
+        return self
+
+    async def __anext__(self) -> ClientMessage:
+        message = await self._next_message()
+        if message is None:
+            raise StopAsyncIteration
+        return message
+
+    async def receive(self) -> ClientMessage:
+        """Return the next message that the member sends.
 
         `data` is any JSON value under `events.v1`, and a string otherwise. Invalid messages get
-        an error, pings a pong, and a new token replaces the old one; none of these is yielded.
+        an error, pings a pong, and a new token replaces the old one; none of these is returned.
+        If this is cancelled, or times out, no message is lost. Raises `WebSocketDisconnect` once
+        the connection has ended.
         """
-        async for event in self._subscriber.format.decode(self._connection):
-            if isinstance(event, str):
-                yield ClientMessage(event)
-            elif isinstance(event, ClientMessage):
-                yield event
-            else:
+        message = await self._next_message()
+        if message is None:
+            code = self._connection.close_code or CloseCode.ABNORMAL
+            raise WebSocketDisconnect(code, self._connection.close_reason)
+        return message
+
+    async def _next_message(self) -> ClientMessage | None:
+        while True:
+            event, self._unanswered = self._unanswered, None
+            if event is None:
+                received = await self._subscriber.format.receive(self._connection)
+                if received is ENDED:
+                    return None
+                if isinstance(received, str):
+                    return ClientMessage(received)
+                if isinstance(received, ClientMessage):
+                    return received
+                event = received
+            try:
                 await self._answer(event)
+            except BaseException:  # cancelled: whoever reads next answers it
+                self._unanswered = event
+                raise
 
     async def publish(self, data: JsonValue, ref: str = "") -> None:
         """Send a message to all other members of the room. Waits while too much is pending.
