@@ -87,6 +87,12 @@ class Transport:
 
     abort = close
 
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        """Only what comes after it matters."""
+
     def is_closing(self) -> bool:
         return self.is_closed
 

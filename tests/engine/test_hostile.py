@@ -12,8 +12,9 @@ from contextlib import suppress
 
 import fastapi_realtime as engine
 import fastapi_realtime.origin as origins
+import fastapi_realtime.server.sliced_protocol as sliced_protocol
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, WebSocketException
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import JsonValue
@@ -26,6 +27,7 @@ from .serving import (
     read_to_end,
     running,
     text_frame,
+    write_until_refused,
 )
 
 hostile = settings(
@@ -115,6 +117,77 @@ def close_code(received: bytes) -> int | None:
             return int.from_bytes(received[2:4], "big") if size else None
         received = received[start + size :]
     return None
+
+
+TOO_BIG = b"\x82\xff" + (5_000_000).to_bytes(8, "big") + bytes(4)
+RESERVED_OPCODE = b"\x83\x80" + bytes(4)
+UNFINISHED = b"\x82\xff" + (4_000_000).to_bytes(8, "big") + bytes(4_000_000)
+MESSAGES = (b"\x82\xfe\x03\xe8" + bytes(1004)) * 5000
+
+
+@pytest.mark.parametrize("size", [65_600, 300_000, 4_000_000])
+@pytest.mark.parametrize(
+    ("path", "code", "start", "rest"),
+    [
+        ("/all", 1009, TOO_BIG, bytes(5_000_000)),
+        ("/all", 1007, text_frame(b"\xff"), MESSAGES),
+        ("/all", 1002, RESERVED_OPCODE, MESSAGES),
+        ("/read", 1008, b"", MESSAGES),
+        ("/refuse", 4010, b"", MESSAGES),
+        ("/refuse", 4010, text_frame(b""), UNFINISHED),
+        ("/fail", 1011, b"", MESSAGES),
+    ],
+)
+def test_close_code_reaches_a_client_that_is_still_sending(
+    path: str, code: int, start: bytes, rest: bytes, size: int
+) -> None:
+    app = echo_app(max_message_bytes=4_000_000, message_burst=20, messages_per_second=10)
+
+    @app.websocket("/read")
+    async def read(connection: engine.Admitted) -> None:
+        async for _ in connection:
+            pass
+
+    @app.websocket("/refuse")
+    async def refuse(connection: engine.Admitted) -> None:
+        async for _ in connection:
+            raise WebSocketException(4010)
+
+    @app.websocket("/fail")
+    async def fail(connection: engine.Admitted) -> None:
+        async for _ in connection:
+            raise ArithmeticError
+
+    codes = []
+    with running(app) as url:
+        for _ in range(20):
+            with raw_client(url, path) as raw, suppress(ConnectionError):
+                raw.sendall(start + rest[: size - len(start)])
+                received = b""
+                while close_code(received) is None and (chunk := raw.recv(1000)):
+                    received += chunk
+                codes.append(close_code(received))
+    assert codes == [code] * 20
+
+
+def test_client_that_sends_on_after_its_close_frame_costs_little(
+    monkeypatch: pytest.MonkeyPatch, served: tuple[FastAPI, str]
+) -> None:
+    monkeypatch.setattr(sliced_protocol, "MAX_DISCARDED_BYTES", 400_000)
+    monkeypatch.setattr(sliced_protocol, "DISCARD_SECONDS", 0.2)
+    read = 0
+    received = sliced_protocol.SlicedWebSocketProtocol.data_received
+
+    def count(self: sliced_protocol.SlicedWebSocketProtocol, data: bytes) -> None:
+        nonlocal read
+        read += len(data)
+        received(self, data)
+
+    monkeypatch.setattr(sliced_protocol.SlicedWebSocketProtocol, "data_received", count)
+    with raw_client(served[1], "/all") as raw:
+        raw.sendall(TOO_BIG)
+        write_until_refused(raw, bytes(100_000))
+    assert 400_000 < read < 1_000_000
 
 
 @hostile

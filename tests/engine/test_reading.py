@@ -14,7 +14,17 @@ from pydantic import JsonValue
 from websockets.exceptions import InvalidStatus
 
 from .room_app import EventsAdmitted
-from .serving import NO_RATE_LIMIT, Serve, connect, realtime_app, receive_all, running
+from .serving import (
+    NO_RATE_LIMIT,
+    Serve,
+    connect,
+    raw_client,
+    read_to_end,
+    realtime_app,
+    receive_all,
+    running,
+    text_frame,
+)
 
 SIZES = (1, 1, 10, 100, 9_000, 9_000, 30_000)
 
@@ -105,6 +115,32 @@ def test_a_read_that_times_out_can_be_repeated(serve_both_ways: Serve) -> None:
         assert client.recv(timeout=10) == "nothing yet"
         client.send("Hello")
         assert receive_all(client)[0][-1] == "Hello"
+
+
+BAD_FRAME = b"\x83\x80" + bytes(4)
+
+
+@pytest.mark.parametrize("last", [BAD_FRAME, b""], ids=["invalid", "gone"])
+def test_messages_before_an_abrupt_end_are_published(serve: Serve, last: bytes) -> None:
+    settings = RoomSettings.model_validate(NO_RATE_LIMIT)
+    app = realtime_app(settings, services=[Rooms(settings)])
+
+    @app.websocket("/rooms/{sender}")
+    async def room(connection: EventsAdmitted, rooms: RoomsDep, sender: str) -> None:
+        async with rooms.join(connection, "lobby", sender) as member:
+            while sender == "ann" and connection.is_open:
+                await asyncio.sleep(0.001)  # until nothing can be sent
+            async for message in member:
+                await member.publish(message.data)
+
+    url = serve(app)
+    with connect(f"{url}/rooms/bob") as bob:
+        with raw_client(url, "/rooms/ann") as ann:
+            ann.sendall(b"".join(text_frame(b"%d" % number) for number in range(5)) + last)
+            if last:
+                read_to_end(ann)
+        received = [bob.recv(timeout=10) for _ in range(5)]
+    assert received == [f"New message: {number}" for number in range(5)]
 
 
 async def by_receive(connection: Admitted[str, str]) -> None:

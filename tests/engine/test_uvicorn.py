@@ -57,6 +57,7 @@ METHODS: dict[type, dict[str, str]] = {
         "handle_ping": "(self)",
         "handle_pong": "(self, event)",
         "keepalive_timeout": "(self)",
+        "stop_keepalive": "(self)",
         "on_task_complete": "(self, task)",
         "pause_writing": "(self)",
         "receive": "(self) -> coroutine",

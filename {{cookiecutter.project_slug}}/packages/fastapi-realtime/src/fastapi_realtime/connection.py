@@ -126,7 +126,7 @@ class Connection(lifecycle.Lifecycle, Generic[Incoming, Outgoing]):
         """
         if not self._accepted:
             await self.accept()
-        while self.is_open:
+        while self.is_reading:
             message, size = received = self._take_received() or await self._wait_for_message()
             if not isinstance(message, (str, bytes)):
                 self._mark_closed(message)

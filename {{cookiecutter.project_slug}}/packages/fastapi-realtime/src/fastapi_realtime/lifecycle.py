@@ -41,6 +41,7 @@ class Lifecycle:
         "identity",
         "inbox",
         "is_open",
+        "is_reading",
         "messages_in",
         "messages_out",
         "subprotocol",
@@ -52,9 +53,12 @@ class Lifecycle:
         self.websocket = websocket
         self.transport = find_transport(websocket.scope)
         self.inbox = find_inbox(websocket.scope)
+        if self.inbox is not None:
+            self.inbox.on_end = self._on_end
         self.subprotocol = subprotocol
         self.identity = ANONYMOUS
-        self.is_open = False
+        self.is_open = False  # whether messages can be sent
+        self.is_reading = False  # whether messages of the client are handled: until we close
         self.close_code: int | None = None
         self.close_reason = ""
         self.messages_in = 0
@@ -147,6 +151,7 @@ class Lifecycle:
         """
         if not self._accepted:
             self._closed_before_accept = code, reason
+        self.is_reading = False
         if not self.is_open:
             return
         self.is_open, self.close_code, self.close_reason = False, code, reason
@@ -173,7 +178,7 @@ class Lifecycle:
 
     def abort(self) -> None:
         """Drop the connection without a close frame; unsent data is lost."""
-        self.is_open = False
+        self.is_open = self.is_reading = False
         if self.transport is not None:
             self.transport.abort()
         self._stop_reading()
@@ -183,7 +188,7 @@ class Lifecycle:
 
         Without that, a closed transport waits forever for a client that reads nothing.
         """
-        self.is_open = False
+        self.is_open = self.is_reading = False
         if self._expiry is not None:
             self._expiry.cancel()
         try:
@@ -255,7 +260,7 @@ class Lifecycle:
         return event
 
     def _mark_open(self) -> None:
-        self._accepted = self.is_open = True
+        self._accepted = self.is_open = self.is_reading = True
         self._opened_at = time.monotonic()
         if logger.isEnabledFor(logging.INFO):
             origin = self.websocket.headers.get("origin", "")
@@ -263,8 +268,12 @@ class Lifecycle:
         if self._closed_before_accept is not None:
             self.close_soon(*self._closed_before_accept)  # during the handshake
 
-    def _mark_closed(self, event: Message) -> None:
+    def _on_end(self) -> None:
+        """Note that nothing more can be sent; messages that came before can still be read."""
         self.is_open = False
+
+    def _mark_closed(self, event: Message) -> None:
+        self.is_open = self.is_reading = False
         if self.close_code is None:
             self.close_code, self.close_reason = event.get("code"), event.get("reason") or ""
 

@@ -149,7 +149,7 @@ class Member:
         if not await self._access.may_publish(connection.identity, self.room):
             await self._send_error(ErrorCode.FORBIDDEN, ref)
             return
-        if not connection.is_open:
+        if not connection.is_reading:
             raise WebSocketDisconnect(CloseCode.GOING_AWAY)
         event = MessageEvent(room=self.room, sender=self.name, data=data)
         key = self._access.ref_key(connection.subject, ref)

@@ -23,11 +23,13 @@ class Inbox:
     Replaces uvicorn's queue, with which reading pauses and resumes at every message.
     """
 
-    __slots__ = ("_bytes", "_received", "_resume", "_waiter", "is_full")
+    __slots__ = ("_bytes", "_received", "_resume", "_waiter", "is_full", "on_end")
 
     def __init__(self, resume: Callable[[], None]) -> None:
         """`resume` is called when an inbox that was full is empty again."""
         self.is_full = False
+        self.on_end = ignore
+        """Called once, when nothing more can be sent to the client."""
         self._received = EMPTY
         self._bytes = 0
         self._resume = resume
@@ -49,9 +51,15 @@ class Inbox:
         self._add((event, 0))
         self._wake()
 
+    def end(self) -> None:
+        """Call `on_end`, unless that has been done."""
+        on_end, self.on_end = self.on_end, ignore
+        on_end()
+
     def detach(self) -> None:
         """Drop the reference to `resume`, and so to the protocol: the connection is lost."""
         self._resume = ignore
+        self.end()
 
     def take(self) -> Received | None:
         """Remove and return the oldest item; `None` if the inbox is empty."""

@@ -44,6 +44,7 @@ class LightWebSocketProtocol(WebSocketsSansIOProtocol):
     writable = WRITABLE
     parser: ServerProtocol | None = None
     accept: bytes | None = None  # Sec-WebSocket-Accept; None if uvicorn parsed the handshake
+    is_discarding = False  # data of the client is ignored, until it ends
     close_reply = b""  # reply to the client's close frame, sent once its messages have been read
 
     def __init__(
@@ -188,6 +189,8 @@ class LightWebSocketProtocol(WebSocketsSansIOProtocol):
 
     def handle_close(self, event: Frame) -> None:
         """Handle a close frame from the parser; discard the parser's own reply."""
+        if self.is_discarding:
+            return
         if self.close_sent or self.transport.is_closing():
             super().handle_close(event)
         else:
@@ -230,4 +233,5 @@ class LightWebSocketProtocol(WebSocketsSansIOProtocol):
             self.transport.write(self.close_reply)
         self.close_reply = b""
         self.close_sent = self.disconnected = True
+        self.inbox.end()
         self.transport.close()

@@ -10,7 +10,11 @@ from .uvicorn_internals import ASGIReceiveEvent, ASGISendEvent
 FRAMES_PER_TURN = 64
 """Frames of one client to parse before other tasks run; a read can have 40,000 small ones."""
 MAX_BYTES_AFTER_CLOSE = 262_144
-"""Bytes accepted after a close frame, and ignored; above, the connection is dropped."""
+"""Maximum bytes to parse after a close frame was sent, for the client's own; the rest is discarded."""
+MAX_DISCARDED_BYTES = 16_777_216
+"""Maximum bytes to discard; then reading stops."""
+DISCARD_SECONDS = 2.0
+"""Seconds for the client to read the close frame and close; then the connection is dropped."""
 TURNS_AT_END = 16
 """Maximum turns to parse remaining data when the connection is lost."""
 
@@ -46,8 +50,8 @@ class SlicedWebSocketProtocol(LightWebSocketProtocol):
         if self.close_sent or self.close_reply:
             self.bytes_after_close += len(data)
             if self.bytes_after_close > MAX_BYTES_AFTER_CLOSE:
-                self.transport.abort()
-            if self.transport.is_closing() or self.close_reply:
+                self.discard()
+            if self.is_discarding or self.transport.is_closing() or self.close_reply:
                 return
         if self.unparsed:
             self.unparsed = self.unparsed + data
@@ -55,6 +59,28 @@ class SlicedWebSocketProtocol(LightWebSocketProtocol):
             self.unparsed = data[self.handle_common_frames(data) :]
         if self.unparsed and self.turn is None:
             self.run_turn()
+
+    def discard(self) -> None:
+        """Read on without parsing, so that the client gets the close frame (RFC 6455 §7.1.1).
+
+        To close with data unread would reset the connection, and destroy the frame on its way.
+        The client sees the end of the stream at once, and has `DISCARD_SECONDS` to close. After
+        `MAX_DISCARDED_BYTES`, no more is read.
+        """
+        if self.close_reply:  # the client has closed, and must not send more
+            self.transport.abort()
+        if self.bytes_after_close > MAX_DISCARDED_BYTES:
+            self.transport.pause_reading()
+        if self.is_discarding or self.transport.is_closing():
+            return
+        self.is_discarding = self.disconnected = True
+        self.unparsed = b""
+        self.inbox.end()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.transport.resume_reading()
+        self.stop_close_timer()
+        self.close_timer = self.loop.call_later(DISCARD_SECONDS, self.transport.abort)
 
     def run_turn(self) -> None:
         """Parse some frames; schedule another turn if there are more, else resume reading."""

@@ -133,42 +133,34 @@ class LimitedWebSocketProtocol(SlicedWebSocketProtocol):
         except UnicodeDecodeError:
             self.fail(CloseCode.INVALID_DATA, "invalid UTF-8")
 
-    def fail(self, code: CloseCode, reason: str) -> None:
+    def fail(self, code: int, reason: str) -> None:
         """Close because of an invalid message, and ignore what follows.
 
         The parser may already have parsed that, and even replied to a close frame.
         """
         self.inbox.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
         self.transport.write(control_frame(CLOSE, Close(code, reason).serialize()))
-        self.transport.close()
-        self.close_sent = self.disconnected = True
-        self.unparsed = b""
+        self.close_sent = True
         self.log("closed", code=code, reason=reason)
+        self.discard()
 
     def handle_parser_exception(self) -> None:
-        """Close after a protocol error, ignore what follows, and log it."""
-        if self.transport.is_closing():
+        """Close after a protocol error, unless a close frame was sent; ignore what follows."""
+        close = self.conn.close_sent
+        if close is None or self.transport.is_closing():
             return
-        was_closed = self.close_sent
-        super().handle_parser_exception()
-        self.unparsed = b""
-        if not was_closed:
-            self.log_close()
+        if self.close_sent:
+            self.discard()
+        else:
+            self.fail(close.code, close.reason)
 
     def keepalive_timeout(self) -> None:
         """Close after a missed pong; drop the connection if data is unsent."""
-        was_closed = self.close_sent
-        super().keepalive_timeout()
-        if self.close_sent and not was_closed:
-            self.log_close()
+        self.stop_keepalive()
+        if self.is_open:
+            self.fail(CloseCode.INTERNAL_ERROR, "keepalive ping timeout")
         if self.transport.get_write_buffer_size():
             self.transport.abort()
-
-    def log_close(self) -> None:
-        """Log a close frame that the application did not send."""
-        close = self.conn.close_sent
-        if close is not None:
-            self.log("closed", code=close.code, reason=close.reason)
 
     def log(self, message: str, **fields: object) -> None:
         """Log a warning about this connection."""
