@@ -108,7 +108,8 @@ def test_request_that_is_no_handshake_is_refused_at_once(
     with dial(url) as raw:
         raw.sendall(handshake(path, more))
         assert read_to_end(raw).startswith(b"HTTP/1.1 " + status)
-    assert warning(caplog)["reason"] == "not a WebSocket handshake"
+    logged = warning(caplog)
+    assert (logged["reason"], logged["status"]) == ("not a WebSocket handshake", int(status))
 
 
 def test_silent_clients_do_not_count_as_connections() -> None:

@@ -170,6 +170,12 @@ def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
         load_settings(Settings)
 
 
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / ".env").mkdir()
+    with pytest.raises(SettingsError, match=r"The file \.env can't be read: .+"):
+        load_settings(Settings)
+
+
 def test_an_invalid_secret_is_named_but_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("APP_SECRET", "too-short")
     with pytest.raises(SettingsError, match="  APP_SECRET: .*at least 10") as refusal:

@@ -19,7 +19,7 @@ from fastapi_realtime.tokens import TokenSettings
 
 
 class Settings({{ cookiecutter.__settings }}):
-    """Each is read from the variable `APP_<NAME>`, or from the same line in `.env`.
+    """Each is read from the environment variable `APP_<NAME>`, or from `.env`.
 
     The engine's own, such as limits, are inherited; `.env.example` lists them all.
     """

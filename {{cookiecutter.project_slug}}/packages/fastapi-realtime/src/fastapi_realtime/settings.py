@@ -1,5 +1,6 @@
 """Settings of the engine, read from the environment and `.env`."""
 
+import os
 import re
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -79,11 +80,13 @@ def load_settings(kind: type[S]) -> S:
         raise SettingsError("\n".join(["These settings do not work:", *lines])) from None
     except UnicodeDecodeError:
         raise SettingsError("The file .env is not UTF-8.") from None
+    except OSError as error:
+        raise SettingsError(f"The file .env can't be read: {error.strerror}.") from None
 
 
 def _check_file(path: Path) -> None:
     """Raise `SettingsError` for an invalid line of `.env`; python-dotenv would skip it."""
-    lines = parse_stream(StringIO(path.read_text("utf-8"))) if path.is_file() else ()
+    lines = parse_stream(StringIO(path.read_text("utf-8"))) if os.path.lexists(path) else ()
     for line in lines:
         has_no_value = line.key is not None and line.key.startswith("APP_") and line.value is None
         if line.error or has_no_value:

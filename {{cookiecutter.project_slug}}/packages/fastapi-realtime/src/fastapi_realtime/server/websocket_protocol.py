@@ -35,14 +35,15 @@ class LimitedWebSocketProtocol(SlicedWebSocketProtocol):
         super().connection_lost(exc)
 
     def handshake_received(self, head: bytes) -> None:
-        """Reject valid HTTP that is not a handshake with 400; uvicorn would wait forever."""
+        """Reject valid HTTP that is not a handshake; uvicorn would wait forever."""
         super().handshake_received(head)
         if not self.handshake_initiated and self.conn.handshake_exc is not None:
             self.handshake_complete = self.close_sent = True
             bad_request = refusal(HTTPStatus.BAD_REQUEST, NO_HANDSHAKE)
-            self.transport.write(b"".join(self.conn.data_to_send()) or bad_request)
+            response = b"".join(self.conn.data_to_send()) or bad_request
+            self.transport.write(response)
             self.transport.close()
-            self.after_rejection(400)
+            self.after_rejection(int(response[9:12]))
 
     def on_task_complete(self, task: asyncio.Task[None]) -> None:
         """Limit the time to send what is left when the application has returned."""
