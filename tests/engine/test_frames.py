@@ -308,6 +308,17 @@ def test_client_that_goes_on_after_its_close_frame_is_dropped() -> None:
     assert server.protocol.unparsed == b""
 
 
+def test_an_invalid_frame_after_a_flood_is_not_answered() -> None:
+    server = Server()
+    ping = frame(0x89, b"", width=2)
+    for _ in range(CONTROL_FRAMES_PER_SECOND):
+        server.read(ping)
+    written = server.transport.written
+    server.read(ping + frame(0x83, b""))
+    assert (server.transport.written, server.transport.is_closed) == (written, True)
+    assert server.taken[1:] == []
+
+
 @pytest.mark.parametrize("width", [None, 2])
 def test_no_pong_is_kept_for_a_client_that_reads_none(width: int | None) -> None:
     server = Server()

@@ -49,7 +49,7 @@ from fastapi_realtime.tokens import jwks as jwks_module
 from starlette.testclient import WebSocketDenialResponse
 
 from .serving import own_records
-from .test_tokens import app_with, is_never_revoked, key_pair, who
+from .test_tokens import app_with, has_revoked_id, key_pair, who
 
 pytestmark = pytest.mark.anyio
 
@@ -146,7 +146,7 @@ def check_with(
     """Return an authenticator that has these keys."""
     settings = {"auth_key": ",".join(keys), "auth_algorithms": algorithms}
     return TokenAuthenticator(
-        TokenSettings.model_validate(settings), is_never_revoked, clock or Clock()
+        TokenSettings.model_validate(settings), has_revoked_id, clock or Clock()
     )
 
 
@@ -253,6 +253,17 @@ async def test_a_token_without_a_kid_is_checked_with_all_keys(server: KeyServer)
     assert await status(authenticator, sign(STRANGER)) == 401
     assert await status(authenticator, sign(EC, "ES256", kid="of a key without one")) == 200
     assert await status(authenticator, sign(OLD, kid="new")) == 401
+
+
+@pytest.mark.parametrize(("kid", "reason"), [("old", "wrong signature"), ("x", "unknown key")])
+async def test_an_unknown_key_is_told_from_a_wrong_signature(
+    server: KeyServer, kid: str, reason: str
+) -> None:
+    server.publish(jwk(OLD, kid="old"))
+    authenticator = check_with(server.url)
+    with pytest.raises(HTTPException) as refusal:
+        await authenticator.verify(sign(STRANGER, kid=kid))
+    assert vars(refusal.value)["reason"] == f"no valid token: {reason}"
 
 
 async def test_an_unknown_kid_reads_the_keys_again_once_in_30_seconds(server: KeyServer) -> None:
@@ -869,7 +880,7 @@ async def test_tokens_are_made_with_the_first_secret_or_with_a_private_key(
 async def test_a_token_can_be_made_with_more_claims() -> None:
     settings = TokenSettings.model_validate({"auth_key": SECRET, "auth_audience": "chat"})
     token = make_token("zoe", 60, settings, claims={"rooms": ["tea"]})
-    identity = await TokenAuthenticator(settings, is_never_revoked).verify(token)
+    identity = await TokenAuthenticator(settings, has_revoked_id).verify(token)
     assert identity.claims["rooms"] == ["tea"]
     for claims, rule in (
         ({"sub": "ann"}, "can't set sub, exp or aud"),

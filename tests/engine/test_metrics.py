@@ -101,6 +101,31 @@ def test_codes_of_the_endpoint_are_recorded_as_they_are(serve_both_ways: Serve) 
     assert new == {4010: 1}
 
 
+def test_a_code_of_ours_and_of_a_client_are_one_series(serve: Serve) -> None:
+    app = realtime_app()
+
+    @app.websocket(ROUTE)
+    async def ends(connection: Admitted, name: str) -> None:
+        await connection.accept()
+        if name == "zoe":
+            await connection.receive()
+
+    url = f"{serve(app)}/measured/"
+    before = durations_by_code()
+    with connect(f"{url}zoe") as zoe, connect(f"{url}ann") as ann:
+        zoe.close(1000)
+        assert receive_all(ann) == ([], 1000)
+    while (durations_by_code() - before).total() < 2:
+        pass
+    assert durations_by_code() - before == {1000: 2}
+    codes = [
+        point.attributes["websocket.close.code"]
+        for point in values("websocket.server.connection.duration", http_route=ROUTE)
+    ]
+    assert {type(code) for code in codes} == {int}
+    assert len(codes) == len({*codes})
+
+
 def durations_by_code() -> Counter[int]:
     """Return how many connections to our route have ended, by their close codes."""
     ended = values("websocket.server.connection.duration", http_route=ROUTE)
@@ -111,4 +136,5 @@ def test_refused_handshakes_are_counted_by_status(url: str) -> None:
     with pytest.raises(InvalidStatus):
         connect(f"{url}nobody")
     (point,) = values("websocket.server.refused_handshakes", http_route=ROUTE)
-    assert point.attributes["http.response.status_code"] == 418
+    status = point.attributes["http.response.status_code"]
+    assert (status, type(status)) == (418, int)

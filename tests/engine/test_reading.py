@@ -8,12 +8,12 @@ from collections.abc import Awaitable, Callable
 import anyio
 import pytest
 from fastapi import FastAPI, HTTPException, WebSocketDisconnect, WebSocketException
-from fastapi_realtime import Admitted
+from fastapi_realtime import Admitted, Identity
 from fastapi_realtime.rooms import Rooms, RoomsDep, RoomSettings
 from pydantic import JsonValue
 from websockets.exceptions import InvalidStatus
 
-from .room_app import EventsAdmitted
+from .room_app import EventsAdmitted, SubjectAsToken, connect_events, next_event, send
 from .serving import (
     NO_RATE_LIMIT,
     Serve,
@@ -190,6 +190,65 @@ def test_a_client_that_leaves_is_no_error_in_any_form_of_endpoint(
         client.send("Hello")
     assert has_ended.wait(10)
     assert codes == [1000]
+
+
+def test_a_member_that_leaves_is_no_error(serve_both_ways: Serve) -> None:
+    settings = RoomSettings.model_validate(NO_RATE_LIMIT)
+    app, texts, has_ended = (
+        realtime_app(settings, services=[Rooms(settings)]),
+        [],
+        threading.Event(),
+    )
+
+    @app.websocket("/room")
+    async def room(connection: EventsAdmitted, rooms: RoomsDep) -> None:
+        async with rooms.join(connection, "lobby", "zoe") as member:
+            try:
+                while True:
+                    texts.append((await member.receive()).data)
+            finally:
+                has_ended.set()
+
+    with connect(f"{serve_both_ways(app)}/room") as client:
+        client.send("Hello")
+    assert has_ended.wait(10)
+    assert texts == ["Hello"]
+
+
+class SlowTokens(SubjectAsToken):
+    """An authenticator that takes its time for a new token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_begun, self.may_end = asyncio.Event(), asyncio.Event()
+
+    async def verify(self, token: str) -> Identity:
+        if token == "zoe/2":
+            self.has_begun.set()
+            await self.may_end.wait()
+        return await super().verify(token)
+
+
+def test_a_new_token_counts_if_the_read_that_met_it_is_cancelled(serve: Serve) -> None:
+    settings, tokens = RoomSettings.model_validate(NO_RATE_LIMIT), SlowTokens()
+    app = realtime_app(settings, services=[Rooms(settings)], authenticator=tokens)
+
+    @app.websocket("/room")
+    async def room(connection: EventsAdmitted, rooms: RoomsDep) -> None:
+        async with rooms.join(connection, "lobby", "zoe") as member:
+            reading = asyncio.ensure_future(member.receive())
+            await tokens.has_begun.wait()
+            reading.cancel()
+            await asyncio.wait([reading])
+            tokens.may_end.set()
+            message = await member.receive()
+            await member.publish(f"{message.data} {connection.identity.claims['token']}", "r")
+
+    url = f"{serve(app)}/room"
+    with connect_events(url, "zoe") as client, connect_events(url, "ann") as ann:
+        client.send('{"type": "token", "token": "zoe/2"}')
+        send(client, "hello")
+        assert next_event(ann, "message")["data"] == "hello zoe/2"
 
 
 def raising(*errors: Exception) -> Callable[[], Awaitable[None]]:

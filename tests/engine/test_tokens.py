@@ -45,17 +45,25 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from starlette.testclient import WebSocketDenialResponse
 
-from .serving import Serve, connect, own_records, realtime_app, receive_all, running
+from .serving import (
+    Serve,
+    connect,
+    own_records,
+    realtime_app,
+    receive_all,
+    running,
+    warning,
+)
 
 KEY = "".join(map(chr, range(99, 32, -1))).replace(",", "")
 
 
-async def is_never_revoked(claims: dict[str, Any]) -> bool:
-    """Revoke no token."""
-    return False
+async def has_revoked_id(claims: dict[str, Any]) -> bool:
+    """Revoke the token whose `jti` says so."""
+    return claims.get("jti") == "revoked"
 
 
-def app_with(is_revoked: tokens.IsRevoked = is_never_revoked, **changes: object) -> FastAPI:
+def app_with(is_revoked: tokens.IsRevoked = has_revoked_id, **changes: object) -> FastAPI:
     """An application that sends the subject of a token."""
     settings = TokenSettings.model_validate({"auth_key": KEY} | changes)
     app = realtime_app(settings, authenticator=TokenAuthenticator(settings, is_revoked))
@@ -136,6 +144,44 @@ def test_the_subject_of_a_good_token_is_on_the_connection() -> None:
 )
 def test_any_other_token_gets_a_401_without_a_reason(token: str) -> None:
     assert who(app_with(), token) is None
+
+
+@pytest.mark.parametrize(
+    ("token", "reason"),
+    [
+        ("", "no token"),
+        ("rubbish", "malformed"),
+        (make(key=new_secret()), "wrong signature"),
+        (make(algorithm="HS512"), "wrong signature"),
+        (make(exp=1), "expired"),
+        (make(nbf=2**33), "not yet valid"),
+        (make(iat=2**33), "not yet valid"),
+        (make(aud="another service"), "another audience"),
+        (make(sub=None), "a claim is missing or invalid"),
+        (make(sub=5), "a claim is missing or invalid"),
+        (make(iat="soon"), "a claim is missing or invalid"),
+        (make(sub="zoe", jti="revoked"), "revoked"),
+    ],
+    ids=range(12),
+)
+def test_the_log_says_why_a_token_is_refused(
+    caplog: pytest.LogCaptureFixture, token: str, reason: str
+) -> None:
+    assert who(app_with(), token) is None
+    assert warning(caplog)["reason"] == f"no valid token: {reason}"
+    assert not token or token not in caplog.text
+
+
+def test_a_token_expires_exactly(caplog: pytest.LogCaptureFixture) -> None:
+    assert who(app_with(), make(exp=time.time())) is None
+    assert warning(caplog)["reason"] == "no valid token: expired"
+
+
+def test_the_clock_of_who_signs_may_be_a_little_ahead() -> None:
+    soon, later = time.time() + 3, time.time() + 60
+    assert who(app_with(), make(iat=soon, nbf=soon)) == "zoe"
+    assert who(app_with(), make(iat=later)) is None
+    assert who(app_with(), make(nbf=later)) is None
 
 
 def test_a_token_may_be_valid_for_very_long() -> None:

@@ -61,7 +61,7 @@ class Admission:
 
     def _choose(self, websocket: WebSocket, realtime: Realtime) -> str | None:
         known = (*self.subprotocols, *realtime.subprotocols)
-        offered = websocket.scope["subprotocols"]
+        offered = websocket.scope.get("subprotocols", ())
         return next((name for name in known if name in offered), None)
 
 

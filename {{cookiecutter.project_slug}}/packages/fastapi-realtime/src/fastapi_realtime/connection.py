@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Coroutine
-from typing import Any, Generic, Self, TypeVar, cast
+from typing import Any, Generic, Self, TypeVar
 
 from fastapi import WebSocket, WebSocketDisconnect
 from pydantic import TypeAdapter
@@ -20,8 +20,6 @@ from .settings import RealtimeSettings
 Incoming = TypeVar("Incoming")
 Outgoing = TypeVar("Outgoing")
 
-ENDED: Any = object()
-"""Stands for the next message of a connection that has ended."""
 REJECTED: Any = object()
 """Stands for the value of a message that was answered with an error."""
 
@@ -94,11 +92,8 @@ class Connection(lifecycle.Lifecycle, Generic[Incoming, Outgoing]):
         """Return this connection, which is an iterator of its messages; see `receive`."""
         return self
 
-    async def __anext__(self) -> Incoming:
-        message = await self.next_message(self._types.refused, self._types.schema)
-        if message is ENDED:
-            raise StopAsyncIteration
-        return cast("Incoming", message)
+    def __anext__(self) -> Coroutine[Any, Any, Incoming]:
+        return self.next_message(self._types.refused, self._types.schema)
 
     async def receive(self) -> Incoming:
         """Return the next message of the declared type: `str`, `bytes`, or parsed JSON.
@@ -112,17 +107,18 @@ class Connection(lifecycle.Lifecycle, Generic[Incoming, Outgoing]):
         A message longer than `max_message_bytes` closes with 1009. Messages above the rate limit
         are answered with an error message; more than `message_burst` of them close with 1008.
         """
-        message = await self.next_message(self._types.refused, self._types.schema)
-        if message is ENDED:
-            raise WebSocketDisconnect(self.close_code or CloseCode.ABNORMAL, self.close_reason)
-        return cast("Incoming", message)
+        try:
+            return await anext(self)
+        except StopAsyncIteration:
+            code = self.close_code or CloseCode.ABNORMAL
+            raise WebSocketDisconnect(code, self.close_reason) from None
 
     async def next_message(
         self, refused: type | None = None, schema: TypeAdapter[Any] | None = None
     ) -> Any:
-        """Return the next valid message, whatever type is declared; `ENDED` after the last one.
+        """Return the next valid message, whatever type is declared.
 
-        Messages of the type `refused` close with 1003; with a `schema`, messages are JSON.
+        Raises `StopAsyncIteration` once the connection has ended. Messages of the type `refused` close with 1003; with a `schema`, messages are JSON.
         """
         if not self._accepted:
             await self.accept()
@@ -149,7 +145,7 @@ class Connection(lifecycle.Lifecycle, Generic[Incoming, Outgoing]):
             self.bytes_in += size
             if value is not REJECTED:
                 return value
-        return ENDED
+        raise StopAsyncIteration
 
     def send(self, message: Outgoing) -> Coroutine[Any, Any, None]:
         """Send a message of the declared type: raw if that is `str` or `bytes`, else as JSON.
@@ -201,10 +197,13 @@ class Connection(lifecycle.Lifecycle, Generic[Incoming, Outgoing]):
             return first
         return None if self.inbox is None else self.inbox.take()
 
-    async def _wait_for_message(self) -> Received:
-        if self.inbox is not None:
-            self._turn.begin()
-            return await self.inbox.get()
+    def _wait_for_message(self) -> Coroutine[Any, Any, Received]:
+        if self.inbox is None:
+            return self._receive_event()
+        self._turn.begin()
+        return self.inbox.get()
+
+    async def _receive_event(self) -> Received:
         event = await self._receive()  # other servers do not tell whether a message is waiting
         text = event.get("text")
         message = event.get("bytes") if text is None else text

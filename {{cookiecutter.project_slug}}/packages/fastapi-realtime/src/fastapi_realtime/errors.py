@@ -88,7 +88,7 @@ def close_code_for(error: Exception) -> tuple[int, str] | None:
         case HTTPException():
             return check_close(CloseCode.POLICY_VIOLATION, str(error.detail))
         case WebSocketRequestValidationError():
-            return CloseCode.POLICY_VIOLATION, "invalid parameters"
+            return check_close(CloseCode.POLICY_VIOLATION, "invalid parameters")
     return None
 
 
@@ -109,14 +109,14 @@ async def _refuse_or_close(websocket: WebSocket, error: Exception) -> Response |
     return None
 
 
-async def _refuse(websocket: WebSocket, error: Exception) -> Response:
-    """Return the response to a rejected handshake.
+async def _refuse(websocket: WebSocket, error: Exception) -> Response | None:
+    """Return the response to a rejected handshake, if the server can send one; else close.
 
     An `HTTPException` has its own status, invalid parameters give 422, anything else 403.
     """
     match error:
         case HTTPException():
-            status, reason = error.status_code, str(error.detail)
+            status, reason = error.status_code, str(getattr(error, "reason", error.detail))
             # FastAPI's handler doesn't read the request, so an empty one will do.
             response = await http_exception_handler(Request({"type": "http"}), error)
         case WebSocketRequestValidationError():
@@ -134,8 +134,11 @@ async def _refuse(websocket: WebSocket, error: Exception) -> Response:
         "reason": reason,
     }
     refusals.warning("refused", extra=fields)
-    refused.add(1, {ROUTE: route_of(websocket.scope), STATUS: status})
-    return response
+    refused.add(1, {ROUTE: route_of(websocket.scope), STATUS: int(status)})
+    if "websocket.http.response" in websocket.scope.get("extensions", {}):
+        return response
+    await websocket.close()  # such servers refuse with 403
+    return None
 
 
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:

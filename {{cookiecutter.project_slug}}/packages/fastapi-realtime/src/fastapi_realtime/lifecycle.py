@@ -154,6 +154,7 @@ class Lifecycle:
         self.is_reading = False
         if not self.is_open:
             return
+        code = int(code)  # no enum, which some servers and metrics take for another value
         self.is_open, self.close_code, self.close_reason = False, code, reason
         self._closing = asyncio.create_task(self._close(code, reason))
         if code in CAUSED_BY_CLIENT:

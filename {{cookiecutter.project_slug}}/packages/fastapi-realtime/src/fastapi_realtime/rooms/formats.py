@@ -42,7 +42,10 @@ class RoomFormat(Protocol):
         ...
 
     async def receive(self, connection: Connection) -> ClientEvent | str:
-        """Return what a member sends next, or `ENDED`; a `str` is the text of a message."""
+        """Return what a member sends next; a `str` is the text of a message.
+
+        Raises `StopAsyncIteration` once the connection has ended.
+        """
         ...
 
     def error(self, code: str, detail: str, ref: str = "") -> str:

@@ -6,7 +6,7 @@ from fastapi import HTTPException, WebSocketDisconnect, WebSocketException
 from pydantic import JsonValue
 
 from ..close_codes import CloseCode
-from ..connection import ENDED, Connection
+from ..connection import Connection
 from ..formats import DETAILS, ErrorCode, dump_json
 from ..realtime import realtime_of
 from .access import RoomAccess
@@ -100,32 +100,10 @@ class Member:
         return self
 
     async def __anext__(self) -> ClientMessage:
-        message = await self._next_message()
-        if message is None:
-            raise StopAsyncIteration
-        return message
-
-    async def receive(self) -> ClientMessage:
-        """Return the next message that the member sends.
-
-        `data` is any JSON value under `events.v1`, and a string otherwise. Invalid messages get
-        an error, pings a pong, and a new token replaces the old one; none of these is returned.
-        If this is cancelled, or times out, no message is lost. Raises `WebSocketDisconnect` once
-        the connection has ended.
-        """
-        message = await self._next_message()
-        if message is None:
-            code = self._connection.close_code or CloseCode.ABNORMAL
-            raise WebSocketDisconnect(code, self._connection.close_reason)
-        return message
-
-    async def _next_message(self) -> ClientMessage | None:
         while True:
             event, self._unanswered = self._unanswered, None
             if event is None:
                 received = await self._subscriber.format.receive(self._connection)
-                if received is ENDED:
-                    return None
                 if isinstance(received, str):
                     return ClientMessage(received)
                 if isinstance(received, ClientMessage):
@@ -136,6 +114,20 @@ class Member:
             except BaseException:  # cancelled: whoever reads next answers it
                 self._unanswered = event
                 raise
+
+    async def receive(self) -> ClientMessage:
+        """Return the next message that the member sends.
+
+        `data` is any JSON value under `events.v1`, and a string otherwise. Invalid messages get
+        an error, pings a pong, and a new token replaces the old one; none of these is returned.
+        If this is cancelled, or times out, no message is lost. Raises `WebSocketDisconnect` once
+        the connection has ended.
+        """
+        try:
+            return await anext(self)
+        except StopAsyncIteration:
+            code = self._connection.close_code or CloseCode.ABNORMAL
+            raise WebSocketDisconnect(code, self._connection.close_reason) from None
 
     async def publish(self, data: JsonValue, ref: str = "") -> None:
         """Send a message to all other members of the room. Waits while too much is pending.

@@ -84,7 +84,7 @@ def address_of(client: tuple[str, int] | None) -> str:
 
 def connection_fields(scope: Scope) -> dict[str, Any]:
     """Return the first fields of every log record about a connection."""
-    return {"connection": connection_id(scope), "client": address_of(scope["client"])}
+    return {"connection": connection_id(scope), "client": address_of(scope.get("client"))}
 
 
 def connection_id(scope: Scope) -> str:

@@ -139,7 +139,8 @@ class LimitedWebSocketProtocol(SlicedWebSocketProtocol):
 
         The parser may already have parsed that, and even replied to a close frame.
         """
-        self.inbox.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+        event = {"type": "websocket.disconnect", "code": int(code), "reason": reason}
+        self.inbox.put_nowait(event)
         self.transport.write(control_frame(CLOSE, Close(code, reason).serialize()))
         self.close_sent = True
         self.log("closed", code=code, reason=reason)

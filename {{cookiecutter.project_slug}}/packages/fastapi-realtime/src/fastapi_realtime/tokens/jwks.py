@@ -24,6 +24,8 @@ READ_AGAIN_SECONDS = 30
 """Minimum seconds between two attempts to read a JWKS; also the maximum age of a file."""
 KEEP_SECONDS = 86_400
 """Seconds for which keys stay valid after the last successful read."""
+LEEWAY_SECONDS = 5
+"""Seconds that the clock of who signs tokens may be ahead; `exp` is exact, see `verify`."""
 
 Clock = Callable[[], float]
 
@@ -149,6 +151,10 @@ class KeysNotAvailableError(Exception):
     """The keys that a token needs could not be read yet."""
 
 
+class UnknownKeyError(jwt.InvalidTokenError):
+    """There is no key for the algorithm and the `kid` of a token."""
+
+
 class KeySet:
     """The keys of `APP_AUTH_KEY`: fixed ones, and those of its JWKS."""
 
@@ -189,6 +195,8 @@ class KeySet:
             return claims
         if not all(source.is_available for source in sources):
             raise KeysNotAvailableError
+        if not self.keys and not any(source.find(kid) for source in sources):
+            raise UnknownKeyError
         raise jwt.InvalidSignatureError
 
     def _add(self, item: str) -> None:
@@ -258,5 +266,6 @@ def decode_with(keys: Iterable[Key], token: str, audience: str | None) -> dict[s
                 algorithms=key.algorithms,
                 audience=audience,
                 options={"require": ["exp", "sub"]},
+                leeway=LEEWAY_SECONDS,
             )
     return None

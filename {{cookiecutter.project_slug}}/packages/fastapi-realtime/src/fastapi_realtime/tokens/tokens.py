@@ -13,7 +13,7 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from ..identity import FAR_AWAY, Identity
 from ..realtime import Realtime, RealtimeDep
 from ..settings import CommaSeparated, RealtimeSettings
-from .jwks import READ_AGAIN_SECONDS, Clock, KeySet, KeysNotAvailableError
+from .jwks import READ_AGAIN_SECONDS, Clock, KeySet, KeysNotAvailableError, UnknownKeyError
 from .keys import Algorithm, Key, NoSecretError, prepare_key
 
 
@@ -105,17 +105,20 @@ class TokenAuthenticator:
         except KeysNotAvailableError:
             seconds = {"Retry-After": str(READ_AGAIN_SECONDS)}
             raise HTTPException(503, "keys are not available", seconds) from None
-        except (jwt.InvalidTokenError, OverflowError, RecursionError, ValueError):
-            raise unauthorized() from None
+        except (jwt.InvalidTokenError, OverflowError, RecursionError, ValueError) as error:
+            reason = REASONS.get(type(error), INVALID_CLAIM) if token else "no token"
+            raise InvalidToken(reason) from None
         times = [claims[name] for name in TIMES if name in claims]
         if not is_subject(claims["sub"]) or not all(map(is_time, times)):
-            raise unauthorized()
+            raise InvalidToken(INVALID_CLAIM)
+        if claims["exp"] <= time.time():
+            raise InvalidToken("expired")
         return Identity(claims["sub"], min(claims["exp"], FAR_AWAY), claims)
 
     async def check_revoked(self, identity: Identity) -> None:
         """Raise a 401 if the token has been revoked."""
         if await self._is_revoked(identity.claims):
-            raise unauthorized()
+            raise InvalidToken("revoked")
 
 
 async def close_subject(realtime: Realtime, subject: str) -> int:
@@ -144,9 +147,24 @@ async def identify(connection: HTTPConnection, realtime: RealtimeDep) -> Identit
 Identified = Annotated[Identity, Depends(identify)]
 
 
-def unauthorized() -> HTTPException:
-    """Return the response for any invalid token."""
-    return HTTPException(401, "no valid token", {"WWW-Authenticate": "Bearer"})
+class InvalidToken(HTTPException):
+    """A 401, the same for every invalid token; the `reason` is for the log alone."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(401, "no valid token", {"WWW-Authenticate": "Bearer"})
+        self.reason = f"no valid token: {reason}"
+
+
+REASONS: dict[type[Exception], str] = {
+    jwt.DecodeError: "malformed",
+    jwt.ExpiredSignatureError: "expired",
+    jwt.ImmatureSignatureError: "not yet valid",
+    jwt.InvalidAudienceError: "another audience",
+    jwt.InvalidSignatureError: "wrong signature",
+    UnknownKeyError: "unknown key",
+}
+"""Why a token is invalid, by what decoding it raises; else it is `INVALID_CLAIM`."""
+INVALID_CLAIM = "a claim is missing or invalid"
 
 
 def is_time(value: object) -> bool:
