@@ -52,7 +52,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def test_client_that_sends_and_receives_nothing_gets_1001(serve: Serve) -> None:
+def test_client_that_sends_and_receives_nothing_gets_1001(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
     app = echo_app(idle_timeout=0.05)
 
     @app.websocket("/silent")
@@ -61,7 +63,12 @@ def test_client_that_sends_and_receives_nothing_gets_1001(serve: Serve) -> None:
 
     with connect(f"{serve(app)}/silent") as client:
         assert receive_all(client) == ([], 1001)
-        assert client.close_reason == "idle; see APP_IDLE_TIMEOUT"
+        assert client.close_reason == "idle"
+    while "disconnected" not in caplog.messages:
+        pass
+    assert vars(caplog.records[caplog.messages.index("disconnected")])["reason"] == (
+        "idle; see APP_IDLE_TIMEOUT"
+    )
 
 
 def test_client_that_only_listens_is_not_closed_while_it_is_sent_messages(

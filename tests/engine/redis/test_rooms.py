@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 
 import pytest
 from fastapi import FastAPI
@@ -114,7 +115,10 @@ def test_in_memory_there_is_no_redis(serve: Serve) -> None:
         "http://127.0.0.1",
         "redis://:secret@host:port",
         "redis://:se/cret@host",
-        "redis://host?secret=1",
+        "redis://:se#cret@host",
+        "redis://host#1",
+        "redis://host:0",
+        "unix://run/redis.sock",
     ],
 )
 def test_a_url_that_is_none_is_refused_without_showing_it(
@@ -130,8 +134,43 @@ def test_a_url_that_is_none_is_refused_without_showing_it(
 
 
 @pytest.mark.parametrize(
+    ("url", "rule"),
+    [
+        ("redis://host/cache", "the database must be a number"),
+        ("redis://host/0,redis://other/0", "the database must be a number"),
+        ("redis://host/0/1", "the database must be a number"),
+        ("redis://host/-1", "the database must be a number"),
+        ("redis://host/1?db=2", "an option, or the database, is there twice"),
+        ("redis://host?db=1&db=2", "an option, or the database, is there twice"),
+        ("redis://host?db=", "the option db does not exist here"),
+        ("redis://host?db=x", "the option db does not exist here"),
+        ("redis://host?max_connections=10", "the option max_connections does not exist here"),
+        ("redis://host?ssl_cert_reqs=none", "the option ssl_cert_reqs does not exist here"),
+        ("rediss://host?ssl_cert_reqs=CERT_NONE", "the option ssl_cert_reqs does not exist here"),
+        ("redis://:pass?se=cret@host", "a broker is redis://"),
+        ("redis://host?secret=1", "an option does not exist here"),
+    ],
+)
+def test_what_redis_py_would_ignore_is_refused(
+    monkeypatch: pytest.MonkeyPatch, url: str, rule: str
+) -> None:
+    monkeypatch.setenv("APP_BROKER_URL", url)
+    with pytest.raises(SettingsError, match=re.escape(rule)) as refusal:
+        load_settings(RedisSettings)
+    assert "cret" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
     "url",
-    ["redis://127.0.0.1", "rediss://user:secret@host:6380/1", "unix:///run/redis.sock?db=2"],
+    [
+        "redis://127.0.0.1",
+        "redis://127.0.0.1/",
+        "redis://host?db=3&health_check_interval=10",
+        "rediss://user:secret@host:6380/1",
+        "rediss://user:secret@host/1?ssl_cert_reqs=none",
+        "unix:///run/redis.sock?db=2",
+        "unix://user:secret@/run/redis.sock",
+    ],
 )
 def test_the_password_is_in_no_text_of_the_settings(url: str) -> None:
     settings = RedisSettings.model_validate({"broker_url": url})

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 
-from .close_codes import CloseCode, check_close
+from .close_codes import CloseCode, check_close, without_setting
 from .fastapi_internals import has_default_handlers, iter_route_contexts
 from .server.logging import connection_fields, handshake_refused, refusals
 from .server.metrics import ROUTE, STATUS, refused, route_of
@@ -95,7 +95,15 @@ def close_code_for(error: Exception) -> tuple[int, str] | None:
 async def _handle_http_exception(request: Request, error: HTTPException) -> Response | None:
     if isinstance(request, WebSocket):
         return await _refuse_or_close(request, error)
-    return await http_exception_handler(request, error)
+    return await _answer(request, error)
+
+
+async def _answer(request: Request, error: HTTPException) -> Response:
+    detail = error.detail
+    if isinstance(detail, str):
+        detail = without_setting(detail)
+    shown = HTTPException(error.status_code, detail, error.headers)
+    return await http_exception_handler(request, shown)
 
 
 async def _refuse_or_close(websocket: WebSocket, error: Exception) -> Response | None:
@@ -118,7 +126,7 @@ async def _refuse(websocket: WebSocket, error: Exception) -> Response | None:
         case HTTPException():
             status, reason = error.status_code, str(getattr(error, "reason", error.detail))
             # FastAPI's handler doesn't read the request, so an empty one will do.
-            response = await http_exception_handler(Request({"type": "http"}), error)
+            response = await _answer(Request({"type": "http"}), error)
         case WebSocketRequestValidationError():
             where = error.errors()[0]["loc"]
             status, reason = 422, f"invalid parameter {'.'.join(map(str, where))}"

@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import HTTPException, WebSocket, WebSocketDisconnect
 from starlette.types import Message
 
-from .close_codes import CAUSED_BY_CLIENT, CloseCode, check_close
+from .close_codes import CAUSED_BY_CLIENT, CloseCode, check_close, without_setting
 from .identity import ANONYMOUS, Identity
 from .server.fast_path import find_transport
 from .server.inbox import find_inbox
@@ -207,7 +207,7 @@ class Lifecycle:
     async def _close(self, code: int, reason: str) -> None:
         try:
             async with asyncio.timeout(STALL_TIMEOUT):
-                await self.websocket.close(code, reason)
+                await self.websocket.close(code, without_setting(reason))
         except WebSocketDisconnect:
             pass  # the client has disconnected
         except TimeoutError:

@@ -19,7 +19,7 @@ from ..rooms import memory_broker
 from .commands import PATIENCE, Commands
 from .health import Health
 from .keys import Keys
-from .link import Link, reap
+from .link import check_url, reap
 from .members import Members
 from .messages import pack
 from .notices import Notices, close_commands
@@ -49,16 +49,10 @@ class RedisSettings(RoomSettings):
     @field_validator("broker_url")
     @classmethod
     def check_broker_url(cls, value: SecretStr) -> SecretStr:
-        """Reject an invalid URL; the error does not show it, since it may have a password."""
+        """Reject an invalid URL; see `check_url`."""
         url = value.get_secret_value()
         if url != MEMORY:
-            try:
-                Link(url)
-            except Exception:
-                raise ValueError(
-                    "a broker is redis://[[user]:password@]host[:port][/database], the same with "
-                    "rediss:// (TLS), unix:///path/of.sock, or memory://"
-                ) from None
+            check_url(url)
         return value
 
 

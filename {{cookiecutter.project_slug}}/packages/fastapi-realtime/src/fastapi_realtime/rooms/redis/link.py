@@ -1,10 +1,18 @@
 """A single connection to Redis; after an error it is closed and never reused."""
 
 import asyncio
+import re
 from collections.abc import Iterable, Sequence
+from inspect import signature
 from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-from redis.asyncio.connection import Connection, parse_url
+from redis.asyncio.connection import (
+    URL_QUERY_ARGUMENT_PARSERS,
+    Connection,
+    SSLConnection,
+    parse_url,
+)
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
@@ -37,6 +45,52 @@ FAILURES = (RedisError, OSError, EOFError, TimeoutError)
 """Exceptions of a connection."""
 MOVED_ON = (MasterDownError, NoScriptError, ReadOnlyError)
 """Errors of a server that has restarted or is no longer the primary; reconnecting may help."""
+
+
+URL_FORM = (
+    "a broker is redis://[[user]:password@]host[:port][/database], the same with rediss:// (TLS), "
+    "unix:///path/of.sock, or memory://"
+)
+
+
+def check_url(url: str) -> None:
+    """Raise `ValueError` for a URL that redis-py rejects, or of which it would ignore a part.
+
+    The error shows nothing of it but options that exist: anything else may be a password.
+    """
+    try:
+        parts = urlsplit(url)
+        options = parse_qsl(parts.query, keep_blank_values=True)
+        plain = urlunsplit(parts._replace(query="", fragment=""))
+        Link(plain)
+        is_socket = parts.scheme == "unix"
+        is_ignored = parts.port == 0 or (is_socket and bool(parts.hostname))
+    except Exception:
+        raise ValueError(URL_FORM) from None
+    if is_ignored or "#" in url:
+        raise ValueError(URL_FORM)
+    names = [name for name, _ in options]
+    if not is_socket and not re.fullmatch(r"/?|/[0-9]+", parts.path):
+        raise ValueError("the database must be a number, as in redis://host/0")
+    if len({*names}) < len(names) or ("db" in names and parts.path.strip("/") and not is_socket):
+        raise ValueError("an option, or the database, is there twice")
+    for name, value in options:
+        try:
+            if not value:
+                raise ValueError
+            Link(f"{plain}?{urlencode({name: value})}")
+        except Exception:
+            which = f"the option {name}" if name in OPTIONS else "an option"
+            raise ValueError(f"{which} does not exist here, or has a wrong value") from None
+
+
+def parameters_of(kind: type) -> set[str]:
+    """Return the names of all parameters of a class of redis-py."""
+    return {name for each in kind.__mro__ for name in signature(each).parameters}
+
+
+OPTIONS = {*URL_QUERY_ARGUMENT_PARSERS} | parameters_of(SSLConnection)
+"""Names of options that redis-py knows, if not for every kind of connection."""
 
 
 class TooOld(RedisError):
