@@ -70,9 +70,11 @@ def test_there_is_a_page_unless_a_setting_turns_it_off(client: TestClient) -> No
 {% endif %}
 
 
-def test_a_server_finds_the_application(monkeypatch: pytest.MonkeyPatch) -> None:
 {% if cookiecutter.auth == "jwt" %}
+def test_a_server_finds_the_application(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("APP_AUTH_KEY", KEY)
+{% else %}
+def test_a_server_finds_the_application() -> None:
 {% endif %}
     assert main.app.title
     with pytest.raises(AttributeError):
@@ -88,9 +90,13 @@ def test_an_invalid_setting_stops_the_command_with_a_sentence(
         command()
 
 
+{% if cookiecutter.auth == "jwt" %}
 def test_the_example_file_lists_every_setting_with_its_default(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+{% else %}
+def test_the_example_file_lists_every_setting_with_its_default() -> None:
+{% endif %}
     lines = [line for line in EXAMPLE.read_text("utf-8").splitlines() if line.startswith("# APP_")]
     names = [line.removeprefix("# APP_").partition("=")[0].lower() for line in lines]
     assert names == list(Settings.model_fields)

@@ -41,21 +41,19 @@ def create_app(settings: Settings) -> FastAPI:
     title = {{ cookiecutter.__title_python }}
     app = FastAPI(title=title)
 
+{% if cookiecutter.auth == "jwt" %}
     realtime = Realtime(
         settings,
-{% if cookiecutter.auth == "jwt" %}
         authenticator=TokenAuthenticator(settings, policy.is_revoked),
-{% endif %}
-{% if cookiecutter.__redis and cookiecutter.auth == "jwt" %}
-        services=[Rooms(settings, policy, broker=redis_broker)],
-{% elif cookiecutter.__redis %}
-        services=[Rooms(settings, broker=redis_broker)],
-{% elif cookiecutter.include_broadcast and cookiecutter.auth == "jwt" %}
-        services=[Rooms(settings, policy)],
-{% elif cookiecutter.include_broadcast %}
-        services=[Rooms(settings)],
+{% if cookiecutter.include_broadcast %}
+        services=[Rooms(settings, policy{{ ", broker=redis_broker" if cookiecutter.__redis }})],
 {% endif %}
     )
+{% elif cookiecutter.include_broadcast %}
+    realtime = Realtime(settings, services=[Rooms(settings{{ ", broker=redis_broker" if cookiecutter.__redis }})])
+{% else %}
+    realtime = Realtime(settings)
+{% endif %}
     realtime.install(app)
 
     add_asyncapi(app)

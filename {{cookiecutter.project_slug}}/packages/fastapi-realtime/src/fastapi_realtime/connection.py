@@ -118,7 +118,8 @@ class Connection(lifecycle.Lifecycle, Generic[Incoming, Outgoing]):
     ) -> Any:
         """Return the next valid message, whatever type is declared.
 
-        Raises `StopAsyncIteration` once the connection has ended. Messages of the type `refused` close with 1003; with a `schema`, messages are JSON.
+        Messages of the type `refused` close with 1003; with a `schema`, messages are JSON. Raises
+        `StopAsyncIteration` once the connection has ended.
         """
         if not self._accepted:
             await self.accept()

@@ -44,7 +44,7 @@ class Processes:
             self._missing.pop(process, None)
 
     def note_outage(self) -> None:
-        """Record an outage of Redis: no process counts as dead for now."""
+        """Record an outage of Redis: until it is over, no process counts as dead."""
         self._trusted_at = math.inf
 
     def dead(self, processes: set[str]) -> set[str]:
