@@ -168,6 +168,7 @@ def test_what_redis_py_would_ignore_is_refused(
         "redis://host?db=3&health_check_interval=10",
         "rediss://user:secret@host:6380/1",
         "rediss://user:secret@host/1?ssl_cert_reqs=none",
+        "rediss://host?ssl_certfile=client.pem&ssl_keyfile=client.key",
         "unix:///run/redis.sock?db=2",
         "unix://user:secret@/run/redis.sock",
     ],

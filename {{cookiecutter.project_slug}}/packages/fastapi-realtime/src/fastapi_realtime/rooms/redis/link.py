@@ -62,26 +62,38 @@ def check_url(url: str) -> None:
         parts = urlsplit(url)
         options = parse_qsl(parts.query, keep_blank_values=True)
         plain = urlunsplit(parts._replace(query="", fragment=""))
-        Link(plain)
         is_socket = parts.scheme == "unix"
         is_ignored = parts.port == 0 or (is_socket and bool(parts.hostname))
     except Exception:
         raise ValueError(URL_FORM) from None
-    if is_ignored or "#" in url:
+    if is_ignored or "#" in url or not is_accepted(plain):
         raise ValueError(URL_FORM)
     names = [name for name, _ in options]
     if not is_socket and not re.fullmatch(r"/?|/[0-9]+", parts.path):
         raise ValueError("the database must be a number, as in redis://host/0")
     if len({*names}) < len(names) or ("db" in names and parts.path.strip("/") and not is_socket):
         raise ValueError("an option, or the database, is there twice")
-    for name, value in options:
-        try:
-            if not value:
-                raise ValueError
-            Link(f"{plain}?{urlencode({name: value})}")
-        except Exception:
-            which = f"the option {name}" if name in OPTIONS else "an option"
-            raise ValueError(f"{which} does not exist here, or has a wrong value") from None
+    if all(value for _, value in options) and is_accepted(url):
+        return
+    wrong = next(
+        (
+            name
+            for name, value in options
+            if not value or not is_accepted(f"{plain}?{urlencode({name: value})}")
+        ),
+        "",
+    )
+    which = f"the option {wrong}" if wrong in OPTIONS else "an option"
+    raise ValueError(f"{which} does not exist here, or has a wrong value")
+
+
+def is_accepted(url: str) -> bool:
+    """Return whether redis-py accepts a URL."""
+    try:
+        Link(url)
+    except Exception:
+        return False
+    return True
 
 
 def parameters_of(kind: type) -> set[str]:
