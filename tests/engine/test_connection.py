@@ -284,6 +284,7 @@ async def connection_of(receive: Receive, send: Send) -> Connection:
     websocket = WebSocket(scope, receive, send)
     websocket.client_state = WebSocketState.CONNECTED
     connection = Connection(websocket, RealtimeSettings(**NO_RATE_LIMIT), None, LongMessages())
+    await connection.inbox.start(websocket.receive)
     await connection.accept()
     return connection
 

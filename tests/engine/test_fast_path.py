@@ -14,6 +14,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.middleware.gzip import GZipMiddleware
 from fastapi.testclient import TestClient
 from fastapi_realtime import Admitted
+from fastapi_realtime.server.inbox import ReceivingInbox
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .serving import (
@@ -61,7 +62,8 @@ def app() -> FastAPI:
     @app.websocket("/source")
     async def source(connection: Admitted) -> None:
         async for _ in connection:
-            await connection.send("ASGI" if connection.inbox is None else "inbox")
+            is_portable = isinstance(connection.inbox, ReceivingInbox)
+            await connection.send("ASGI" if is_portable else "inbox")
 
     return app
 

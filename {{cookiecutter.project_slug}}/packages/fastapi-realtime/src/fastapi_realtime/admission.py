@@ -12,6 +12,9 @@ from .errors import close_code_for, unwrap
 from .origin import check_origin
 from .realtime import Realtime, realtime_of
 
+CHECK_SECONDS = 10.0
+"""Seconds for all checks before the handshake, dependencies included; then 503."""
+
 
 class Admission:
     """A dependency that checks a client before the handshake and yields its `Connection`.
@@ -22,7 +25,8 @@ class Admission:
 
     The handshake is answered when the endpoint first uses the connection, after all other
     dependencies and parameters have been checked. The first of `subprotocols` that the client
-    offers is selected; a `Subprotocol` has message types of its own.
+    offers is selected; a `Subprotocol` has message types of its own. All that comes before it is
+    cancelled when the client leaves, and gives 503 after `CHECK_SECONDS`.
 
     When the endpoint returns, the connection is closed with 1000. If it raises, with the code of
     `errors.close_code_for`; any other exception is a bug and closes with 1011.
@@ -47,15 +51,23 @@ class Admission:
             realtime.signatures.types(websocket.scope, subprotocol),
         )
         realtime.add(connection)
+        deadline = asyncio.timeout(CHECK_SECONDS)
         try:
-            await realtime.authenticate(connection)
-            yield connection
+            async with deadline:
+                connection.deadline = deadline
+                try:
+                    await connection.inbox.start(websocket.receive)
+                    await realtime.authenticate(connection)
+                    yield connection
+                finally:
+                    connection.deadline = None
             await connection.close()
         except asyncio.CancelledError:
             connection.abort()  # the server's shutdown timeout has expired
             raise
         except Exception as error:
-            await close_after(connection, error)
+            is_late = isinstance(error, TimeoutError) and deadline.expired()
+            await close_after(connection, late_error(connection) if is_late else error)
         finally:
             await realtime.remove(connection)
 
@@ -67,6 +79,13 @@ class Admission:
 
 Admitted = Annotated[Connection[Incoming, Outgoing], Depends(Admission())]
 """Annotation for an endpoint's parameter: `connection: Admitted[Incoming, Outgoing]`."""
+
+
+def late_error(connection: Connection) -> Exception:
+    """Return the exception for checks that were cancelled: the client has left, or it is late."""
+    if connection.has_ended:
+        return HTTPException(499, "the client left during the checks")  # as nginx logs it
+    return HTTPException(503, f"the checks took over {CHECK_SECONDS:g} seconds")
 
 
 async def close_after(connection: Connection, error: Exception) -> None:

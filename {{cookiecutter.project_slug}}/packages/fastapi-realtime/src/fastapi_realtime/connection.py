@@ -13,7 +13,8 @@ from .close_codes import CloseCode
 from .formats import JSON, ErrorCode, Format, InvalidMessage, decode_json
 from .limits import LONG_MESSAGE_BYTES, FairTurn, LongMessages, RateLimiter
 from .message_types import ANY_MESSAGE, MessageTypes
-from .server.fast_path import HIGH_WATER, frame_message, server_frame, wire_size
+from .server.fast_path import HIGH_WATER, frame_message, server_frame
+from .server.frames import wire_size
 from .server.inbox import Received
 from .settings import RealtimeSettings
 
@@ -196,19 +197,11 @@ class Connection(lifecycle.Lifecycle, Generic[Incoming, Outgoing]):
             first, *rest = self._returned
             self._returned = tuple(rest)
             return first
-        return None if self.inbox is None else self.inbox.take()
+        return self.inbox.take()
 
     def _wait_for_message(self) -> Coroutine[Any, Any, Received]:
-        if self.inbox is None:
-            return self._receive_event()
         self._turn.begin()
         return self.inbox.get()
-
-    async def _receive_event(self) -> Received:
-        event = await self._receive()  # other servers do not tell whether a message is waiting
-        text = event.get("text")
-        message = event.get("bytes") if text is None else text
-        return (event, 0) if message is None else (message, wire_size(message))
 
     def _check(
         self,

@@ -3,8 +3,10 @@
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from fastapi import HTTPException, WebSocket, WebSocketDisconnect
 from starlette.types import Message
@@ -16,6 +18,8 @@ from .server.inbox import find_inbox
 from .server.logging import connection_fields, connection_id
 from .server.metrics import CLOSE_CODE, ROUTE, durations, recorded_code, route_of
 from .starlette_internals import is_disconnected
+
+Result = TypeVar("Result")
 
 STALL_TIMEOUT = 10.0
 """Seconds to wait for a client that reads too little to send it a frame; then it is dropped."""
@@ -30,14 +34,16 @@ class Lifecycle:
         "_accepted",
         "_accepting",
         "_closed_before_accept",
+        "_closed_callbacks",
         "_closing",
         "_expiry",
         "_opened_at",
-        "_reading",
         "bytes_in",
         "bytes_out",
         "close_code",
         "close_reason",
+        "deadline",
+        "has_ended",
         "identity",
         "inbox",
         "is_open",
@@ -53,8 +59,7 @@ class Lifecycle:
         self.websocket = websocket
         self.transport = find_transport(websocket.scope)
         self.inbox = find_inbox(websocket.scope)
-        if self.inbox is not None:
-            self.inbox.on_end = self._on_end
+        self.inbox.on_leave = self._end
         self.subprotocol = subprotocol
         self.identity = ANONYMOUS
         self.is_open = False  # whether messages can be sent
@@ -68,10 +73,12 @@ class Lifecycle:
         self._opened_at = time.monotonic()
         self._accepted = False
         self._accepting: asyncio.Future[None] | None = None
-        self._reading: asyncio.Timeout | None = None
         self._closing: asyncio.Task[None] | None = None
         self._closed_before_accept: tuple[int, str] | None = None
         self._expiry: asyncio.TimerHandle | None = None
+        self.has_ended = False  # whether the client has left, or the connection is closed
+        self._closed_callbacks: tuple[Callable[[], None], ...] = ()
+        self.deadline: asyncio.Timeout | None = None  # of the checks before the handshake
 
     @property
     def host(self) -> str:
@@ -112,11 +119,14 @@ class Lifecycle:
         if self._accepted:
             return
         if self._accepting is not None:
-            await self._accepting
+            await asyncio.shield(self._accepting)
             return
         if self._closed_before_accept is not None:
             code, reason = self._closed_before_accept
             raise HTTPException(401 if code == CloseCode.UNAUTHORIZED else 503, reason)
+        if self.deadline is not None:
+            self.deadline.reschedule(None)
+            self.deadline = None
         self._accepting = asyncio.get_running_loop().create_future()
         try:
             await self.websocket.accept(self.subprotocol)
@@ -138,7 +148,7 @@ class Lifecycle:
         code, reason = check_close(code, reason)
         if not self._accepted:
             await self.accept()
-        if self.close_code is None and self._has_ended():
+        if self.close_code is None and self.is_reading and self._is_lost():
             await self._read_close_code()
         self.close_soon(code, reason)
         if self._closing is not None:
@@ -155,7 +165,8 @@ class Lifecycle:
         if not self.is_open:
             return
         code = int(code)  # no enum, which some servers and metrics take for another value
-        self.is_open, self.close_code, self.close_reason = False, code, reason
+        self.close_code, self.close_reason = code, reason
+        self._end()
         self._closing = asyncio.create_task(self._close(code, reason))
         if code in CAUSED_BY_CLIENT:
             self._warn("closed", code=code, reason=reason)
@@ -179,10 +190,53 @@ class Lifecycle:
 
     def abort(self) -> None:
         """Drop the connection without a close frame; unsent data is lost."""
-        self.is_open = self.is_reading = False
+        self.is_reading = False
+        self._end()
         if self.transport is not None:
             self.transport.abort()
         self._stop_reading()
+
+    async def wait_closed(self) -> None:
+        """Wait until the client has left, or the connection is closed.
+
+        Unlike reading, this takes no messages. It can't see the end of a client behind 64
+        messages or 64 KiB that have not been read.
+        """
+        if not self._accepted:
+            await self.accept()
+        with suppress(WebSocketDisconnect):
+            await self.run(asyncio.get_running_loop().create_future())
+
+    async def run(self, work: Awaitable[Result]) -> Result:
+        """Return the result of `work`; cancel it when the client leaves.
+
+        Raises `WebSocketDisconnect` then, and also if the connection is closed; don't catch it.
+        The limit of `wait_closed` applies.
+        """
+        try:
+            async with asyncio.timeout(None) as timeout:
+                cancel = partial(timeout.reschedule, 0)
+                self.add_closed_callback(cancel)
+                try:
+                    return await work
+                finally:
+                    self.remove_closed_callback(cancel)
+        except TimeoutError:
+            if not timeout.expired():
+                raise
+            code = self.close_code or CloseCode.GOING_AWAY
+            raise WebSocketDisconnect(code, self.close_reason) from None
+
+    def add_closed_callback(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when the client leaves or the connection is closed, at once if it is."""
+        if self.has_ended:
+            callback()
+        else:
+            self._closed_callbacks += (callback,)
+
+    def remove_closed_callback(self, callback: Callable[[], None]) -> None:
+        """Remove a callback, if it has not been called."""
+        self._closed_callbacks = tuple(each for each in self._closed_callbacks if each != callback)
 
     async def wait_flushed(self) -> None:
         """Wait until all data has been sent; drop the connection after `STALL_TIMEOUT` seconds.
@@ -190,6 +244,7 @@ class Lifecycle:
         Without that, a closed transport waits forever for a client that reads nothing.
         """
         self.is_open = self.is_reading = False
+        self.inbox.stop()
         if self._expiry is not None:
             self._expiry.cancel()
         try:
@@ -225,29 +280,14 @@ class Lifecycle:
         self._warn("dropped", reason="it stopped reading")
         self.abort()
 
-    async def _receive(self) -> Message:
-        if self.transport is not None:
-            return await self.websocket.receive()  # closing ends this under uvicorn
-        try:
-            async with asyncio.timeout(None) as self._reading:
-                return await self.websocket.receive()
-        except TimeoutError:
-            return {"type": "websocket.disconnect"}  # `_stop_reading` woke us
-        finally:
-            self._reading = None
-
     def _stop_reading(self) -> None:
-        if self._reading is not None and not self._reading.expired():
-            self._reading.reschedule(0)
+        self.inbox.put_nowait({"type": "websocket.disconnect"})
 
-    def _has_ended(self) -> bool:
-        """Return whether the client or the server has ended the connection.
-
-        The close code is known only after the disconnect event has been received.
-        """
-        if self.transport is not None and self.is_open:
-            return self.transport.is_closing()
-        return is_disconnected(self.websocket) or not self.is_open
+    def _is_lost(self) -> bool:
+        """Return whether nothing can be sent; the close code is then in a disconnect event."""
+        if self.transport is not None and self.transport.is_closing():
+            return True
+        return not self.is_open or is_disconnected(self.websocket)
 
     async def _read_close_code(self) -> None:
         """Discard unread messages up to the disconnect event, to learn the close code."""
@@ -256,7 +296,7 @@ class Lifecycle:
                 self._mark_closed(await self._read_until_disconnect())
 
     async def _read_until_disconnect(self) -> Message:
-        while (event := await self.websocket.receive())["type"] != "websocket.disconnect":
+        while isinstance((event := (await self.inbox.get())[0]), str | bytes):
             pass
         return event
 
@@ -269,12 +309,21 @@ class Lifecycle:
         if self._closed_before_accept is not None:
             self.close_soon(*self._closed_before_accept)  # during the handshake
 
-    def _on_end(self) -> None:
-        """Note that nothing more can be sent; messages that came before can still be read."""
-        self.is_open = False
+    def _end(self, can_send: bool = False) -> None:
+        """Note that the connection ends; messages that came before can still be read."""
+        self.is_open = self.is_open and can_send
+        if self.has_ended:
+            return
+        self.has_ended = True
+        callbacks, self._closed_callbacks = self._closed_callbacks, ()
+        for callback in callbacks:
+            callback()
+        if self.deadline is not None:
+            self.deadline.reschedule(0)
 
     def _mark_closed(self, event: Message) -> None:
-        self.is_open = self.is_reading = False
+        self.is_reading = False
+        self._end()
         if self.close_code is None:
             self.close_code, self.close_reason = event.get("code"), event.get("reason") or ""
 

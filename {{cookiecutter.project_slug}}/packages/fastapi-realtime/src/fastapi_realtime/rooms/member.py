@@ -1,5 +1,6 @@
 """A member: a connection in a room, from joining to leaving."""
 
+import asyncio
 from typing import Literal, Self
 
 from fastapi import HTTPException, WebSocketDisconnect, WebSocketException
@@ -32,6 +33,9 @@ from .hub import Hub
 REFUSALS = {401: ErrorCode.UNAUTHORIZED, 503: ErrorCode.UNAVAILABLE}
 """Error codes for a rejected new token, by the HTTP status of a handshake with it."""
 
+LEAVE_SECONDS = 1.0
+"""Seconds for an endpoint to handle the last messages of a client that has gone."""
+
 
 class Member:
     """A connection in a room. `async with` joins and leaves it; `async for` yields its messages."""
@@ -43,8 +47,10 @@ class Member:
         "_confirmations",
         "_connection",
         "_hub",
+        "_leaving",
         "_since",
         "_subscriber",
+        "_timer",
         "_unanswered",
         "name",
         "room",
@@ -69,6 +75,8 @@ class Member:
         self._connection = connection
         self._since = since
         self._confirmations: Confirmations | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._leaving: asyncio.Task[None] | None = None
         self._unanswered: ClientPing | ClientToken | None = None
 
     async def __aenter__(self) -> Self:
@@ -89,11 +97,17 @@ class Member:
         except BaseException:
             await self._leave()
             raise
+        self._connection.add_closed_callback(self._leave_later)
         return self
 
     async def __aexit__(self, *exception: object) -> None:
         """Leave the room, and notify the other members."""
-        await self._leave()
+        self._connection.remove_closed_callback(self._leave_later)
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._confirmations is not None:
+            self._confirmations.drop()
+        await (self._leaving or self._leave())
 
     def __aiter__(self) -> Self:
         """Return this member, which is an iterator of its messages; see `receive`."""
@@ -210,10 +224,15 @@ class Member:
         else:
             self._subscriber.start(replayed)
 
+    def _leave_later(self) -> None:
+        """Leave in `LEAVE_SECONDS`, even if the endpoint doesn't notice that its client has gone."""
+        self._timer = asyncio.get_running_loop().call_later(LEAVE_SECONDS, self._leave_now)
+
+    def _leave_now(self) -> None:
+        self._leaving = asyncio.create_task(self._leave())
+
     async def _leave(self) -> None:
         self._hub.unsubscribe(self._subscriber)
-        if self._confirmations is not None:
-            self._confirmations.drop()
         try:
             await self._announce("left")
         finally:

@@ -91,10 +91,3 @@ def frame_message(frame: bytes) -> str | bytes:
     """Return the message of a frame made by `server_frame`."""
     payload = frame[{126: 4, 127: 10}.get(frame[1], 2) :]
     return payload.decode() if frame[0] == 0x81 else payload
-
-
-def wire_size(message: str | bytes) -> int:
-    """Return the size of a message's payload in bytes."""
-    if isinstance(message, bytes) or message.isascii():
-        return len(message)
-    return len(message.encode())

@@ -85,3 +85,10 @@ def is_close(payload: bytes) -> bool:
 def control_frame(first: int, payload: bytes) -> bytes:
     """Return an unmasked control frame."""
     return bytes((first, len(payload))) + payload
+
+
+def wire_size(message: str | bytes) -> int:
+    """Return the size of a message's payload in bytes."""
+    if isinstance(message, bytes) or message.isascii():
+        return len(message)
+    return len(message.encode())

@@ -4,7 +4,9 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from starlette.types import Message, Scope
+from starlette.types import Message, Receive, Scope
+
+from .frames import wire_size
 
 MAX_MESSAGES = 64
 """Messages of a connection that may wait; at this number, reading pauses."""
@@ -23,13 +25,13 @@ class Inbox:
     Replaces uvicorn's queue, with which reading pauses and resumes at every message.
     """
 
-    __slots__ = ("_bytes", "_received", "_resume", "_waiter", "is_full", "on_end")
+    __slots__ = ("_bytes", "_received", "_resume", "_waiter", "is_full", "on_leave")
 
     def __init__(self, resume: Callable[[], None]) -> None:
         """`resume` is called when an inbox that was full is empty again."""
         self.is_full = False
-        self.on_end = ignore
-        """Called once, when nothing more can be sent to the client."""
+        self.on_leave: Callable[[bool], None] = ignore
+        """Called when the client has closed, or is gone; with whether it can still get answers."""
         self._received = EMPTY
         self._bytes = 0
         self._resume = resume
@@ -51,10 +53,16 @@ class Inbox:
         self._add((event, 0))
         self._wake()
 
+    async def start(self, receive: Receive) -> None:
+        """Start to receive; a server that fills the inbox has begun before."""
+
+    def stop(self) -> None:
+        """Stop receiving; see `start`."""
+
     def end(self) -> None:
-        """Call `on_end`, unless that has been done."""
-        on_end, self.on_end = self.on_end, ignore
-        on_end()
+        """Call `on_leave` for the last time: nothing more can be sent to the client."""
+        on_leave, self.on_leave = self.on_leave, ignore
+        on_leave(False)
 
     def detach(self) -> None:
         """Drop the reference to `resume`, and so to the protocol: the connection is lost."""
@@ -97,10 +105,49 @@ class Inbox:
             self._waiter.set_result(None)
 
 
-def ignore() -> None:
+class ReceivingInbox(Inbox):
+    """An inbox that is filled through ASGI: under other servers, and behind a middleware."""
+
+    __slots__ = ("_has_room", "_task")
+
+    def __init__(self) -> None:
+        self._has_room = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        super().__init__(self._has_room.set)
+
+    async def start(self, receive: Receive) -> None:
+        """Wait for the handshake, and receive all that follows in a task."""
+        await receive()
+        self._task = asyncio.create_task(self._fill(receive))
+
+    def stop(self) -> None:
+        """Stop receiving."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _fill(self, receive: Receive) -> None:
+        event: Message = {"type": "websocket.disconnect"}
+        try:
+            while (event := await receive())["type"] == "websocket.receive":
+                text = event.get("text")
+                message = event["bytes"] if text is None else text
+                self.put(message, wire_size(message))
+                if self.is_full:
+                    self._has_room.clear()
+                    await self._has_room.wait()
+        finally:
+            is_read = len(self) == 0
+            self.put_nowait(event)
+            if is_read:
+                self.end()
+            else:
+                self.on_leave(True)
+
+
+def ignore(_: bool = False) -> None:
     """Do nothing."""
 
 
-def find_inbox(scope: Scope) -> Inbox | None:
-    """Return the inbox that `FindTransport` has found, or `None`."""
-    return scope.get("inbox")
+def find_inbox(scope: Scope) -> Inbox:
+    """Return the inbox that `FindTransport` has found, or one that receives through ASGI."""
+    return scope.get("inbox") or ReceivingInbox()

@@ -211,6 +211,7 @@ class LightWebSocketProtocol(WebSocketsSansIOProtocol):
         if is_waiting:
             self.inbox.is_full = True  # so that `resume` is called once it is empty
             self.close_timer = self.loop.call_later(self.close_timeout, self.end)
+            self.inbox.on_leave(True)
         else:
             self.end()
 
