@@ -91,8 +91,9 @@ function fakeServer() {
   class WebSocket {
     sent = [];
 
-    constructor(url) {
+    constructor(url, protocols) {
       this.since = new URL(url).searchParams.get("since");
+      this.protocols = protocols;
       made.push(this);
       wanted.shift()?.();
     }
@@ -130,6 +131,9 @@ function until(log, condition) {
     check();
   });
 }
+
+/** Resolve once all promises that can go on have done so. */
+const settled = () => new Promise(setImmediate);
 
 const on = (log, type) => log.events.filter((event) => event.on === type);
 const data = (log) => on(log, "message").map((event) => event.data);
@@ -261,6 +265,16 @@ test("close codes say whether to come back", { timeout: 30_000 }, async (context
   }
 });
 
+test("code 0, Deno's for a broken connection, is 1006", async (context) => {
+  const members = new Members(context);
+  const { WebSocket, next } = fakeServer();
+  const ann = members.add("ann", SERVER, { WebSocket });
+  (await next()).lose(0);
+  const { state, code } = on(ann, "state").at(-1);
+  assert.deepEqual([state, code], ["connecting", 1006]);
+  await next();
+});
+
 test("a message that is too big is rejected, and the rest goes on", { timeout: 20_000 }, async (context) => {
   const members = new Members(context);
   const { WebSocket, next } = fakeServer();
@@ -380,10 +394,59 @@ test("every attempt asks for a token, and so does a renewal", { timeout: 20_000 
   assert.equal(asked.length, 5);
 });
 
+test("a token that does not come ends the attempt, and is ignored later", async (context) => {
+  const members = new Members(context);
+  const { WebSocket, next } = fakeServer();
+  context.mock.timers.enable({ apis: ["setTimeout"] });
+  const answers = [];
+  const token = () => new Promise((resolve) => answers.push(resolve));
+  const options = { WebSocket, token, tokenWithin: 100, minDelay: 1, maxDelay: 1 };
+  const ann = members.add("ann", SERVER, options);
+  context.mock.timers.tick(99);
+  await settled();
+  assert.deepEqual(closes(ann), []);
+  context.mock.timers.tick(1);
+  await settled();
+  assert.deepEqual(closes(ann), [1006]);
+  assert.match(on(ann, "state").at(-1).reason, /no_token/);
+  context.mock.timers.tick(1);
+  assert.equal(answers.length, 2);
+  answers[0]("late");
+  await settled();
+  answers[1]("in time");
+  const connection = await next();
+  assert.deepEqual(connection.protocols, ["events.v1", "bearer.in time"]);
+  connection.tell({ type: "joined", id: "e-0" });
+  const renewal = ann.room.renew();
+  context.mock.timers.tick(100);
+  await rejects(renewal, "no_token");
+  assert.equal(ann.room.state, "open");
+});
+
+test("a connection that never opens, or in which one never joins, is given up", async (context) => {
+  const members = new Members(context);
+  const { WebSocket, next } = fakeServer();
+  context.mock.timers.enable({ apis: ["setTimeout"] });
+  const options = { WebSocket, pingAfter: 100, pongWithin: 50, minDelay: 1, maxDelay: 1 };
+  const ann = members.add("ann", SERVER, options);
+  const first = await next();
+  context.mock.timers.tick(100);
+  context.mock.timers.tick(50);
+  assert.deepEqual(closes(ann), [1006]);
+  context.mock.timers.tick(1);
+  const second = await next();
+  second.tell({ type: "present", members: [] });
+  context.mock.timers.tick(100);
+  context.mock.timers.tick(50);
+  assert.deepEqual(closes(ann), [1006, 1006]);
+  assert.deepEqual([...first.sent, ...second.sent], []);
+});
+
 test("without a token, an expired one is the end", { timeout: 20_000 }, async (context) => {
   const members = new Members(context);
   const { WebSocket, next } = fakeServer();
   const ann = members.add("ann", SERVER, { token: undefined, WebSocket });
+  await assert.rejects(ann.room.renew(), TypeError);
   (await next()).lose(4401);
   assert.equal(ann.room.state, "closed");
 });
@@ -527,37 +590,71 @@ test("attempts are spread at random, up to a cap", { timeout: 20_000 }, async (c
   assert.deepEqual(delays, [750, 75]); // only a connection that lasts is a success
 });
 
-test("back online, it waits no longer", { timeout: 20_000 }, async (context) => {
+/** Return a function that dispatches the `online` of a browser. */
+function fakeBrowser(context) {
   const browser = new EventTarget();
   for (const name of ["addEventListener", "removeEventListener"]) {
     globalThis[name] = browser[name].bind(browser);
     context.after(() => delete globalThis[name]);
   }
-  const online = () => browser.dispatchEvent(new Event("online"));
+  return () => browser.dispatchEvent(new Event("online"));
+}
+
+test("back online, it does not wait for the next attempt", { timeout: 20_000 }, async (context) => {
+  const online = fakeBrowser(context);
   const members = new Members(context);
   const { WebSocket, next } = fakeServer();
-  let made = 0;
-  class Counted extends WebSocket {
-    constructor(url) {
-      super(url);
-      made += 1;
-    }
-  }
   context.mock.method(Math, "random", () => 0.9);
-  const ann = members.add("ann", SERVER, { WebSocket: Counted, minDelay: 60_000, maxDelay: 60_000 });
-  const first = await next();
-  online();
-  first.lose();
-  online();
+  const ann = members.add("ann", SERVER, { WebSocket, minDelay: 60_000, maxDelay: 60_000 });
+  (await next()).lose();
   online();
   (await next()).tell({ type: "joined", id: "e-0" });
-  online();
-  await new Promise(setImmediate);
-  assert.deepEqual([made, ann.room.state], [2, "open"]);
+  assert.equal(ann.room.state, "open");
   ann.room.close();
   online();
-  await new Promise(setImmediate);
-  assert.deepEqual([made, ann.room.state], [2, "closed"]);
+  await settled();
+  assert.equal(ann.room.state, "closed");
+});
+
+test("back online, it does not wait for an attempt that hangs", { timeout: 20_000 }, async (context) => {
+  const online = fakeBrowser(context);
+  const members = new Members(context);
+  const { WebSocket, next } = fakeServer();
+  const answers = [];
+  const token = () => new Promise((resolve) => answers.push(resolve));
+  const ann = members.add("ann", SERVER, { WebSocket, token });
+  online();
+  assert.equal(answers.length, 2);
+  answers[0]("late");
+  answers[1]("second");
+  const first = await next();
+  assert.equal(first.protocols[1], "bearer.second");
+  online();
+  answers[2]("third");
+  const second = await next();
+  first.tell({ type: "joined", id: "e-0" });
+  first.lose();
+  assert.equal(ann.room.state, "connecting");
+  second.tell({ type: "joined", id: "e-0" });
+  assert.deepEqual([ann.room.state, closes(ann)], ["open", []]);
+});
+
+test("back online, it tests an open connection at once", async (context) => {
+  const online = fakeBrowser(context);
+  const members = new Members(context);
+  const { WebSocket, next } = fakeServer();
+  context.mock.timers.enable({ apis: ["setTimeout"] });
+  const ann = members.add("ann", SERVER, { WebSocket, pingAfter: 100, pongWithin: 50 });
+  const connection = await next();
+  connection.tell({ type: "joined", id: "e-0" });
+  online();
+  assert.deepEqual(connection.sent, [{ type: "ping", ref: "ping" }]);
+  connection.tell({ type: "pong" });
+  context.mock.timers.tick(50);
+  assert.equal(ann.room.state, "open");
+  online();
+  context.mock.timers.tick(50);
+  assert.deepEqual(closes(ann), [1006]);
 });
 
 test("closing rejects what was not accepted, and nothing follows", { timeout: 20_000 }, async (context) => {
@@ -580,7 +677,7 @@ test("closing rejects what was not accepted, and nothing follows", { timeout: 20
   assert.equal(ann.events.at(-1).state, "closed");
   const bea = members.add("bea", SERVER, { token: () => Promise.reject(new Error("too late")) });
   bea.room.close();
-  await new Promise(setImmediate);
+  await settled();
   assert.equal(bea.room.state, "closed");
   assert.throws(() => connect(SERVER, { WebSocket: undefined }), TypeError);
 });

@@ -99,7 +99,7 @@ export interface RoomEventMap {
 }
 
 export interface RoomOptions {
-  /** Called for a token before each attempt to connect. */
+  /** Called for a token before each attempt to connect. Must answer within `tokenWithin`. */
   token?: () => string | undefined | Promise<string | undefined>;
   /** Messages in flight at once (1). More are faster if the server is far away, but may be
    * published in another order if one is rejected and sent again. */
@@ -113,16 +113,19 @@ export interface RoomOptions {
   minDelay?: number;
   /** Maximum milliseconds before any attempt (30,000). */
   maxDelay?: number;
+  /** Milliseconds to wait for `token` before the attempt counts as lost (30,000). */
+  tokenWithin?: number;
   /** Milliseconds without data from the server before a ping is sent (20,000). */
   pingAfter?: number;
-  /** Milliseconds to wait for the pong before reconnecting (10,000). */
+  /** Milliseconds to wait for the pong before reconnecting (10,000). An attempt counts as lost
+   * after `pingAfter` and `pongWithin` without data. */
   pongWithin?: number;
   /** The `WebSocket` class, if there is no global one. */
   WebSocket?: new (url: string, protocols: string[]) => unknown;
 }
 
-/** Why a message was not sent: `code` is the server's error code, or `too_big` (1009), `queue_full`
- * or `closed`. */
+/** Why a message or a token was not sent: `code` is the server's error code, or `too_big` (1009),
+ * `queue_full`, `closed` or `no_token`. */
 export class RoomError extends Error {
   constructor(code: string, detail: string);
   readonly code: string;
@@ -140,7 +143,8 @@ export class Room extends EventTarget {
    * with a `RoomError`. */
   send(data: JsonValue): Promise<string>;
 
-  /** Send a new token, so that the connection stays open when the old one expires. */
+  /** Send a new token, so that the connection stays open when the old one expires. Rejects with
+   * `no_token` if the callback does not answer within `tokenWithin`. */
   renew(): Promise<void>;
 
   /** Leave the room for good; messages not yet accepted are rejected with `closed`. */

@@ -17,6 +17,7 @@ const DISPATCHED = new Set(["message", "joined", "left", "present", "gap", "resu
 
 /** Close codes after which to reconnect; any other code closes the room for good. */
 const RETRYABLE_CLOSE_CODES = new Set([1001, 1005, 1006, 1011, 1012, 1013, 1014, 1015, 4401]);
+const LOST = 1006;
 const INTERNAL_ERROR = 1011;
 const UNAUTHORIZED = 4401;
 const MESSAGE_TOO_BIG = 1009;
@@ -38,6 +39,7 @@ const DEFAULTS = {
   maxHeld: 1000,
   minDelay: 1000,
   maxDelay: 30_000,
+  tokenWithin: 30_000,
   pingAfter: 20_000,
   pongWithin: 10_000,
 };
@@ -62,8 +64,8 @@ export class Room extends EventTarget {
   #options;
   #state = "connecting";
   #socket = null;
+  #attempt; // to connect; a new symbol for each
   #timer; // for the next attempt to connect, or for a ping or its pong
-  #isWaiting = false; // for the next attempt to connect
   #attempts = 0; // to reconnect, since a connection that lasted `maxDelay`
   #openedAt = Infinity;
   #since = ""; // id of the last event; sent to resume after it
@@ -79,7 +81,7 @@ export class Room extends EventTarget {
     this.#options = { WebSocket: globalThis.WebSocket, ...DEFAULTS, ...options };
     if (!this.#options.WebSocket) throw new TypeError("no WebSocket here: pass it as an option");
     this.#url = webSocketUrl(url);
-    globalThis.addEventListener?.("online", this.#retry); // in browsers
+    globalThis.addEventListener?.("online", this.#online); // in browsers
     this.#connect();
   }
 
@@ -104,7 +106,8 @@ export class Room extends EventTarget {
 
   /** Send a new token, so that the connection stays open when the old one expires. */
   async renew() {
-    const token = await this.#options.token();
+    if (!this.#options.token) throw new TypeError("nothing to renew: pass `token` as an option");
+    const token = await this.#token();
     if (this.#state === "open") this.#socket.send(toJson({ type: "token", token, ref: "token" }));
   }
 
@@ -113,20 +116,36 @@ export class Room extends EventTarget {
     this.#close(1000, "closed by this client");
   }
 
-  /** Reconnect without further delay. */
-  #retry = () => {
-    if (!this.#isWaiting) return;
-    clearTimeout(this.#timer);
-    this.#connect();
+  /** Do not wait: begin a new attempt to connect, or test whether the connection still works. */
+  #online = () => {
+    if (this.#state === "open") this.#ping();
+    else this.#connect();
   };
 
+  /** Begin an attempt to connect; give up an earlier one that still waits. */
   async #connect() {
-    this.#isWaiting = false;
+    this.#disconnect();
+    const attempt = (this.#attempt = Symbol());
+    const isCurrent = () => attempt === this.#attempt;
     try {
-      const token = await this.#options.token?.();
-      if (this.#state !== "closed") this.#open(token);
+      const token = await this.#token();
+      if (isCurrent()) this.#open(token);
     } catch (error) {
-      this.#lost(1006, String(error));
+      if (isCurrent()) this.#lost(LOST, String(error));
+    }
+  }
+
+  /** Return a token, if there is a callback; rejects if it does not answer in time. */
+  async #token() {
+    let timer;
+    const late = new Promise((_, reject) => {
+      const error = new RoomError("no_token", "the callback did not answer in time");
+      timer = setTimeout(reject, this.#options.tokenWithin, error);
+    });
+    try {
+      return await Promise.race([this.#options.token?.(), late]);
+    } finally {
+      clearTimeout(timer);
     }
   }
 
@@ -137,7 +156,7 @@ export class Room extends EventTarget {
       this.#listen(new this.#options.WebSocket(this.#url.href, protocols));
     } catch (error) {
       if (!PERMANENT_ERRORS.has(error.name)) throw error;
-      this.#close(1006, String(error));
+      this.#close(LOST, String(error));
     }
   }
 
@@ -147,18 +166,21 @@ export class Room extends EventTarget {
     // Ignore late events of an earlier connection.
     const isCurrent = () => socket === this.#socket;
     socket.onmessage = ({ data }) => isCurrent() && this.#receive(parseEvent(data));
-    socket.onclose = ({ code, reason }) => isCurrent() && this.#lost(code, reason);
+    socket.onclose = ({ code, reason }) => isCurrent() && this.#lost(code || LOST, reason); // 0 in Deno
     // In Node 22, a failed handshake has no `close` event. Elsewhere, it comes before this timer.
-    socket.onerror = () => setTimeout(socket.onclose, 0, { code: 1006, reason: "failed" });
+    socket.onerror = () => setTimeout(socket.onclose, 0, { code: LOST, reason: "failed" });
   }
 
-  /** Ping after `pingAfter` of silence; reconnect if nothing arrives within `pongWithin`. */
   #startPingTimer() {
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => {
-      if (this.#state === "open") this.#socket.send(toJson({ type: "ping", ref: "ping" }));
-      this.#timer = setTimeout(() => this.#lost(1006, "no answer"), this.#options.pongWithin);
-    }, this.#options.pingAfter);
+    this.#timer = setTimeout(() => this.#ping(), this.#options.pingAfter);
+  }
+
+  /** Reconnect if nothing arrives within `pongWithin`. A connection that is not open gets no ping. */
+  #ping() {
+    clearTimeout(this.#timer);
+    if (this.#state === "open") this.#socket.send(toJson({ type: "ping", ref: "ping" }));
+    this.#timer = setTimeout(() => this.#lost(LOST, "no answer"), this.#options.pongWithin);
   }
 
   #receive(event) {
@@ -174,7 +196,7 @@ export class Room extends EventTarget {
       if (event.type === "joined" && typeof event.id === "string") this.#opened();
     }
     if (this.#uncertain.size === 0) this.#held.splice(0).forEach((each) => this.#deliver(each));
-    if (this.#held.length > this.#options.maxHeld) this.#lost(1006, "no answer to a message");
+    if (this.#held.length > this.#options.maxHeld) this.#lost(LOST, "no answer to a message");
   }
 
   #messageOf({ type, code, ref }) {
@@ -243,7 +265,6 @@ export class Room extends EventTarget {
   }
 
   #lost(code, reason) {
-    if (this.#state === "closed") return; // closed while waiting for a token
     const canReconnect = RETRYABLE_CLOSE_CODES.has(code) || this.#rejectTooBig(code, reason);
     if (!canReconnect || (code === UNAUTHORIZED && !this.#options.token)) {
       this.#close(code, reason);
@@ -259,7 +280,6 @@ export class Room extends EventTarget {
     this.#openedAt = Infinity;
     const delay = Math.random() * this.#backoff(this.#attempts++); // not all clients at once
     this.#timer = setTimeout(() => this.#connect(), delay);
-    this.#isWaiting = true;
     this.#setState("connecting", code, reason);
   }
 
@@ -275,10 +295,11 @@ export class Room extends EventTarget {
     return true;
   }
 
-  /** Drop the connection, whether it still works or not. */
+  /** Drop the connection, whether it still works or not, or the attempt to connect. */
   #disconnect() {
     const socket = this.#socket;
     this.#socket = null;
+    this.#attempt = undefined;
     this.#held = [];
     clearTimeout(this.#timer);
     clearTimeout(this.#resendTimer);
@@ -289,8 +310,7 @@ export class Room extends EventTarget {
   #close(code, reason) {
     if (this.#state === "closed") return;
     this.#disconnect();
-    this.#isWaiting = false;
-    globalThis.removeEventListener?.("online", this.#retry);
+    globalThis.removeEventListener?.("online", this.#online);
     for (const { reject } of this.#queue.values()) reject(new RoomError("closed", `${code} ${reason}`));
     this.#queue.clear();
     this.#setState("closed", code, reason);
