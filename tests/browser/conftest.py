@@ -27,8 +27,14 @@ OPTIONS = [
     "--disable-sync",
     "--no-first-run",
 ]
-REFUSED = "WebSocket connection to "
-"""Begins what a browser logs about each handshake that fails; some tests want that."""
+REFUSED = (
+    "WebSocket connection to ",
+    *(
+        f"Failed to load resource: the server responded with a status of {n}"
+        for n in (401, 403, 422)
+    ),
+)
+"""Begins what a browser logs about each refused handshake or request; some tests want that."""
 
 expect.set_options(timeout=20_000)
 
