@@ -2,7 +2,9 @@
 
 import mimetypes
 import re
+from base64 import b64encode
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from fastapi_realtime import Realtime, RealtimeSettings, add_asyncapi, add_page
+from fastapi_realtime.page import ADD_SLASH
 
 from .projects import Project, projects
 
@@ -80,14 +83,23 @@ def test_kinds_of_files_do_not_depend_on_the_system(
     assert kinds == ["text/html", "text/javascript", "text/css", "image/svg+xml", "text/javascript"]
 
 
+@projects("open", "empty")
+def test_the_only_inline_script_of_the_page_is_the_one_that_may_run(project: Project) -> None:
+    page = TestClient(project.create_app()).get("/")
+    assert re.findall(r"<script>(.*?)</script>", page.text, re.DOTALL) == [ADD_SLASH]
+    assert not re.search(r"<[^>]* (?:style|on\w+)=|<style", page.text)
+
+
 @pytest.mark.parametrize("path", ["/", "/style.css", CLIENT])
-def test_a_page_may_load_nothing_from_elsewhere_and_run_no_inline_script(
+def test_a_page_may_load_nothing_from_elsewhere_and_run_one_inline_script(
     client: TestClient, path: str
 ) -> None:
     headers = client.get(path).headers
     policy = headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; ")
-    assert set(re.findall(r"-src (.*?)(?:;|$)", policy)) == {"'none'", "'self'"}
+    script = b64encode(sha256(ADD_SLASH.encode()).digest()).decode()
+    sources = {"'none'", "'self'", f"'self' 'sha256-{script}'"}
+    assert set(re.findall(r"-src (.*?)(?:;|$)", policy)) == sources
     for name in ("base-uri", "form-action", "frame-ancestors"):
         assert f"{name} 'none'" in policy
     assert headers["x-content-type-options"] == "nosniff"

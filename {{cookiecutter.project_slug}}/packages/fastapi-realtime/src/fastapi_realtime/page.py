@@ -1,6 +1,8 @@
 """Serve a folder of static files at `/`, and the JavaScript client beside it."""
 
 import mimetypes
+from base64 import b64encode
+from hashlib import sha256
 from pathlib import Path
 
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
@@ -19,11 +21,22 @@ MEDIA_TYPES = {
 }
 """The files that are served, by suffix."""
 
+ADD_SLASH = (
+    r'/(\/|\.html)$/.test(location.pathname) || history.replaceState(null, "", '
+    "`${location.pathname}/${location.search}${location.hash}`)"
+)
+"""The only inline script that a page may have.
+
+Behind a proxy that removes a prefix, a page at `/prefix` would look for its files at `/`. Only the
+browser can tell this address from `/prefix/`. It is changed in place: a redirect would never end
+where the proxy removes the slash.
+"""
+
 POLICY = {
     "default-src": "'none'",
     "connect-src": "'self'",
     "img-src": "'self'",
-    "script-src": "'self'",
+    "script-src": f"'self' 'sha256-{b64encode(sha256(ADD_SLASH.encode()).digest()).decode()}'",
     "style-src": "'self'",
     "base-uri": "'none'",
     "form-action": "'none'",
@@ -47,7 +60,7 @@ def add_page(app: FastAPI, directory: Path) -> None:
 
     Only files with a suffix in `MEDIA_TYPES` are served, none of them from outside of the folder.
     A Content-Security-Policy lets the page load files of its own origin alone, and run no inline
-    scripts or styles. Nothing of it is in the OpenAPI document.
+    scripts or styles but `ADD_SLASH`. Nothing of it is in the OpenAPI document.
 
     Raises `RuntimeError` if there is no such folder.
     """
