@@ -86,6 +86,12 @@ def test_origins_that_differ_in_case_or_default_port_are_the_same(same: str) -> 
     assert admits(app_with(), "http://chat.example", page=same)
 
 
+@pytest.mark.parametrize("origin", ["capacitor://localhost", "tauri://localhost", "app://."])
+def test_app_in_a_shell_may_connect_if_its_origin_is_allowed(origin: str) -> None:
+    assert admits(app_with(allowed_origins=origin), origin)
+    assert not admits(app_with(), origin)
+
+
 def test_origin_that_equals_an_invalid_host_header_is_refused() -> None:
     with TestClient(app_with()) as client:
         headers = {"host": "chat.example/", "origin": "http://chat.example/"}

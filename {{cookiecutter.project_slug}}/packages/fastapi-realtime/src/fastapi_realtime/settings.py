@@ -121,7 +121,10 @@ def _split(value: object) -> object:
 def _check_origin(text: str) -> str:
     origin = text if text == "*" else normal_origin(text)
     if origin is None:
-        raise ValueError("an origin looks like https://chat.example.com or http://localhost:5173")
+        raise ValueError(
+            "an origin looks like https://chat.example.com or http://localhost:5173; "
+            "only * allows pages opened from a file"
+        )
     return origin
 
 
