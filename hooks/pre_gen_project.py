@@ -5,6 +5,7 @@ import keyword
 import re
 import sys
 import unicodedata
+from typing import Any
 
 MAX_SLUG = 50
 
@@ -61,28 +62,75 @@ def text_problem(text: str) -> str:
     return ""
 
 
-def problems(answers: dict[str, str]) -> list[str]:
+def derived(answers: dict[str, Any]) -> dict[str, Any]:
+    """Return the private values that cookiecutter.json derives from the answers."""
+    title = answers["project_name"]
+    quote = "'" if title.count('"') > title.count("'") else '"'
+    jwt = answers["auth"] == "jwt"
+    rooms = answers["include_broadcast"]
+    redis = rooms and answers["broker"] == "redis"
+    endpoints = answers["include_echo"] or answers["include_json"] or rooms
+    settings = ["RedisSettings"] * redis or ["RoomSettings"] * rooms
+    settings = settings + ["TokenSettings"] * jwt or ["RealtimeSettings"]
+    extras = ",".join(["jwt"] * jwt + ["redis"] * redis)
+    return {
+        "_new_lines": "\n",
+        "_jinja2_env_vars": {"trim_blocks": True, "lstrip_blocks": True},
+        "__package_name": answers["project_slug"].lower().replace("-", "_"),
+        "__endpoints": "yes" * endpoints,
+        "__redis": "yes" * redis,
+        "__settings": ", ".join(settings),
+        "__extras": f"[{extras}]" * bool(extras),
+        "__title_python": f"{quote}{escaped(title, quote)}{quote}",
+        "__title_markdown": in_markdown(title),
+        "__description_markdown": in_markdown(answers["description"]),
+        "__author_markdown": in_markdown(answers["author_name"]),
+        "__description_toml": escaped(answers["description"], '"'),
+        "__author_toml": escaped(answers["author_name"], '"'),
+    }
+
+
+def escaped(text: str, quote: str) -> str:
+    """Return a text as it stands in these quotes, in TOML and Python."""
+    return text.replace("\\", "\\\\").replace(quote, f"\\{quote}")
+
+
+def in_markdown(text: str) -> str:
+    """Return a text as it stands in Markdown."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace("\\", "\\\\")
+
+
+def problems(answers: dict[str, Any]) -> list[str]:
     """Return a sentence for each answer that won't do."""
+    for field, answer in answers.items():
+        if field.startswith("include_") and not isinstance(answer, bool):
+            return [f"{field} is the text {answer!a}, neither true nor false.", OLD]
     found = []
-    slug = answers.pop("project_slug")
+    slug = answers["project_slug"]
     if problem := slug_problem(slug):
         found.append(f"project_slug {ascii(slug)} {problem}; try {slug_example(slug)!r}.")
-    for field, text in answers.items():
-        if problem := text_problem(text):
-            found.append(f"{field} {ascii(text)} {problem}.")
+    for field in ("project_name", "description", "author_name"):
+        if problem := text_problem(answers[field]):
+            found.append(f"{field} {ascii(answers[field])} {problem}.")
     if not answers["project_name"].strip():
         found.append("project_name is empty; try 'Chat App'.")
-    return found
+    if found:
+        return found
+    for field, value in derived(answers).items():
+        if answers[field] != value:
+            found.append(f"{field} is {answers[field]!a}; the answers make it {value!a}.")
+    return [*found, GIVEN] if found else []
 
+
+OLD = """\
+Cookiecutter before 2.7 makes such answers; use 2.7 or later: `uvx cookiecutter@latest`, for instance."""
+GIVEN = """\
+Remove such values from the default_context of your configuration, the command line and the replay file.
+If they are not there, cookiecutter is too old; use 2.7 or later."""
 
 # Jinja's JSON has no single quotes inside, so these around it must stay single.
 # fmt: off
-ANSWERS = {
-    "project_slug": json.loads(r'''{{ cookiecutter.project_slug | tojson }}'''),
-    "project_name": json.loads(r'''{{ cookiecutter.project_name | tojson }}'''),
-    "description": json.loads(r'''{{ cookiecutter.description | tojson }}'''),
-    "author_name": json.loads(r'''{{ cookiecutter.author_name | tojson }}'''),
-}
+ANSWERS = json.loads(r'''{{ cookiecutter | tojson }}''')
 # fmt: on
 
 if found := problems(ANSWERS):

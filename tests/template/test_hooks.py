@@ -1,12 +1,15 @@
 """Answers that are refused, and what a person reads before and after a project is made."""
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cookiecutter.main import cookiecutter
+from jinja2 import Environment
 
 from ..conftest import ALL_OFF, TEMPLATE, Answers, Bake
 
@@ -72,6 +75,84 @@ def test_all_problems_are_named_at_once(bake: Bake, capfd: pytest.CaptureFixture
     said = capfd.readouterr().err
     assert "project_slug" in said
     assert "author_name" in said
+
+
+def refused(*command: str | Path, folder: Path) -> str:
+    """Run cookiecutter, which must refuse and leave nothing behind; return what it says."""
+    done = subprocess.run(
+        [*command, TEMPLATE, "--no-input", "-o", folder, "include_demo=no"],
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert done.returncode != 0, done.stdout
+    assert list(folder.iterdir()) == []
+    return done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", ["2.6.0", "2.1.1", "1.7.3"])
+def test_an_older_cookiecutter_is_refused(tmp_path: Path, version: str) -> None:
+    command = ("uv", "run", "--no-project", "--with", f"cookiecutter=={version}", "cookiecutter")
+    said = refused(*command, folder=tmp_path)
+    assert "neither true nor false" in said
+    assert "use 2.7 or later: `uvx cookiecutter@latest`" in said
+
+
+def said_by_hook(path: Path, **answers: Any) -> str:
+    """Run the hook with answers that only an older cookiecutter makes; return what it says."""
+    context = json.loads((TEMPLATE / "cookiecutter.json").read_text("utf-8"))
+    context |= {"project_slug": "my-websocket-app", "broker": "memory", "auth": "none"} | answers
+    hook = (TEMPLATE / "hooks/pre_gen_project.py").read_text("utf-8")
+    path.write_text(Environment().from_string(hook).render(cookiecutter=context), "utf-8")
+    done = subprocess.run(
+        [sys.executable, path], capture_output=True, encoding="utf-8", check=False
+    )
+    assert done.returncode != 0
+    return done.stderr
+
+
+def test_an_answer_that_is_a_text_is_no_boolean(tmp_path: Path) -> None:
+    said = said_by_hook(tmp_path / "hook.py", include_demo="False")
+    assert "include_demo is the text 'False', neither true nor false.\n" in said
+    assert "use 2.7 or later" in said
+
+
+def test_a_derived_value_with_template_code_is_refused(tmp_path: Path) -> None:
+    said = said_by_hook(tmp_path / "hook.py")
+    assert '__package_name is "{{ cookiecutter.project_slug | lower' in said
+    assert "use 2.7 or later" in said
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("__package_name", "evil"),
+        ("__redis", "yes"),
+        ("__extras", "[jwt]"),
+        ("_new_lines", "\r\n"),
+        ("_jinja2_env_vars", {"trim_blocks": True, "lstrip_blocks": False}),
+    ],
+)
+def test_a_derived_value_from_a_users_configuration_is_refused(
+    tmp_path: Path, field: str, value: Any
+) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(json.dumps({"default_context": {field: value}}), "utf-8")  # JSON is YAML
+    folder = tmp_path / "projects"
+    folder.mkdir()
+    command = (sys.executable, "-m", "cookiecutter", "--config-file", config)
+    said = refused(*command, folder=folder)
+    assert f"\n{field} is " in said
+    assert "the answers make it" in said
+    assert "Remove such values from the default_context of your configuration" in said
+
+
+def test_the_hook_knows_every_derived_value() -> None:
+    hook = (TEMPLATE / "hooks/pre_gen_project.py").read_text("utf-8")
+    asked = json.loads((TEMPLATE / "cookiecutter.json").read_text("utf-8"))
+    derived = {key for key in asked if key.startswith("_")} - {"__prompts__"}
+    assert set(re.findall(r'^        "(_\w+)": ', hook, re.MULTILINE)) == derived
 
 
 def test_the_next_steps_are_in_the_users_own_names(
