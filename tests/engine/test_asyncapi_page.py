@@ -9,10 +9,13 @@ from html.parser import HTMLParser
 from typing import Annotated, Any, Literal
 
 import pytest
-from fastapi import Cookie, FastAPI, Query, WebSocket
+from fastapi import Cookie, Depends, FastAPI, Query, WebSocket
+from fastapi.requests import HTTPConnection
 from fastapi.testclient import TestClient
 from fastapi_realtime import (
+    Admission,
     Admitted,
+    Connection,
     add_asyncapi,
 )
 from pydantic import BaseModel, Field, create_model
@@ -227,7 +230,7 @@ def test_a_route_without_admission_has_no_tables_of_refusals(app: FastAPI) -> No
 
     page = page_of(app)
     assert "/bare" in page
-    assert "<details>" not in page
+    assert "Close codes" not in page
 
 
 def test_models_in_models_are_shown_once(app: FastAPI) -> None:
@@ -244,3 +247,77 @@ def test_models_in_models_are_shown_once(app: FastAPI) -> None:
     text = text_of(page_of(app))
     assert text.count("Fields of Tree") == 1  # of the list; the other is the message itself
     assert text.count("Fields of Leaf") == 2  # one for each message
+
+
+def shop_of(connection: HTTPConnection) -> str:
+    """The name in the path, or a default."""
+    return connection.path_params.get("shop", "tea")
+
+
+def test_routes_that_differ_in_their_paths_alone_are_one_section(app: FastAPI) -> None:
+    @app.websocket("/shops/{shop}")
+    @app.websocket("/shop")
+    async def shops(
+        connection: Admitted[Limited, Limited], shop: Annotated[str, Depends(shop_of)]
+    ) -> None:
+        """Sell tea."""
+
+    @app.get("/shop")
+    async def shown() -> None: ...
+
+    @app.websocket("/other")
+    async def other(connection: Admitted[Limited, Limited]) -> None:
+        """Sell coffee."""
+
+    page = page_of(app)
+    text = text_of(page)
+    assert text.count("Sell tea.") == text.count("Sell coffee.") == 1
+    assert "/shop /shops/{shop} Sell tea. /shop also takes GET requests:" in text
+    assert page.count("<section>") == len(("overview", "/shop", "/other", "shared"))
+    assert "shop path string" in text
+
+
+def test_what_endpoints_share_is_there_once(app: FastAPI) -> None:
+    @app.websocket("/text")
+    async def first(connection: Admitted[str, str]) -> None: ...
+
+    @app.websocket("/tags")
+    async def second(connection: Admitted[Tag, Tag], size: Size) -> None: ...
+
+    @app.websocket("/limited")
+    async def third(connection: Admitted[Limited, Tag | str]) -> None: ...
+
+    page = page_of(app)
+    text = text_of(page)
+    assert text.count("Fields of ErrorDetail") == 1
+    for code in ("rate_limited", "invalid_json"):
+        assert page.count(f"code&quot;: &quot;{code}&quot;") == 1
+    assert text.count("1008") == text.count("429") == text.count("422") == 1
+    names = dict(re.findall(r'<a href="#(message-\w+)">(\w+)</a>', page))
+    assert names.keys() == {"message-ErrorFrame"}
+    assert [page.count(f'id="{name}"') for name in names] == [1]
+
+
+def test_close_codes_of_an_endpoint_are_in_its_own_section(app: FastAPI) -> None:
+    connections = Annotated[Connection, Depends(Admission(close_codes={4010: "Full."}))]
+
+    @app.websocket("/table")
+    async def table(connection: connections) -> None: ...
+
+    @app.websocket("/other")
+    async def other(connection: Admitted) -> None: ...
+
+    text = text_of(page_of(app))
+    assert text.index("/table") < text.index("4010 Full.") < text.rindex("/other")
+    assert text.index("1008") > text.rindex("/other")
+
+
+def test_what_is_long_is_folded(app: FastAPI) -> None:
+    @app.websocket("/limited")
+    async def limited(connection: Admitted[Limited, str]) -> None: ...
+
+    page = page_of(app)
+    assert "<details open" not in page
+    unfolded = re.sub(r"<details>.*?</details>", "", page)
+    assert not {"by_code", "ErrorDetail", "1008", "429"} & set(re.findall(r"\w+", unfolded))
+    assert "Limited" in text_of(re.sub(r"</summary>.*?</details>", "", page))

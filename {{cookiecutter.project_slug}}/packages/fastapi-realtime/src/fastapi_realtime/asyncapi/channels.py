@@ -32,7 +32,8 @@ def channel_of(endpoint: Endpoint, schemas: Schemas) -> dict[str, Any]:
 def http_note(endpoint: Endpoint) -> str:
     """Return a note about HTTP routes with the same path, which are documented by OpenAPI."""
     methods = " and ".join(f"`{method}`" for method in endpoint.http_methods)
-    return f"The same path takes {methods} requests: see the HTTP documentation." * bool(methods)
+    note = f"`{endpoint.address}` also takes {methods} requests: see the HTTP documentation."
+    return note if methods else ""
 
 
 def keyed(exchange: Exchange) -> dict[str, Message]:

@@ -43,4 +43,4 @@ def table(headings: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Html:
     head = element("tr", *(element("th", heading, scope="col") for heading in headings))
     inner = element("table", element("thead", head), element("tbody", *body))
     label = f"Table: {', '.join(headings)}"
-    return element("div", inner, class_="table", role="region", aria_label=label, tabindex="0")
+    return element("div", inner, class_="table", role="group", aria_label=label, tabindex="0")

@@ -8,7 +8,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 
 from ..signature import find_routes
 from .document import make_document
-from .page import HEADERS, NO_STORE, make_page
+from .page import HEADERS, NO_STORE, make_main, make_page
 
 HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 DEFAULT_SERVER = "ws://localhost:8000"
@@ -66,7 +66,9 @@ def add_asyncapi(app: FastAPI, url: str = "/asyncapi") -> None:
             links["HTTP routes"] = f"{root}{docs}"
         if has_start_page(app):
             links["Console"] = f"{root}/"
-        html = make_page(documents.at(server_of(request)), links)
+        server = server_of(request)
+        found = documents.at(server)
+        html = make_page(found["info"], server, links, make_main(found))
         return HTMLResponse(html, headers=HEADERS)
 
     app.add_route(f"{url}.json", document, include_in_schema=False)
