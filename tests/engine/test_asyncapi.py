@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
+from math import inf
 from typing import Annotated, Any, Generic, Literal, Never, TypeVar
 from uuid import UUID
 
@@ -558,6 +559,14 @@ def test_what_the_application_says_of_itself_is_in_the_document() -> None:
     assert info["description"].startswith("Tea for all.\n\n")
     assert (info["contact"], info["license"]) == (contact, {"name": "MIT"})
     assert "externalDocs" not in info
+
+
+def test_a_default_that_json_does_not_have_is_null(app: FastAPI) -> None:
+    @app.websocket("/shop")
+    async def shop(connection: Admitted, limit: float = inf) -> None: ...
+
+    query = document(app)["channels"]["shop"]["bindings"]["ws"]["query"]
+    assert query["properties"]["limit"] == {"type": "number", "default": None}
 
 
 def test_the_routes_are_not_in_openapi(app: FastAPI) -> None:

@@ -2,6 +2,7 @@
 
 import re
 from base64 import b64encode
+from collections.abc import Callable
 from enum import Enum
 from hashlib import sha256
 from html import unescape
@@ -18,6 +19,7 @@ from fastapi_realtime import (
     Connection,
     add_asyncapi,
 )
+from fastapi_realtime.asyncapi import routes
 from pydantic import BaseModel, Field, create_model
 
 from .serving import realtime_app
@@ -321,3 +323,44 @@ def test_what_is_long_is_folded(app: FastAPI) -> None:
     unfolded = re.sub(r"<details>.*?</details>", "", page)
     assert not {"by_code", "ErrorDetail", "1008", "429"} & set(re.findall(r"\w+", unfolded))
     assert "Limited" in text_of(re.sub(r"</summary>.*?</details>", "", page))
+
+
+def test_documents_are_made_once_for_each_set_of_routes(
+    app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    def spy(module: Any, name: str, what: str, is_counted: Callable[..., bool]) -> None:
+        function = getattr(module, name)
+
+        def counting(*args: Any, **options: Any) -> Any:
+            made.extend([what] if is_counted(*args) else [])
+            return function(*args, **options)
+
+        monkeypatch.setattr(module, name, counting)
+
+    spy(routes, "make_document", "document", lambda *_: True)
+    spy(routes, "make_main", "page", lambda *_: True)
+    spy(routes, "json_of", "JSON", lambda document: "channels" in document)
+    client = TestClient(app)
+    for added in ("/one", "/two"):
+
+        @app.websocket(added)
+        async def talk(connection: Admitted[Tag, Tag]) -> None: ...
+
+        made.clear()
+        for host in ("a.example", "b.example:81"):
+            for path in ("/asyncapi", "/asyncapi.json"):
+                text = client.get(path, headers={"host": host}).text
+                assert added in text
+                assert host in text
+        assert sorted(made) == ["JSON", "document", "page"]
+
+
+@pytest.mark.parametrize("path", ["/asyncapi", "/asyncapi.json"])
+def test_no_client_gets_the_host_of_another(app: FastAPI, path: str) -> None:
+    client = TestClient(app)
+    hosts = ("localhost:8000", '"><script>', "tea.example", "localhost:8000")
+    answers = [client.get(path, headers={"host": host}).text for host in hosts]
+    assert answers[0] == answers[1] == answers[3] == answers[2].replace(hosts[2], hosts[0])
+    assert hosts[2] in answers[2]

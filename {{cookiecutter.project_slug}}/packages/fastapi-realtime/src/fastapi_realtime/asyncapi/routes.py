@@ -3,11 +3,13 @@
 import re
 from typing import Any
 
-from fastapi import FastAPI, Request
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import HTMLResponse
+from pydantic_core import to_json
 
 from ..signature import find_routes
 from .document import make_document
+from .html import Html
 from .page import HEADERS, NO_STORE, make_main, make_page
 
 HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
@@ -15,30 +17,72 @@ DEFAULT_SERVER = "ws://localhost:8000"
 
 
 class Documents:
-    """The document of an application; it is created again when routes have changed."""
+    """The document of an application and its page, which are created again when routes change.
+
+    A request costs only its own part, with the host: nothing is kept for each host.
+    """
 
     def __init__(self, app: FastAPI) -> None:
         self._app = app
         self._routes: list[Any] | None = None
-        self._document: dict[str, Any] = {}
+        self._start: dict[str, Any] = {}
+        self._rest: dict[str, Any] = {}
+        self._json, self._main = b"", Html("")
+        self._has_start_page = False
 
     def at(self, server: str) -> dict[str, Any]:
         """Return the document for a server such as `wss://chat.example.com/prefix`."""
-        found = find_routes(self._app.routes)
-        routes = [(prefix, each.path, each.endpoint) for prefix, each in found]
-        if routes != self._routes:
-            self._document = make_document(self._app, self._app.state.realtime)
-            self._routes = routes
+        return self._start_at(server) | self._rest
+
+    def json_at(self, server: str) -> bytes:
+        """Return the document as JSON."""
+        return json_of(self._start_at(server))[:-1] + b"," + self._json
+
+    def page_at(self, server: str, url: str, root: str) -> str:
+        """Return the page; `url` is the path of the document, and `root` precedes all paths."""
+        info = self._start_at(server)["info"]
+        links = {"asyncapi.json": f"{root}{url}"}
+        if docs := docs_path(self._app):
+            links["HTTP routes"] = f"{root}{docs}"
+        if self._has_start_page or getattr(self._app.state, "has_page", False):
+            links["Console"] = f"{root}/"
+        return make_page(info, server, links, self._main)
+
+    def _start_at(self, server: str) -> dict[str, Any]:
+        """Return the start of the document, the only part that depends on the server."""
+        self._update()
         protocol, _, rest = server.partition("://")
         host, slash, path = rest.partition("/")
         where = {"host": host, "protocol": protocol, "pathname": f"{slash}{path}".rstrip("/")}
-        servers = {"server": {key: value for key, value in where.items() if value}}
-        first = {key: self._document[key] for key in ("asyncapi", "info")}
+        start = self._start | {
+            "servers": {"server": {key: each for key, each in where.items() if each}}
+        }
         if docs := docs_path(self._app):
             url = f"{'https' if protocol == 'wss' else 'http'}://{host}{where['pathname']}{docs}"
             external = {"url": url, "description": "The HTTP routes of the same application"}
-            first["info"] = first["info"] | {"externalDocs": external}
-        return {**first, "servers": servers, **{**self._document, **first}}
+            start["info"] = start["info"] | {"externalDocs": external}
+        return start
+
+    def _update(self) -> None:
+        """Create all that is kept, if the routes are not those of the last time."""
+        found = list(find_routes(self._app.routes))
+        routes = [(prefix, each.path, each.endpoint) for prefix, each in found]
+        if routes == self._routes:
+            return
+        document = make_document(self._app, self._app.state.realtime)
+        self._main = make_main(document)
+        self._start = {key: document.pop(key) for key in ("asyncapi", "info")}
+        self._rest, self._json = document, json_of(document)[1:]
+        self._has_start_page = any(
+            not prefix and each.path == "/" and "GET" in (each.methods or ())
+            for prefix, each in found
+        )
+        self._routes = routes
+
+
+def json_of(document: dict[str, Any]) -> bytes:
+    """Return a document as JSON, which has no infinity and no NaN."""
+    return to_json(document, inf_nan_mode="null")
 
 
 def asyncapi_document(app: FastAPI, server: str = DEFAULT_SERVER) -> dict[str, Any]:
@@ -56,19 +100,12 @@ def add_asyncapi(app: FastAPI, url: str = "/asyncapi") -> None:
     """
     documents = Documents(app)
 
-    async def document(request: Request) -> JSONResponse:
-        return JSONResponse(documents.at(server_of(request)), headers=NO_STORE)
+    async def document(request: Request) -> Response:
+        body = documents.json_at(server_of(request))
+        return Response(body, headers=NO_STORE, media_type="application/json")
 
     async def page(request: Request) -> HTMLResponse:
-        root = root_path(request)
-        links = {"asyncapi.json": f"{root}{url}.json"}
-        if docs := docs_path(app):
-            links["HTTP routes"] = f"{root}{docs}"
-        if has_start_page(app):
-            links["Console"] = f"{root}/"
-        server = server_of(request)
-        found = documents.at(server)
-        html = make_page(found["info"], server, links, make_main(found))
+        html = documents.page_at(server_of(request), f"{url}.json", root_path(request))
         return HTMLResponse(html, headers=HEADERS)
 
     app.add_route(f"{url}.json", document, include_in_schema=False)
@@ -93,11 +130,3 @@ def root_path(request: Request) -> str:
 def docs_path(app: FastAPI) -> str:
     """Return the path of FastAPI's documentation of the HTTP routes, or an empty string."""
     return (app.docs_url or "") if app.openapi_url else ""
-
-
-def has_start_page(app: FastAPI) -> bool:
-    """Return whether the application has a page at `/`."""
-    return getattr(app.state, "has_page", False) or any(
-        not prefix and each.path == "/" and "GET" in (each.methods or ())
-        for prefix, each in find_routes(app.routes)
-    )
