@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from fastapi_realtime import Realtime, RealtimeSettings, add_asyncapi, add_page
 from fastapi_realtime.page import ADD_SLASH
+from starlette.staticfiles import StaticFiles
 
 from .projects import Project, projects
 
@@ -161,6 +162,24 @@ def test_head_is_answered_as_get_without_the_content(client: TestClient, path: s
 def test_nothing_else_is_sent(client: TestClient, path: str) -> None:
     assert client.get(path).status_code == 404
     assert client.post(path).status_code in (404, 405)
+
+
+@pytest.mark.parametrize("path", ["/{}", "/{}style.css", "/client/{}client.js"])
+def test_a_long_path_is_refused_before_its_folders_are_looked_up(
+    client: TestClient, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[str] = []
+    lookup_path = StaticFiles.lookup_path
+    monkeypatch.setattr(
+        StaticFiles,
+        "lookup_path",
+        lambda self, path: found.append(path) or lookup_path(self, path),
+    )
+    assert client.get(path.format("a/")).status_code == 404
+    assert found != []
+    found.clear()
+    assert client.get(path.format("a/" * 1000)).status_code == 404
+    assert found == []
 
 
 @pytest.mark.parametrize("path", ["/none", "/none/", "/none.html", "/client/none.html"])
