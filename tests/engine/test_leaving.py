@@ -11,6 +11,7 @@ import pytest
 from fastapi import Depends, FastAPI, WebSocketDisconnect
 from fastapi_realtime import Admitted, Identity, RealtimeSettings
 from fastapi_realtime.rooms import Rooms, RoomsDep, RoomSettings
+from fastapi_realtime.server.light_protocol import LightWebSocketProtocol
 from websockets.exceptions import InvalidStatus
 
 from .room_app import EventsAdmitted, SubjectAsToken, connect_events, next_event
@@ -63,7 +64,9 @@ def test_work_ends_when_its_client_leaves(
     serve_both_ways: Serve,
     endpoint: Callable[[Admitted[str, str], Work], Awaitable[None]],
     last: bytes,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(LightWebSocketProtocol, "close_timeout", 60)
     app, work = realtime_app(), Work()
 
     @app.websocket("/work")
@@ -73,6 +76,8 @@ def test_work_ends_when_its_client_leaves(
     with raw_client(serve_both_ways(app), "/work") as client:
         assert work.has_begun.wait(10)
         client.sendall(last)
+        if last.endswith(CLOSE):
+            assert work.has_ended.wait(10)
     assert work.has_ended.wait(10)
 
 
