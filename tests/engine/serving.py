@@ -36,6 +36,12 @@ def realtime_app(settings: RealtimeSettings | None = None, **options: Any) -> Fa
     return app
 
 
+def started(app: FastAPI) -> FastAPI:
+    """Let an application answer without its lifespan, in tests of what needs none."""
+    app.state.realtime._is_running = True
+    return app
+
+
 def echo_app(**settings: object) -> FastAPI:
     """An application with these settings that sends back what it gets, at `/all`."""
     return add_echo(realtime_app(RealtimeSettings.model_validate(NO_RATE_LIMIT | settings)))

@@ -8,7 +8,7 @@ from fastapi_realtime.limits import ConnectionLimiter
 from starlette.testclient import WebSocketDenialResponse
 from websockets.exceptions import InvalidStatus
 
-from .serving import NO_RATE_LIMIT, Serve, connect, dial, handshake, realtime_app, warning
+from .serving import NO_RATE_LIMIT, Serve, connect, dial, handshake, realtime_app, started, warning
 
 
 def app_with(**settings: object) -> FastAPI:
@@ -29,7 +29,7 @@ def app_with(**settings: object) -> FastAPI:
     async def http() -> None:
         pass
 
-    return app
+    return started(app)
 
 
 def admits(app: FastAPI, origin: str | None = None, page: str = "http://chat.example") -> bool:

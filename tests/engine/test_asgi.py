@@ -11,7 +11,7 @@ from fastapi import FastAPI, HTTPException, WebSocketException
 from fastapi_realtime import Admitted, RealtimeSettings
 from starlette.types import Message
 
-from .serving import NO_RATE_LIMIT, no_errors_logged, realtime_app
+from .serving import NO_RATE_LIMIT, no_errors_logged, realtime_app, started
 
 FIELDS: dict[str, dict[str, type]] = {
     "websocket.accept": {"subprotocol": str, "headers": list},
@@ -80,7 +80,7 @@ def app() -> FastAPI:
     async def refused(connection: Admitted) -> None:
         raise HTTPException(404)
 
-    return app
+    return started(app)
 
 
 TEXT = {"type": "websocket.receive", "text": "hello"}

@@ -32,7 +32,41 @@ from starlette.routing import WebSocketRoute
 from starlette.testclient import WebSocketDenialResponse
 from websockets.exceptions import InvalidStatus
 
+from .room_app import connect_events, next_event, room_app, send
 from .serving import Serve, connect, echo_app, own_records, realtime_app, receive_all
+
+
+def test_an_application_that_was_not_started_says_how_to_start_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    inner, outer = room_app(), FastAPI()
+    outer.mount("/chat", inner)
+    with pytest.raises(RuntimeError, match=r"with TestClient\(app\) as client"):
+        TestClient(inner).websocket_connect("/rooms/tea").__enter__()
+    for client in (TestClient(inner), TestClient(outer, root_path="")):
+        path = "/rooms/tea" if client.app is inner else "/chat/rooms/tea"
+        with pytest.raises(RuntimeError, match=r"app\.router\.lifespan_context\(app\)"):
+            client.post(path, json="Hello")
+
+
+def test_an_application_can_be_mounted_in_another(serve: Serve) -> None:
+    app = room_app()
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
+        async with app.router.lifespan_context(app):
+            yield
+
+    outer = FastAPI(lifespan=lifespan)
+    outer.mount("/chat", app)
+    outer.state.realtime = app.state.realtime  # what the server of these tests looks at
+    url = f"{serve(outer)}/chat/rooms/tea"
+    with connect_events(url) as ann, connect_events(url) as bob:
+        next_event(bob, "joined")
+        send(ann, "Hello")
+        assert next_event(bob, "message")["data"] == "Hello"
+        assert len(app.state.realtime.connections) == 2
+    assert not app.state.realtime.drain.has_begun
 
 
 class Recorder:

@@ -1,5 +1,6 @@
 """Where frames go straight to the server's transport, and how strict clients see them."""
 
+import functools
 import logging
 import sys
 from collections.abc import Awaitable, Callable
@@ -109,8 +110,46 @@ def test_middleware_that_wraps_send_is_not_bypassed_and_warned_of_once(
     with running(app, **protocols) as url:
         assert [way_taken(url) for _ in range(5)] == 5 * ["ASGI"]
     (line,) = warnings(caplog)
-    assert "WrapSend" in line
+    assert "tests.engine.serving.WrapSend.__call__" in line
     assert "broadcasts to large rooms are several times slower" in line
+
+
+class Instrument:
+    """Middleware that hides that it wraps `send`, as tracers do."""
+
+    def __init__(self, app: ASGIApp, kind: str) -> None:
+        self.app = app
+        self.kind = kind
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        @functools.wraps(send)
+        async def wrapped(message: Message) -> None:
+            await send(message)
+
+        await self.app(scope, receive, wrapped if self.kind == "wraps" else Sender(send))
+
+
+class Sender:
+    """A callable that wraps `send`."""
+
+    def __init__(self, send: Send) -> None:
+        self.send = send
+
+    async def __call__(self, message: Message) -> None:
+        await self.send(message)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("wraps", "Instrument.__call__.<locals>.wrapped"), ("object", "Sender")]
+)
+def test_the_warning_names_what_wraps_send(
+    app: FastAPI, caplog: pytest.LogCaptureFixture, kind: str, name: str
+) -> None:
+    app.add_middleware(Instrument, kind=kind)
+    with running(app) as url:
+        assert way_taken(url) == "ASGI"
+    (line,) = warnings(caplog)
+    assert f"({__name__}.{name})" in line
 
 
 class WrapReceive:

@@ -14,7 +14,7 @@ from fastapi_realtime.formats import (
     decode_json,
     dump_json,
 )
-from pydantic import BaseModel, Field, TypeAdapter
+from pydantic import BaseModel, Field, JsonValue, TypeAdapter
 
 
 class Point(BaseModel):
@@ -38,8 +38,14 @@ def test_valid_message_is_decoded() -> None:
     assert decode_json('{"x":1,"y":2}', POINTS) == Point(x=1, y=2)
 
 
-@pytest.mark.parametrize("text", ["NaN", "to Infinity"])
-def test_string_may_contain_the_words_nan_and_infinity(text: str) -> None:
+@pytest.mark.parametrize("number", ["1e308", "-1E+308", "1e-400", "0e999", "9" * 310])
+def test_numbers_that_a_double_or_an_integer_can_hold_are_accepted(number: str) -> None:
+    value = decode_json(f'{{"1e999": [{number}]}}', TypeAdapter(JsonValue))
+    assert json.loads(dump_json(value)) == {"1e999": [json.loads(number)]}
+
+
+@pytest.mark.parametrize("text", ["NaN", "to Infinity", "1e999", "9" * 400])
+def test_string_may_contain_what_no_number_may(text: str) -> None:
     assert decode_json(json.dumps(text), TypeAdapter(str)) == text
 
 
@@ -50,6 +56,9 @@ def test_string_may_contain_the_words_nan_and_infinity(text: str) -> None:
         ("", ErrorCode.INVALID_JSON, ""),
         ('{"x":NaN,"y":1}', ErrorCode.INVALID_JSON, ""),
         ('{"x":Infinity,"y":1}', ErrorCode.INVALID_JSON, ""),
+        ('{"x":1e309,"y":1}', ErrorCode.INVALID_JSON, ""),
+        ('{"x":1,"y":1,"z":[{"a":-1E+0400}]}', ErrorCode.INVALID_JSON, ""),
+        ('{"x":1,"y":%s.0}' % ("9" * 310), ErrorCode.INVALID_JSON, ""),
         ("[" * 1000, ErrorCode.INVALID_JSON, ""),
         ("null", ErrorCode.INVALID_SHAPE, ""),
         ('{"x":1}', ErrorCode.INVALID_SHAPE, "y"),

@@ -139,6 +139,12 @@ class Server:
             self.protocol.data_received(data)
             self.take()
 
+    def read_frames(self, *frames: bytes, in_parts: bool) -> None:
+        """Let frames arrive at once, or each in two parts, which takes the parser."""
+        for data in frames if in_parts else [b"".join(frames)]:
+            self.read(data[:3] if in_parts else b"")
+            self.read(data[3:] if in_parts else data)
+
     def take(self) -> None:
         """Take what is there, as long as something comes."""
         while self.loop.run_due() or len(self.protocol.inbox):
@@ -151,13 +157,18 @@ class Server:
         return self.taken[1:], self.transport.written, self.transport.is_closed
 
 
-def frame(first: int, payload: bytes, mask: bytes = b"mask", width: int | None = None) -> bytes:
-    """Return a client's frame; its length is written in `width` bytes, or as few as can be."""
+def frame(first: int, payload: bytes, mask: bytes = b"mask") -> bytes:
+    """Return a client's frame."""
     size = len(payload)
-    width = width or (0 if size < 126 else 2 if size < 65_536 else 8)
-    second = {0: size, 2: 126, 8: 127}[width]
-    length = size.to_bytes(8, "big")[8 - width :]
-    return bytes([first, 0x80 | second]) + length + mask + apply_mask(payload, mask)
+    if size > 125:
+        return padded(first, payload, 2 if size < 65_536 else 8, mask)
+    return bytes([first, 0x80 | size]) + mask + apply_mask(payload, mask)
+
+
+def padded(first: int, payload: bytes, width: int, mask: bytes = b"mask") -> bytes:
+    """Return a client's frame with its length written in `width` bytes."""
+    length = len(payload).to_bytes(width, "big")
+    return bytes([first, {2: 0xFE, 8: 0xFF}[width]]) + length + mask + apply_mask(payload, mask)
 
 
 def unmasked(data: bytes) -> bytes:
@@ -172,12 +183,11 @@ masks = st.binary(min_size=4, max_size=4)
 texts = st.text(max_size=200).map(str.encode)
 messages = st.builds(frame, st.sampled_from([0x81, 0x82]), texts, masks)
 fragments = st.builds(frame, st.sampled_from([0x01, 0x02, 0x00, 0x80]), texts, masks)
-others = st.builds(
-    frame,
-    st.sampled_from([0x81, 0x82, 0x88, 0x89, 0x8A, 0xC1, 0x91, 0x83, 0x8B]),
-    st.binary(max_size=400),
-    masks,
-    st.sampled_from([None, 2, 8]),
+first_bytes = st.sampled_from([0x81, 0x82, 0x88, 0x89, 0x8A, 0xC1, 0x91, 0x83, 0x8B])
+payloads = st.binary(max_size=400)
+others = st.one_of(
+    st.builds(frame, first_bytes, payloads, masks),
+    st.builds(padded, first_bytes, payloads, st.sampled_from([2, 8]), masks),
 )
 rubbish = st.one_of(messages.map(unmasked), st.binary(max_size=10))
 frames = st.one_of(messages, messages, messages, fragments, others, rubbish)
@@ -204,7 +214,6 @@ def outcome_of(reads: list[bytes], cuts: list[int], *, fast: bool) -> tuple[obje
 @example([frame(0x81, b"\xff")], [])
 @example([frame(0x81, b"\xff") + LATE + CLOSE], [])
 @example([frame(0x81, b"\xff") + LATE + frame(0x83, b"")], [])
-@example([frame(0x81, b"a", width=2) + frame(0x81, b"b", width=8)], [])
 @example([frame(0x01, b"a"), frame(0x81, b"b")], [])
 @example([frame(0x01, b"a"), frame(0x89, b""), frame(0x80, b"b"), frame(0x81, b"c")], [])
 @example([frame(0x82, b"a" * 20) + frame(0x82, frame(0x81, b"no message"))], [30])
@@ -235,6 +244,28 @@ def test_message_of_any_length_and_mask_is_read(text: str, mask: bytes) -> None:
         assert read_message(data + b"after", 6, 65_535) == (message, len(payload), len(data))
 
 
+@pytest.mark.parametrize("width", [2, 8])
+@pytest.mark.parametrize("size", [0, 125, 126, 65_535, 65_536])
+@pytest.mark.parametrize("cut", [1, 3, 5, 9])
+def test_a_length_of_more_bytes_than_it_needs_is_1002(width: int, size: int, cut: int) -> None:
+    if size == 65_536 and width == 2:
+        return
+    server = Server(limit=100_000)
+    server.read(frame(0x81, b"before"))
+    data = padded(0x82, b"x" * size, width)
+    server.read(data[:cut])
+    server.read(data[cut:] + LATE)
+    if (126 <= size < 65_536) if width == 2 else size > 65_535:
+        assert [message for message, _ in server.taken[1:3]] == ["before", b"x" * size]
+        assert server.transport.written == b""
+    else:
+        reason = "the length of a frame is not minimal"
+        disconnect = {"type": "websocket.disconnect", "code": 1002, "reason": reason}
+        assert server.taken[1:] == [("before", 6), (disconnect, 0)]
+        assert server.transport.written.startswith(b"\x88")
+        assert server.transport.written[2:4] == b"\x03\xea"
+
+
 def test_messages_and_control_frames_need_no_parser() -> None:
     server = Server()
     server.read(frame(0x81, b"a") + frame(0x82, b"b" * 200) + frame(0x89, b"c") + frame(0x8A, b"d"))
@@ -262,14 +293,14 @@ def test_no_ping_follows_a_close_frame() -> None:
     assert server.transport.written == b"\x88\x00"
 
 
-@pytest.mark.parametrize("width", [None, 2])
+@pytest.mark.parametrize("in_parts", [False, True])
 @pytest.mark.parametrize("end", ["taken", "late", "shutdown", "close", "over", "lost"])
 def test_close_frame_is_answered_when_what_came_before_it_was_taken(
-    width: int | None, end: str
+    in_parts: bool, end: str
 ) -> None:
     server = Server()
     server.take = Mock()  # it takes nothing by itself
-    server.read(frame(0x81, b"a", width=width) + frame(0x88, b"\x0f\xaa", width=width) + LATE)
+    server.read_frames(frame(0x81, b"a"), frame(0x88, b"\x0f\xaa") + LATE, in_parts=in_parts)
     server.read(LATE)
     protocol, transport = server.protocol, server.transport
     assert protocol.inbox.take() == ("a", 1)
@@ -286,9 +317,9 @@ def test_close_frame_is_answered_when_what_came_before_it_was_taken(
     elif end == "over":
         protocol.on_task_complete(Mock())
     elif end == "close":
-        with pytest.raises(StopIteration if width is None else ClientDisconnected):
+        with pytest.raises(ClientDisconnected if in_parts else StopIteration):
             protocol.send({"type": "websocket.close", "code": 1000}).send(None)
-        closed = b"\x88\x02\x03\xe8" if width is None else closed
+        closed = closed if in_parts else b"\x88\x02\x03\xe8"
     elif end == "lost":
         transport.close()
         protocol.connection_lost(None)
@@ -310,20 +341,20 @@ def test_client_that_goes_on_after_its_close_frame_is_dropped() -> None:
 
 def test_an_invalid_frame_after_a_flood_is_not_answered() -> None:
     server = Server()
-    ping = frame(0x89, b"", width=2)
+    ping = frame(0x89, b"")
     for _ in range(CONTROL_FRAMES_PER_SECOND):
-        server.read(ping)
+        server.read_frames(ping, in_parts=True)
     written = server.transport.written
-    server.read(ping + frame(0x83, b""))
+    server.read_frames(ping + frame(0x83, b""), in_parts=True)
     assert (server.transport.written, server.transport.is_closed) == (written, True)
     assert server.taken[1:] == []
 
 
-@pytest.mark.parametrize("width", [None, 2])
-def test_no_pong_is_kept_for_a_client_that_reads_none(width: int | None) -> None:
+@pytest.mark.parametrize("in_parts", [False, True])
+def test_no_pong_is_kept_for_a_client_that_reads_none(in_parts: bool) -> None:
     server = Server()
     server.transport.get_write_buffer_size = lambda: HIGH_WATER
-    server.read(frame(0x89, b"ping", width=width) + frame(0x81, b"a", width=width))
+    server.read_frames(frame(0x89, b"ping"), frame(0x81, b"a"), in_parts=in_parts)
     server.transport.get_write_buffer_size = lambda: 0
     with pytest.raises(StopIteration):
         server.protocol.send({"type": "websocket.close", "code": 1000}).send(None)

@@ -121,3 +121,15 @@ async def test_publishing_to_a_room_that_cannot_be_is_an_error(room: str) -> Non
     rooms: Rooms = room_app().state.realtime.service(Rooms)
     with pytest.raises(ValueError, match="there is no room"):
         await rooms.publish(room, "Hello")
+
+
+def test_a_route_that_publishes_to_a_room_that_cannot_be_answers_422(serve: Serve) -> None:
+    app = room_app()
+
+    @app.post("/notify/{subject}")
+    async def notify(subject: str, rooms: RoomsDep) -> str:
+        return await rooms.publish(f"user:{subject}", "Hello")
+
+    status, answer = request(f"{serve(app).replace('ws:', 'http:')}/notify/zoe", b"")
+    assert status == 422
+    assert answer["detail"].startswith("there is no room 'user:zoe'")

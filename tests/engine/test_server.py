@@ -297,6 +297,32 @@ def reset(raw: socket.socket) -> None:
     raw.close()
 
 
+@pytest.mark.parametrize("framing", ["Content-Length: 1000000000", "Transfer-Encoding: chunked"])
+@pytest.mark.parametrize("request_line", ["GET /page", "POST /page", "POST /nowhere", "GET /all"])
+def test_a_body_behind_an_answer_is_not_read_without_end(
+    url: str, caplog: pytest.LogCaptureFixture, framing: str, request_line: str
+) -> None:
+    head = f"{request_line} HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\n".encode()
+    part = b"x" * 65_536
+    chunk = b"10000\r\n" + part + b"\r\n" if "chunked" in framing else part
+    with dial(url) as raw:
+        raw.sendall(head)
+        assert raw.recv(12).startswith(b"HTTP/1.1 ")
+        write_until_refused(raw, chunk)
+    assert "too long a body" in str(warning(caplog)["reason"])
+
+
+def test_a_connection_goes_on_after_a_body_that_was_not_used(url: str) -> None:
+    body = b"x" * 200_000
+    head = f"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    last = b"GET /page HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    with dial(url) as raw:
+        raw.sendall(2 * (head + body) + last)
+        answers = read_to_end(raw)
+    assert answers.count(b"HTTP/1.1 404 ") == 2
+    assert answers.endswith(b'"a page"')
+
+
 def test_pipelined_requests_are_answered_in_order(url: str) -> None:
     with dial(url) as raw:
         raw.sendall(GET + GET.replace(b"page", b"nothing") + GET.replace(b"\r\n\r\n", CLOSE))

@@ -85,12 +85,28 @@ def test_a_rule_for_several_settings_is_shown_alone(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize(
     "name",
-    ["APP_MAX_CONECTIONS", "app_max_conections", "APP_WORKER", "APP_PROT", "APP_MAX_MESSAGE_SIZE"],
+    [
+        "APP_MAX_CONECTIONS",
+        "app_max_conections",
+        "APP_WORKER",
+        "APP_PROT",
+        "APP_MAX_MESSAGE_SIZE",
+        "APP_ORIGINS",
+        "APP_DRAIN",
+        "APP_CONNECTIONS_PER_IP",
+        "APP_MAX_LENGTH_OF_PREFIX",
+    ],
 )
 def test_a_misspelt_variable_is_refused_with_the_right_name(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    right = {"W": "APP_WORKERS", "P": "APP_PORT"}.get(name[4].upper(), "APP_MAX_")
+    right = {
+        "APP_WORKER": "APP_WORKERS",
+        "APP_PROT": "APP_PORT",
+        "APP_ORIGINS": "APP_ALLOWED_ORIGINS",
+        "APP_DRAIN": "APP_DRAIN_SECONDS",
+        "APP_MAX_LENGTH_OF_PREFIX": "APP_PREFIX",
+    }.get(name, "APP_MAX_")
     monkeypatch.setenv(name, "do not show")
     with pytest.raises(
         SettingsError, match=rf"{name.upper()}: .*the nearest is {right}"
@@ -105,7 +121,10 @@ def test_a_misspelt_variable_is_refused_with_the_right_name(
         "APP_ENV",
         "APP_NAME",
         "APP_KEY",
+        "APP_LOG",
         "APP_LOG_LEVEL",
+        "APP_TIMEOUT",
+        "APP_URL",
         "APP_HOSTNAME",
         "APP_SERVICE_HOST",
         "APP_SERVICE_PORT",
@@ -131,6 +150,22 @@ def test_every_unknown_name_in_the_file_is_refused(tmp_path: Path, name: str) ->
 def test_other_names_in_the_file_belong_to_other_programs(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("OTHER=1\nAPP_PORT=9000\n", "utf-8")
     assert load_settings(Settings).port == 9000
+
+
+@pytest.mark.parametrize("where", ["file", "environment"])
+def test_a_file_may_be_shared_with_other_programs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: str
+) -> None:
+    line = "APP_SHARED_ENV_FILE=true\n"
+    if where == "environment":
+        monkeypatch.setenv(*line.strip().split("="))
+        line = ""
+    file = tmp_path / ".env"
+    file.write_text(f"{line}APP_ENV=test\nAPP_Z=5\nAPP_PORT=9000\n", "utf-8")
+    assert load_settings(Settings).port == 9000
+    file.write_text(f"{line}APP_MAX_CONECTIONS=5\n", "utf-8")
+    with pytest.raises(SettingsError, match="the nearest is APP_MAX_CONNECTIONS"):
+        load_settings(Settings)
 
 
 def test_an_empty_value_means_the_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

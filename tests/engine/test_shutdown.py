@@ -19,6 +19,7 @@ from fastapi_realtime.connection import Connection
 from fastapi_realtime.server.shutdown import Drain
 from starlette.testclient import WebSocketDenialResponse
 
+from .room_app import room_app
 from .serving import Serve, connect, echo_app, raw_client, receive_all
 
 
@@ -160,6 +161,20 @@ async def test_signal_drains_first_and_then_stops_the_server(server: Server) -> 
     assert set(stubborn.codes) == {1012}
     assert stubborn.aborted
     assert server.seen == [signal.SIGTERM]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_several_processes_of_uvicorn_with_rooms_in_memory_are_warned_of(
+    server: Server, caplog: pytest.LogCaptureFixture, workers: int
+) -> None:
+    server.config.workers = workers
+    app = room_app()
+    async with app.router.lifespan_context(app):
+        pass
+    warnings = [each.getMessage() for each in caplog.records if "processes" in each.getMessage()]
+    assert len(warnings) == workers - 1
+    assert all("uvicorn runs 2 processes" in each for each in warnings)
 
 
 async def let_signals_arrive() -> None:

@@ -52,6 +52,7 @@ from .serving import (
     realtime_app,
     receive_all,
     running,
+    started,
     warning,
 )
 
@@ -74,7 +75,7 @@ def app_with(is_revoked: tokens.IsRevoked = has_revoked_id, **changes: object) -
         async for _ in connection:
             pass
 
-    return app
+    return started(app)
 
 
 def make(key: str = KEY, algorithm: str = "HS256", **claims: Any) -> str:

@@ -28,6 +28,7 @@ from ..conftest import (
 ALWAYS = """
     .env.example .gitignore README.md SECURITY.md pyproject.toml examples/talk.py
     docs/api-documents.md docs/deploying.md docs/messages.md docs/metrics.md docs/security.md
+    docs/waiting.md
     src/PACKAGE/__init__.py src/PACKAGE/__main__.py src/PACKAGE/main.py src/PACKAGE/settings.py
     src/PACKAGE/endpoints/__init__.py src/PACKAGE/endpoints/health.py
     tests/__init__.py tests/conftest.py tests/test_main.py tests/test_served.py

@@ -39,8 +39,7 @@ class Admission:
 
     async def __call__(self, websocket: WebSocket) -> AsyncIterator[Connection]:
         realtime = realtime_of(websocket)
-        if realtime.drain.has_begun:
-            raise HTTPException(503, "restarting")
+        realtime.check_running()
         check_origin(websocket, realtime.settings.allowed_origins, realtime.settings.require_origin)
         subprotocol = self._choose(websocket, realtime)
         connection: Connection = Connection(

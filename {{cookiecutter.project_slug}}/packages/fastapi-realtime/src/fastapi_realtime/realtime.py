@@ -32,6 +32,12 @@ from .starlette_internals import Lifespan, add_innermost, wrap_lifespan
 
 S = TypeVar("S", bound="Service")
 
+NOT_STARTED = (
+    "this application has not been started: its lifespan has not run. In a test, write "
+    "`with TestClient(app) as client:`. If it is mounted in another application, the lifespan of "
+    "that one must contain `async with app.router.lifespan_context(app): yield`."
+)
+
 
 class Service(Protocol):
     """An optional part of the engine with its own lifespan, such as rooms."""
@@ -148,6 +154,17 @@ class Realtime:
         for connection in theirs:
             connection.close_soon(CloseCode.UNAUTHORIZED, "token revoked")
         return len(theirs)
+
+    def check_started(self) -> None:
+        """Raise `RuntimeError` outside of the lifespan of the application."""
+        if not self._is_running:
+            raise RuntimeError(NOT_STARTED)
+
+    def check_running(self) -> None:
+        """Raise a 503 while the application stops; see also `check_started`."""
+        if self.drain.has_begun:
+            raise HTTPException(503, "restarting")
+        self.check_started()
 
     def add(self, connection: Connection) -> None:
         """Count a connection; raises 503 or 429 if there are too many."""

@@ -36,6 +36,11 @@ S = TypeVar("S", bound=BaseSettings)
 
 MIN_SIMILARITY = 0.75
 """Similarity to a setting's name, 0 to 1, from which a variable counts as misspelt."""
+COMMON_WORDS = frozenset(
+    "auth bytes env file format host ip key level limit log max name per port second seconds timeout url"
+    " workers".split()
+)
+"""Words in names of settings that other programs use, too: `APP_KEY`, `APP_SERVICE_PORT`."""
 KUBERNETES_PORT = (
     'Kubernetes sets this for a Service named "app"; set enableServiceLinks: false in the '
     "pod, rename the Service, or set APP_PORT in the container"
@@ -61,13 +66,24 @@ def without_empty(
 def misspelt(
     variables: Mapping[str, str | None], fields: Mapping[str, FieldInfo]
 ) -> dict[str, Any]:
-    """Return variables whose name is similar to a setting's; others belong to other programs."""
+    """Return variables that mean a setting; others belong to other programs."""
     names = [name.removeprefix("app_") for name in variables if name.startswith("app_")]
-    return {
-        name: ""
-        for name in names
-        if name not in fields and get_close_matches(name, fields, 1, MIN_SIMILARITY)
-    }
+    return {name: "" for name in names if name not in fields and meant(name, fields)}
+
+
+def meant(name: str, fields: Mapping[str, FieldInfo]) -> str:
+    """Return the setting that an unknown name means, or an empty text.
+
+    Its name is similar, or has all the words of the other and not only common ones.
+    """
+    if similar := get_close_matches(name, fields, 1, MIN_SIMILARITY):
+        return similar[0]
+    words = set(name.split("_"))
+    for field in fields:
+        others = set(field.split("_"))
+        if (words <= others or others <= words) and not words & others <= COMMON_WORDS:
+            return field
+    return ""
 
 
 def load_settings(kind: type[S]) -> S:
@@ -100,7 +116,7 @@ def _explain(error: ErrorDetails, fields: Mapping[str, FieldInfo]) -> str:
     field = str(error["loc"][0])
     name = f"APP_{field.upper()}"
     if error["type"] == "extra_forbidden":
-        (nearest,) = get_close_matches(field, fields, 1, 0)
+        nearest = meant(field, fields) or get_close_matches(field, fields, 1, 0)[0]
         return f"  {name}: there is no such setting; the nearest is APP_{nearest.upper()}"
     if fields[field].annotation is SecretStr:
         return f"  {name}: {rule}"
@@ -110,6 +126,11 @@ def _explain(error: ErrorDetails, fields: Mapping[str, FieldInfo]) -> str:
 
 
 DEFAULT_HOST = "127.0.0.1"
+
+
+def is_true(value: object) -> bool:
+    """Return whether a value is a `bool` setting's for `True`."""
+    return str(value).lower() in ("1", "true", "t", "yes", "y", "on")
 
 
 def _split(value: object) -> object:
@@ -209,6 +230,9 @@ class RealtimeSettings(BaseSettings):
     log_format: Literal["text", "json"] = "text"
     """Format of the log: `text`, or `json` with an object per line."""
 
+    shared_env_file: bool = False
+    """Ignore unknown `APP_*` variables in `.env`, which is shared with other programs."""
+
     @field_validator("*")
     @classmethod
     def check_encoding(cls, value: Any) -> Any:
@@ -231,12 +255,15 @@ class RealtimeSettings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Add misspelt environment variables, so that they are rejected like those in `.env`."""
         fields = settings_cls.model_fields
-        unknown: dict[str, Any] = {}
-        for source in (env_settings, dotenv_settings):
-            assert isinstance(source, EnvSettingsSource)
-            source.env_vars = without_empty(source.env_vars, fields)
-            if source is env_settings:
-                unknown = misspelt(source.env_vars, fields)
+        assert isinstance(env_settings, EnvSettingsSource)
+        assert isinstance(dotenv_settings, EnvSettingsSource)
+        environment = without_empty(env_settings.env_vars, fields)
+        file = without_empty(dotenv_settings.env_vars, fields)
+        unknown = misspelt(environment, fields)
+        if is_true((file | environment).get("app_shared_env_file")):
+            unknown |= misspelt(file, fields)
+            file = {name: file[name] for name in file if name.removeprefix("app_") in fields}
+        env_settings.env_vars, dotenv_settings.env_vars = environment, file
         return (
             init_settings,
             env_settings,

@@ -5,7 +5,14 @@ from typing import Protocol
 from fastapi import HTTPException
 
 from ..identity import Identity
-from .names import is_room, is_user_room, user_room
+from .names import ROOM_RULE, is_room, is_user_room, user_room
+
+
+class InvalidRoom(HTTPException, ValueError):
+    """No room can have this name; a route that does not catch it answers 422."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(422, detail)
 
 
 class RoomPolicy(Protocol):
@@ -60,13 +67,11 @@ class RoomAccess:
         return f"{scope}\n{ref}" if ref else ""
 
     def check_target(self, room: str) -> None:
-        """Raise `ValueError` if no room can have this name."""
+        """Raise `InvalidRoom` if no room can have this name."""
         if not is_room(room):
-            raise ValueError(
-                f"there is no room {room!r}: not 1 to 260 printable characters, or . or .."
-            )
+            raise InvalidRoom(f"there is no room {room!r}: {ROOM_RULE}")
         if not self._exists(room):
-            raise ValueError(f"there is no room {room!r}: only a subject of tokens has its own")
+            raise InvalidRoom(f"there is no room {room!r}: only a subject of tokens has its own")
 
     def _exists(self, room: str) -> bool:
         """Return whether there can be such a room: `user:` rooms need tokens."""

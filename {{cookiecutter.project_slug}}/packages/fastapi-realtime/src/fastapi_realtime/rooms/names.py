@@ -10,6 +10,9 @@ MAX_ROOM = 260
 """Maximum length of a room's name, in characters: `user:` and the longest subject."""
 
 
+ROOM_RULE = f"1 to {MAX_ROOM} printable characters, no outer blanks; not . or .."
+
+
 def check_name(name: str) -> str:
     """Return a member's name, or raise a 422 if it is invalid."""
     if not _is_visible(name, MAX_NAME):
@@ -20,9 +23,7 @@ def check_name(name: str) -> str:
 def check_room(name: str) -> str:
     """Return a room's name, or raise a 422 if it is invalid."""
     if not is_room(name):
-        raise HTTPException(
-            422, f"room: 1 to {MAX_ROOM} printable characters, no outer blanks; not . or .."
-        )
+        raise HTTPException(422, f"room: {ROOM_RULE}")
     return name
 
 

@@ -36,8 +36,7 @@ async def admit_request(request: Request, realtime: RealtimeDep, rooms: RoomsDep
     missing or invalid token if tokens are required, and 429 above `messages_per_second` and
     `message_burst` for one subject or, without tokens, one address.
     """
-    if realtime.drain.has_begun:
-        raise HTTPException(503, "restarting")
+    realtime.check_running()
     # Browsers send no Origin header with a GET to the page's own origin.
     is_required = realtime.settings.require_origin and request.method != "GET"
     check_origin(request, realtime.settings.allowed_origins, is_required)

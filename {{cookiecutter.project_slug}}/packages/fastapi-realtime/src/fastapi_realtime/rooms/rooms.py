@@ -1,5 +1,6 @@
 """Rooms: join them from endpoints, publish to them from anywhere in the application."""
 
+import logging
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Annotated, TypeVar
@@ -13,6 +14,7 @@ from ..connection import Connection
 from ..identity import Identity
 from ..limits import KeyedLimiter, network_of
 from ..realtime import Realtime, realtime_of
+from ..server.stop_signals import uvicorn_workers
 from ..settings import RoomSettings
 from .access import RoomAccess, RoomPolicy
 from .broker import Broker
@@ -26,6 +28,12 @@ S = TypeVar("S", bound=RoomSettings)
 JOIN_BURST = 10
 """Burst of joins from one address, as a multiple of the rate a second."""
 
+SPLIT_ROOMS = (
+    "uvicorn runs %d processes, but these rooms are in the memory of one: members of other "
+    "processes get nothing. Run one process, or use Redis."
+)
+
+logger = logging.getLogger(__name__)
 
 running: "set[Rooms]" = set()
 """The rooms of all applications that run in this process; more than one only in tests."""
@@ -73,6 +81,8 @@ class Rooms:
     @asynccontextmanager
     async def lifespan(self, realtime: Realtime) -> AsyncGenerator[None]:
         """Run the broker while the application runs."""
+        if isinstance(self.broker, MemoryBroker) and (workers := uvicorn_workers()) > 1:
+            logger.warning(SPLIT_ROOMS, workers)
         async with self.broker.lifespan(realtime.close_subject):
             running.add(self)
             try:
@@ -96,9 +106,9 @@ class Rooms:
         this `ref`, nothing is sent and the id of that message is returned. The policy is not
         consulted.
 
-        Waits while the room has too much pending. Raises `ValueError` for an invalid room name,
-        `BrokerUnavailable` (503 if a route does not catch it), and `RuntimeError` outside of the
-        application's event loop.
+        Waits while the room has too much pending. Raises `InvalidRoom`, a `ValueError`, for a room
+        that can't exist, and `BrokerUnavailable`: 422 and 503 if a route does not catch them.
+        Raises `RuntimeError` outside of the application's event loop.
         """
         self._access.check_target(room)
         event = MessageEvent(room=room, sender=sender, data=data)
@@ -137,7 +147,9 @@ class Rooms:
 
 async def current_rooms(connection: HTTPConnection) -> Rooms:
     """Dependency: return the rooms of the application."""
-    return realtime_of(connection).service(Rooms)
+    realtime = realtime_of(connection)
+    realtime.check_started()
+    return realtime.service(Rooms)
 
 
 RoomsDep = Annotated[Rooms, Depends(current_rooms)]

@@ -46,7 +46,15 @@ class FindTransport:
                 scope["inbox"] = getattr(protocol, "inbox", None)
         elif not self.has_warned and is_run_by_uvicorn():
             self.has_warned = True
-            logger.warning(SEND_IS_WRAPPED, getattr(send, "__qualname__", type(send).__qualname__))
+            logger.warning(SEND_IS_WRAPPED, origin_of(send))
+
+
+def origin_of(send: Send) -> str:
+    """Return the module and name of what wraps `send`; `functools.wraps` would hide both."""
+    function: Any = getattr(send, "__func__", send)
+    if not hasattr(function, "__code__"):
+        return f"{type(send).__module__}.{type(send).__qualname__}"
+    return f"{function.__globals__['__name__']}.{function.__code__.co_qualname}"
 
 
 def is_run_by_uvicorn() -> bool:

@@ -29,6 +29,14 @@ def frame_size(data: bytes | bytearray, start: int) -> int | None:
     return 6 + width + int.from_bytes(data[start + 2 : start + 2 + width], "big")
 
 
+def has_minimal_length(data: bytes | bytearray, start: int) -> bool:
+    """Return whether a complete header uses as few bytes for its length as it can (§5.2)."""
+    length = data[start + 1] & 0x7F
+    if length == 126:
+        return data[start + 2] > 0 or data[start + 3] > MAX_SHORT
+    return length < 126 or any(data[start + 2 : start + 8])
+
+
 def read_message(
     data: bytes | bytearray, start: int, limit: int
 ) -> tuple[str | bytes, int, int] | None:

@@ -22,6 +22,8 @@ MAX_SMALL_CHUNKS = 1000
 """Chunks in a body before their average size must be `SMALL_CHUNK_BYTES`; smaller get 400."""
 SMALL_CHUNK_BYTES = 16
 """Below this size, parsing a chunk takes more CPU than reading its bytes."""
+MAX_IGNORED_BYTES = 262_144
+"""Bytes of a body that are read after the request has been answered; then the connection closes."""
 MAX_PIPELINED_REQUESTS = 10
 """Pipelined requests that may wait for a response; one more drops the connection."""
 SLICE_BYTES = 16_384
@@ -45,6 +47,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     bytes_without_progress = 0  # received since the last head or part of a body was complete
     chunks = 0
     body_bytes = 0
+    ignored_bytes = 0  # of a body whose request has been answered
     head_deadline: asyncio.TimerHandle | None = None
     running: RequestResponseCycle | None = None
 
@@ -70,6 +73,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         start = 0
         try:
             for start in range(0, len(data), SLICE_BYTES):
+                if self.transport.is_closing():
+                    return
                 self.parse_slice(data[start : start + SLICE_BYTES])
         except HttpParserUpgrade as upgrade:
             self.upgrade(data[start + upgrade.args[0] :])
@@ -95,7 +100,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             return
         super().on_message_begin()
         self.in_head = True
-        self.bytes_without_progress = self.chunks = self.body_bytes = 0
+        self.bytes_without_progress = self.chunks = self.body_bytes = self.ignored_bytes = 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Add a header; trailers are ignored (RFC 9110 §6.5.1)."""
@@ -110,6 +115,11 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if self.chunks > MAX_SMALL_CHUNKS and self.body_bytes < SMALL_CHUNK_BYTES * self.chunks:
             raise RequestRefused(HTTPStatus.BAD_REQUEST, "too many small chunks")
         super().on_body(body)
+        if self.cycle.response_complete:
+            self.ignored_bytes += len(body)
+            if self.ignored_bytes > MAX_IGNORED_BYTES and not self.transport.is_closing():
+                self.log(logging.WARNING, "dropped", "too long a body after the answer")
+                self.transport.close()
 
     def on_headers_complete(self) -> None:
         """Check the head, and pass on the request."""

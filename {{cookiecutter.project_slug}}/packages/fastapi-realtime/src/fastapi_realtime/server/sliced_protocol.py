@@ -3,7 +3,8 @@
 import asyncio
 from typing import cast
 
-from .frames import frame_size, read_control, read_message
+from ..close_codes import CloseCode
+from .frames import frame_size, has_minimal_length, read_control, read_message
 from .light_protocol import LightWebSocketProtocol
 from .uvicorn_internals import ASGIReceiveEvent, ASGISendEvent
 
@@ -151,13 +152,20 @@ class SlicedWebSocketProtocol(LightWebSocketProtocol):
     def parse_frames(self) -> None:
         """Parse up to `FRAMES_PER_TURN` frames; the last one may be incomplete."""
         end = self.frame_bytes_left
+        is_invalid = False
         for _ in range(FRAMES_PER_TURN):
             size = frame_size(self.unparsed, end)
-            if size is None:
+            is_invalid = size is not None and not has_minimal_length(self.unparsed, end)
+            if size is None or is_invalid:
                 break
             end += size
         self.frame_bytes_left = max(0, end - len(self.unparsed))
         self.parse(self.pop_unparsed(end))
+        if is_invalid and self.is_open:
+            self.fail(CloseCode.PROTOCOL_ERROR, "the length of a frame is not minimal")
+
+    def fail(self, code: int, reason: str) -> None:
+        """Close because of an invalid message, and ignore what follows; see the subclass."""
 
     def parse(self, data: bytes | bytearray) -> None:
         """Parse data; events before an error are handled, too."""

@@ -66,6 +66,13 @@ class StopSignals:
             self._servers[number](number, None)
 
 
+def uvicorn_workers() -> int:
+    """Return the number of processes that uvicorn runs; 1 under other servers."""
+    handler = signal.getsignal(signal.SIGTERM)
+    server = getattr(handler, "__self__", None)
+    return server.config.workers if isinstance(server, Server) else 1
+
+
 def is_uvicorn(handler: object) -> TypeGuard[SignalHandler]:
     """Return whether a signal handler is uvicorn's."""
     return isinstance(getattr(handler, "__self__", None), Server)
