@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from fastapi_realtime.server import open_files
+from fastapi_realtime import limits
 
 from .serving import Serve, WrapSend, echo_app, no_errors_logged, running
 
@@ -20,7 +20,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in [name for name in os.environ if name.startswith("APP_")]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)  # where no .env is
-    monkeypatch.setattr(open_files, "resource", None)  # no limit of this machine
+    monkeypatch.setattr(limits, "resource", None)  # no limit of this machine
     monkeypatch.setattr(gc, "freeze", lambda: None)  # Hypothesis looks for garbage itself
 
 

@@ -20,7 +20,6 @@ from fastapi.testclient import TestClient
 from fastapi_realtime import (
     Admitted,
     CloseCode,
-    lifecycle,
 )
 from fastapi_realtime.connection import Connection
 from fastapi_realtime.limits import LongMessages
@@ -381,7 +380,7 @@ def test_client_that_closes_with_data_unread_is_dropped(
     ended: threading.Event,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(lifecycle, "STALL_TIMEOUT", 0.1)
+    monkeypatch.setattr(connection_module, "STALL_TIMEOUT", 0.1)
     with raw_client(serve(app), "/burst") as raw:
         raw.sendall(bytes([0x88, 0x80, 0, 0, 0, 0]))  # a close frame, and no reading
         assert ended.wait(10)
@@ -463,7 +462,7 @@ def test_client_that_stops_reading_is_dropped(
     monkeypatch: pytest.MonkeyPatch,
     path: str,
 ) -> None:
-    monkeypatch.setattr(lifecycle, "STALL_TIMEOUT", 0.1)
+    monkeypatch.setattr(connection_module, "STALL_TIMEOUT", 0.1)
     with raw_client(serve_both_ways(app), path):
         assert ended.wait(10)
 

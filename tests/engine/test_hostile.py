@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import fastapi_realtime as engine
-import fastapi_realtime.origin as origins
+import fastapi_realtime.handshake as origins
 import fastapi_realtime.server.sliced_protocol as sliced_protocol
 import pytest
 from fastapi import FastAPI, WebSocketException

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 from fastapi.testclient import TestClient
-from fastapi_realtime.server import open_files
+from fastapi_realtime import limits
 from starlette.testclient import WebSocketDenialResponse
 
 from .serving import echo_app, warning
@@ -47,21 +47,21 @@ def test_connections_that_fit_leave_a_reserve_of_the_limit(
     fitting: int,
     soft_then: int,
 ) -> None:
-    limits = Limits(soft=soft, hard=hard, most=most)
-    monkeypatch.setattr(open_files, "resource", limits)
-    assert open_files.connections_that_fit(wanted) == fitting
-    assert limits.soft == soft_then
+    machine = Limits(soft=soft, hard=hard, most=most)
+    monkeypatch.setattr(limits, "resource", machine)
+    assert limits.connections_that_fit(wanted) == fitting
+    assert machine.soft == soft_then
 
 
 def test_all_connections_fit_where_there_is_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(open_files, "resource", None)
-    assert open_files.connections_that_fit(1_000_000) == 1_000_000
+    monkeypatch.setattr(limits, "resource", None)
+    assert limits.connections_that_fit(1_000_000) == 1_000_000
 
 
 def test_low_limit_is_warned_of_and_limits_connections(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(open_files, "resource", Limits(soft=4, hard=4, most=4))
+    monkeypatch.setattr(limits, "resource", Limits(soft=4, hard=4, most=4))
     app = echo_app(max_connections=5)
 
     @app.get("/http")

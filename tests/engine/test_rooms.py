@@ -4,11 +4,11 @@ import asyncio
 import json
 import socket
 
+import fastapi_realtime.connection as connection_module
 import pytest
 from fastapi.testclient import TestClient
 from fastapi_realtime import (
     Admitted,
-    lifecycle,
 )
 from fastapi_realtime.rooms import (
     BrokerUnavailable,
@@ -291,7 +291,7 @@ def test_a_stalled_member_delays_nobody_and_sees_1013_when_it_reads_again(
 def test_a_member_that_never_reads_again_is_dropped(
     serve_both_ways: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lifecycle, "STALL_TIMEOUT", 1)
+    monkeypatch.setattr(connection_module, "STALL_TIMEOUT", 1)
     url = serve_both_ways(room_app(max_backlog_bytes=50_000))
     with (
         connect_events(f"{url}/rooms/lobby") as watch,

@@ -9,7 +9,6 @@ from types import FrameType
 from typing import cast
 
 import fastapi_realtime.server.shutdown as shutdown
-import fastapi_realtime.server.stop_signals as stop_signals
 import pytest
 import uvicorn
 from fastapi import FastAPI
@@ -119,7 +118,7 @@ class Clock:
 @contextmanager
 def receiving(drain: Drain, clock: Callable[[], float]) -> Generator[None]:
     """Receive signals to stop, as a running engine does."""
-    signals = stop_signals.StopSignals(drain.run, clock)
+    signals = shutdown.StopSignals(drain.run, clock)
     signals.install()
     try:
         yield

@@ -17,8 +17,8 @@ from typing import Any
 import fastapi_realtime.server.http_protocol as http_protocol
 import fastapi_realtime.server.light_protocol as light_protocol
 import fastapi_realtime.server.logging as server_logging
+import fastapi_realtime.server.shutdown as shutdown
 import fastapi_realtime.server.sliced_protocol as sliced_protocol
-import fastapi_realtime.server.stop_signals as stop_signals
 import fastapi_realtime.server.websocket_protocol as websocket_protocol
 import uvicorn
 import websockets
@@ -178,7 +178,7 @@ def test_log_configuration_of_uvicorn_has_the_parts_that_are_replaced() -> None:
 
 def test_uvicorn_handles_signals_by_a_method_of_its_server() -> None:
     with uvicorn.Server(uvicorn.Config(app="")).capture_signals():
-        assert all(stop_signals.is_uvicorn(signal.getsignal(each)) for each in stop_signals.SIGNALS)
+        assert all(shutdown.is_uvicorn(signal.getsignal(each)) for each in shutdown.SIGNALS)
 
 
 def changed_methods() -> Iterator[str]:

@@ -6,7 +6,7 @@ from .close_codes import CloseCode
 from .command_line import run_command
 from .connection import Connection
 from .formats import ErrorCode, dump_json
-from .identity import Identity
+from .handshake import Identity
 from .message_types import Subprotocol
 from .page import add_page
 from .realtime import Realtime, RealtimeDep, current_settings

@@ -9,7 +9,7 @@ from fastapi import Depends, HTTPException, WebSocket, WebSocketDisconnect
 from .close_codes import CloseCode
 from .connection import Connection, Incoming, Outgoing
 from .errors import close_code_for, unwrap
-from .origin import check_origin
+from .handshake import check_origin
 from .realtime import Realtime, realtime_of
 
 CHECK_SECONDS = 10.0

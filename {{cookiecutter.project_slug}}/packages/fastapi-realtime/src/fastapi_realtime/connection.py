@@ -1,22 +1,36 @@
-"""A WebSocket connection: receiving and sending messages within limits."""
+"""A WebSocket connection: opening, receiving, sending and closing within limits."""
 
 import asyncio
+import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from functools import partial
 from typing import Any, Generic, Self, TypeVar
 
-from fastapi import WebSocket, WebSocketDisconnect
+from fastapi import HTTPException, WebSocket, WebSocketDisconnect
 from pydantic import TypeAdapter
+from starlette.types import Message
 
-from . import lifecycle
-from .close_codes import CloseCode
+from .close_codes import CAUSED_BY_CLIENT, CloseCode, check_close, without_setting
 from .formats import JSON, ErrorCode, Format, InvalidMessage, decode_json
+from .handshake import ANONYMOUS, Identity
 from .limits import LONG_MESSAGE_BYTES, FairTurn, LongMessages, RateLimiter
 from .message_types import ANY_MESSAGE, MessageTypes
-from .server.fast_path import HIGH_WATER, frame_message, server_frame
+from .server.fast_path import HIGH_WATER, find_transport, frame_message, server_frame
 from .server.frames import wire_size
-from .server.inbox import Received
+from .server.inbox import Received, find_inbox
+from .server.logging import connection_fields, connection_id
+from .server.metrics import CLOSE_CODE, ROUTE, durations, recorded_code, route_of
 from .settings import RealtimeSettings
+from .starlette_internals import is_disconnected
+
+Result = TypeVar("Result")
+
+STALL_TIMEOUT = 10.0
+"""Seconds to wait for a client that reads too little to send it a frame; then it is dropped."""
+
+logger = logging.getLogger(__name__)
 
 Incoming = TypeVar("Incoming")
 Outgoing = TypeVar("Outgoing")
@@ -36,7 +50,7 @@ class MustClose(Exception):
         self.reason = reason
 
 
-class Connection(lifecycle.Lifecycle, Generic[Incoming, Outgoing]):
+class Connection(Generic[Incoming, Outgoing]):
     """A WebSocket that enforces size, rate and type limits.
 
     Iterate over it to receive messages. The loop ends when the connection is closed or lost, so
@@ -52,17 +66,40 @@ class Connection(lifecycle.Lifecycle, Generic[Incoming, Outgoing]):
 
     # Saves memory: a process holds thousands of connections.
     __slots__ = (
+        "_accepted",
+        "_accepting",
         "_active_at",
+        "_closed_before_accept",
+        "_closed_callbacks",
+        "_closing",
+        "_expiry",
         "_invalid_in_a_row",
         "_limiter",
         "_long_messages",
         "_messages_seen",
+        "_opened_at",
         "_returned",
         "_settings",
         "_turn",
         "_types",
+        "bytes_in",
+        "bytes_out",
+        "close_code",
+        "close_reason",
+        "deadline",
         "format",
+        "has_ended",
+        "identity",
+        "inbox",
+        "is_open",
+        "is_reading",
+        "messages_in",
+        "messages_out",
+        "subprotocol",
+        "transport",
+        "websocket",
     )
+    has_message_types = True  # see `message_types.connections_in`
 
     def __init__(
         self,
@@ -76,7 +113,29 @@ class Connection(lifecycle.Lifecycle, Generic[Incoming, Outgoing]):
 
         `long_messages` is shared by all connections, `types` by those of the endpoint.
         """
-        super().__init__(websocket, subprotocol)
+        self.websocket = websocket
+        self.transport = find_transport(websocket.scope)
+        self.inbox = find_inbox(websocket.scope)
+        self.inbox.on_leave = self._end
+        self.subprotocol = subprotocol
+        self.identity = ANONYMOUS
+        self.is_open = False  # whether messages can be sent
+        self.is_reading = False  # whether messages of the client are handled: until we close
+        self.close_code: int | None = None
+        self.close_reason = ""
+        self.messages_in = 0
+        self.messages_out = 0
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self._opened_at = time.monotonic()
+        self._accepted = False
+        self._accepting: asyncio.Future[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self._closed_before_accept: tuple[int, str] | None = None
+        self._expiry: asyncio.TimerHandle | None = None
+        self.has_ended = False  # whether the client has left, or the connection is closed
+        self._closed_callbacks: tuple[Callable[[], None], ...] = ()
+        self.deadline: asyncio.Timeout | None = None  # of the checks before the handshake
         now = time.monotonic()
         self.format: Format = JSON
         self._settings = settings
@@ -88,6 +147,63 @@ class Connection(lifecycle.Lifecycle, Generic[Incoming, Outgoing]):
         self._invalid_in_a_row = 0
         self._messages_seen = 0
         self._active_at = now
+
+    @property
+    def host(self) -> str:
+        """The client's address; behind a trusted proxy, the one in its `X-Forwarded-For`."""
+        return self.websocket.client.host if self.websocket.client else ""
+
+    @property
+    def id(self) -> str:
+        """The unique id of this connection, in the log and in events of rooms."""
+        return connection_id(self.websocket.scope)
+
+    @property
+    def route(self) -> str:
+        """The path of the route, with parameters unfilled: `/ws_broadcast/{room:path}`."""
+        return route_of(self.websocket.scope)
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes in the transport's write buffer; 0 without the fast path, where it is unknown."""
+        return 0 if self.transport is None else self.transport.get_write_buffer_size()
+
+    @property
+    def subject(self) -> str:
+        """The subject of the client's token; empty without tokens."""
+        return self.identity.subject
+
+    @property
+    def is_accepted(self) -> bool:
+        """Whether the handshake has been answered; errors are close codes from then on."""
+        return self._accepted
+
+    async def accept(self) -> None:
+        """Answer the handshake with 101, if it has not been answered.
+
+        Raises `HTTPException` if the connection was closed before: 401 if its token has expired
+        or was revoked, else 503. Raises `WebSocketDisconnect` if the client is gone.
+        """
+        if self._accepted:
+            return
+        if self._accepting is not None:
+            await asyncio.shield(self._accepting)
+            return
+        if self._closed_before_accept is not None:
+            code, reason = self._closed_before_accept
+            raise HTTPException(401 if code == CloseCode.UNAUTHORIZED else 503, reason)
+        if self.deadline is not None:
+            self.deadline.reschedule(None)
+            self.deadline = None
+        self._accepting = asyncio.get_running_loop().create_future()
+        try:
+            await self.websocket.accept(self.subprotocol)
+        except OSError:
+            raise WebSocketDisconnect(CloseCode.ABNORMAL) from None
+        finally:
+            self._accepting.set_result(None)
+            self._accepting = None
+        self._mark_open()
 
     def __aiter__(self) -> Self:
         """Return this connection, which is an iterator of its messages; see `receive`."""
@@ -184,12 +300,153 @@ class Connection(lifecycle.Lifecycle, Generic[Incoming, Outgoing]):
         else:
             await self._send_when_there_is_room(frame_message(frame))
 
+    async def run(self, work: Awaitable[Result]) -> Result:
+        """Return the result of `work`; cancel it when the client leaves.
+
+        Raises `WebSocketDisconnect` then, and also if the connection is closed; don't catch it.
+        The limit of `wait_closed` applies.
+        """
+        try:
+            async with asyncio.timeout(None) as timeout:
+                cancel = partial(timeout.reschedule, 0)
+                self.add_closed_callback(cancel)
+                try:
+                    return await work
+                finally:
+                    self.remove_closed_callback(cancel)
+        except TimeoutError:
+            if not timeout.expired():
+                raise
+            code = self.close_code or CloseCode.GOING_AWAY
+            raise WebSocketDisconnect(code, self.close_reason) from None
+
+    async def wait_closed(self) -> None:
+        """Wait until the client has left, or the connection is closed.
+
+        Unlike reading, this takes no messages. It can't see the end of a client behind 64
+        messages or 64 KiB that have not been read.
+        """
+        if not self._accepted:
+            await self.accept()
+        with suppress(WebSocketDisconnect):
+            await self.run(asyncio.get_running_loop().create_future())
+
+    def add_closed_callback(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when the client leaves or the connection is closed, at once if it is."""
+        if self.has_ended:
+            callback()
+        else:
+            self._closed_callbacks += (callback,)
+
+    def remove_closed_callback(self, callback: Callable[[], None]) -> None:
+        """Remove a callback, if it has not been called."""
+        self._closed_callbacks = tuple(each for each in self._closed_callbacks if each != callback)
+
     def idle_seconds(self, now: float) -> float:
         """Return the seconds since the last message in or out, measured from call to call."""
         messages = self.messages_in + self.messages_out
         if messages != self._messages_seen:
             self._messages_seen, self._active_at = messages, now
         return now - self._active_at
+
+    async def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
+        """Close the connection, and wait until the close frame has been sent.
+
+        Does nothing if the connection is closed. Raises `ValueError` for a code that an
+        application must not send (RFC 6455 §7.4); your own are 4000 to 4999. A reason longer
+        than 123 bytes is cut. If the close frame can't be sent within `STALL_TIMEOUT` seconds,
+        the connection is dropped.
+        """
+        code, reason = check_close(code, reason)
+        if not self._accepted:
+            await self.accept()
+        if self.close_code is None and self.is_reading and self._is_lost():
+            await self._read_close_code()
+        self.close_soon(code, reason)
+        if self._closing is not None:
+            await asyncio.wait([self._closing])
+
+    def close_soon(self, code: int, reason: str) -> None:
+        """Start to close the connection, without waiting.
+
+        A handshake that has not been answered is rejected: with 401 for 4401, else with 503.
+        """
+        if not self._accepted:
+            self._closed_before_accept = code, reason
+        self.is_reading = False
+        if not self.is_open:
+            return
+        code = int(code)  # no enum, which some servers and metrics take for another value
+        self.close_code, self.close_reason = code, reason
+        self._end()
+        self._closing = asyncio.create_task(self._close(code, reason))
+        if code in CAUSED_BY_CLIENT:
+            self._warn("closed", code=code, reason=reason)
+
+    def close_at(self, expires: float) -> None:
+        """Close with 4401 at `expires`, in seconds since 1970; replaces an earlier time."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._expiry = asyncio.get_running_loop().call_later(
+            expires - time.time(), self.close_soon, CloseCode.UNAUTHORIZED, "token expired"
+        )
+
+    def renew(self, identity: Identity) -> None:
+        """Replace the identity by that of a new token, and its expiry.
+
+        Does nothing if the connection is closed.
+        """
+        if self.is_open:
+            self.identity = identity
+            self.close_at(identity.expires)
+
+    def abort(self) -> None:
+        """Drop the connection without a close frame; unsent data is lost."""
+        self.is_reading = False
+        self._end()
+        if self.transport is not None:
+            self.transport.abort()
+        self._stop_reading()
+
+    async def wait_flushed(self) -> None:
+        """Wait until all data has been sent; drop the connection after `STALL_TIMEOUT` seconds.
+
+        Without that, a closed transport waits forever for a client that reads nothing.
+        """
+        self.is_open = self.is_reading = False
+        self.inbox.stop()
+        if self._expiry is not None:
+            self._expiry.cancel()
+        try:
+            await self._poll_unsent()
+        finally:
+            if self._has_unsent():
+                self._drop_stalled()
+
+    def log_fields(self) -> dict[str, Any]:
+        """Return the fields that identify this connection in the log."""
+        scope = self.websocket.scope
+        fields = connection_fields(scope) | {"path": scope["path"]}
+        return fields | {"subject": self.subject} if self.subject else fields
+
+    def log_end(self) -> None:
+        """Log the end of an accepted connection, and record its duration as a metric."""
+        if not self._accepted:
+            return
+        seconds = time.monotonic() - self._opened_at
+        code = recorded_code(self.close_code, is_own=self._closing is not None)
+        durations.record(seconds, {ROUTE: self.route, CLOSE_CODE: code})
+        if logger.isEnabledFor(logging.INFO):
+            logger.info("disconnected", extra=self.log_fields() | self._end_fields(seconds))
+
+    def _mark_open(self) -> None:
+        self._accepted = self.is_open = self.is_reading = True
+        self._opened_at = time.monotonic()
+        if logger.isEnabledFor(logging.INFO):
+            origin = self.websocket.headers.get("origin", "")
+            logger.info("connected", extra=self.log_fields() | {"origin": origin})
+        if self._closed_before_accept is not None:
+            self.close_soon(*self._closed_before_accept)  # during the handshake
 
     def _take_received(self) -> Received | None:
         """Return a message that is there already, without waiting."""
@@ -260,7 +517,7 @@ class Connection(lifecycle.Lifecycle, Generic[Incoming, Outgoing]):
         kind = "text" if isinstance(message, str) else "bytes"
         self.bytes_out += wire_size(message)
         try:
-            async with asyncio.timeout(lifecycle.STALL_TIMEOUT):
+            async with asyncio.timeout(STALL_TIMEOUT):
                 await self.websocket.send({"type": "websocket.send", kind: message})
         except TimeoutError:
             self._drop_stalled()
@@ -270,3 +527,80 @@ class Connection(lifecycle.Lifecycle, Generic[Incoming, Outgoing]):
             # will report it.
             self.abort()
             raise WebSocketDisconnect(CloseCode.GOING_AWAY) from None
+
+    def _end(self, can_send: bool = False) -> None:
+        """Note that the connection ends; messages that came before can still be read."""
+        self.is_open = self.is_open and can_send
+        if self.has_ended:
+            return
+        self.has_ended = True
+        callbacks, self._closed_callbacks = self._closed_callbacks, ()
+        for callback in callbacks:
+            callback()
+        if self.deadline is not None:
+            self.deadline.reschedule(0)
+
+    def _mark_closed(self, event: Message) -> None:
+        self.is_reading = False
+        self._end()
+        if self.close_code is None:
+            self.close_code, self.close_reason = event.get("code"), event.get("reason") or ""
+
+    async def _close(self, code: int, reason: str) -> None:
+        try:
+            async with asyncio.timeout(STALL_TIMEOUT):
+                await self.websocket.close(code, without_setting(reason))
+        except WebSocketDisconnect:
+            pass  # the client has disconnected
+        except TimeoutError:
+            self._drop_stalled()
+        except RuntimeError:
+            # uvicorn has closed by itself, and would wait forever for unsent data to be read.
+            if self._has_unsent():
+                self.abort()
+        self._stop_reading()
+
+    def _stop_reading(self) -> None:
+        self.inbox.put_nowait({"type": "websocket.disconnect"})
+
+    def _is_lost(self) -> bool:
+        """Return whether nothing can be sent; the close code is then in a disconnect event."""
+        if self.transport is not None and self.transport.is_closing():
+            return True
+        return not self.is_open or is_disconnected(self.websocket)
+
+    async def _read_close_code(self) -> None:
+        """Discard unread messages up to the disconnect event, to learn the close code."""
+        with suppress(RuntimeError, TimeoutError):  # it was received before, or never comes
+            async with asyncio.timeout(STALL_TIMEOUT):
+                self._mark_closed(await self._read_until_disconnect())
+
+    async def _read_until_disconnect(self) -> Message:
+        while isinstance((event := (await self.inbox.get())[0]), str | bytes):
+            pass
+        return event
+
+    async def _poll_unsent(self) -> None:
+        for _ in range(100):
+            if not self._has_unsent():
+                return
+            await asyncio.sleep(STALL_TIMEOUT / 100)
+
+    def _has_unsent(self) -> bool:
+        return self.unsent_bytes > 0
+
+    def _drop_stalled(self) -> None:
+        self._warn("dropped", reason="it stopped reading")
+        self.abort()
+
+    def _end_fields(self, seconds: float) -> dict[str, Any]:
+        return {
+            "code": self.close_code,
+            "reason": self.close_reason,
+            "seconds": round(seconds, 3),
+            "messages_in": self.messages_in,
+            "messages_out": self.messages_out,
+        }
+
+    def _warn(self, message: str, **fields: Any) -> None:
+        logger.warning(message, extra=self.log_fields() | fields)

@@ -1,9 +1,11 @@
-"""Limits on messages, joins and connections, and fair turns between connections."""
+"""Limits on messages, connections and joins, and the limit of open files (RLIMIT_NOFILE)."""
 
 import asyncio
+import logging
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 
@@ -166,3 +168,49 @@ class FairTurn:
             return True
         self._messages += 1
         return False
+
+
+resource = None  # Windows has no such limit
+with suppress(ImportError):
+    import resource
+
+RESERVE = 100
+"""Files reserved for the server itself, and for HTTP requests such as health checks."""
+
+logger = logging.getLogger(__name__)
+
+
+def connections_that_fit(wanted: int) -> int:
+    """Raise the limit of open files for `wanted` connections, and return how many fit.
+
+    Logs a warning if fewer fit.
+    """
+    limit = raise_limit(wanted + RESERVE)
+    fitting = max(limit - RESERVE, limit // 2)
+    if fitting >= wanted:
+        return wanted
+    logger.warning(
+        "the limit of %d open files leaves room for %d connections, and APP_MAX_CONNECTIONS is "
+        "%d: raise the hard limit to %d (ulimit -Hn, LimitNOFILE= of systemd, --ulimit nofile= of "
+        "Docker), or lower the setting",
+        limit,
+        fitting,
+        wanted,
+        wanted + RESERVE,
+    )
+    return fitting
+
+
+def raise_limit(needed: int) -> int:
+    """Raise the soft limit to `needed`, at most to the hard limit; return the usable number."""
+    if resource is None:
+        return needed
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return needed
+    possible = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (possible, hard))
+    except (OSError, ValueError):  # macOS has a lower limit than the hard one
+        return soft
+    return possible

@@ -18,16 +18,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from .close_codes import CloseCode
 from .connection import Connection
 from .errors import add_error_handlers, add_to_mounted
-from .identity import Authenticator, Identity
-from .limits import ConnectionLimiter, LongMessages
+from .handshake import Authenticator, Identity
+from .limits import ConnectionLimiter, LongMessages, connections_that_fit
+from .message_types import Signatures
 from .server.fast_path import FindTransport
-from .server.logging import CheckClient, set_up_logging
+from .server.logging import check_client, set_up_logging
 from .server.metrics import ConnectionCounts, running
-from .server.open_files import connections_that_fit
-from .server.shutdown import Drain
-from .server.stop_signals import StopSignals
+from .server.shutdown import Drain, StopSignals
 from .settings import RealtimeSettings
-from .signature import Signatures
 from .starlette_internals import Lifespan, add_innermost, wrap_lifespan
 
 S = TypeVar("S", bound="Service")
@@ -96,7 +94,6 @@ class Realtime:
         add_error_handlers(app)
         # Innermost, so that the fast path never bypasses a middleware that wraps `send`.
         add_innermost(app, FindTransport)
-        app.add_middleware(CheckClient)
         app.add_middleware(ProvideRealtime, realtime=self)
         wrap_lifespan(app, self._wrap_lifespan)
 
@@ -220,13 +217,14 @@ async def close_idle(connections: set[Connection], seconds: float) -> None:
 
 
 class ProvideRealtime:
-    """Middleware that puts the engine into `scope`, also for mounted applications."""
+    """Middleware that puts the engine into `scope`, and checks the client's address in it."""
 
     def __init__(self, app: ASGIApp, realtime: Realtime) -> None:
         self.app = app
         self.realtime = realtime
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        check_client(scope)
         scope["fastapi_realtime"] = self.realtime
         return self.app(scope, receive, send)
 

@@ -30,7 +30,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from .origin import normal_origin
+from .handshake import normal_origin
 
 S = TypeVar("S", bound=BaseSettings)
 

@@ -9,8 +9,7 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from ..admission import Admission
 from ..fastapi_internals import Dependant, RouteContext
-from ..message_types import Subprotocol
-from ..signature import Found, declared_types, find_routes, types_under
+from ..message_types import Found, Subprotocol, declared_types, find_routes, types_under
 from .messages import Exchange, exchange, identifier
 from .parameters import Parameter, parameters
 

@@ -7,7 +7,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
 from pydantic_core import to_json
 
-from ..signature import find_routes
+from ..message_types import find_routes
 from .document import make_document
 from .html import Html
 from .page import HEADERS, NO_STORE, make_main, make_page

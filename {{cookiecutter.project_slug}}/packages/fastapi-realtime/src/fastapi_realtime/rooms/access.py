@@ -4,7 +4,7 @@ from typing import Protocol
 
 from fastapi import HTTPException
 
-from ..identity import Identity
+from ..handshake import Identity
 from .names import ROOM_RULE, is_room, is_user_room, user_room
 
 

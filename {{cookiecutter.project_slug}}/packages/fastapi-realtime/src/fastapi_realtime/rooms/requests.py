@@ -8,9 +8,8 @@ from pydantic import JsonValue, TypeAdapter
 from starlette.requests import ClientDisconnect
 
 from ..formats import InvalidMessage, decode_json
-from ..identity import ANONYMOUS, Identity
+from ..handshake import ANONYMOUS, Identity, check_origin
 from ..limits import COUNTED_BYTES
-from ..origin import check_origin
 from ..realtime import RealtimeDep
 from .events import MAX_REF
 from .rooms import RoomsDep

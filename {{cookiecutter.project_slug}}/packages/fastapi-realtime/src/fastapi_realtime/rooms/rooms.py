@@ -11,10 +11,10 @@ from opentelemetry.metrics import CallbackOptions, Observation, get_meter
 from pydantic import JsonValue
 
 from ..connection import Connection
-from ..identity import Identity
+from ..handshake import Identity
 from ..limits import KeyedLimiter, network_of
 from ..realtime import Realtime, realtime_of
-from ..server.stop_signals import uvicorn_workers
+from ..server.shutdown import uvicorn_workers
 from ..settings import RoomSettings
 from .access import RoomAccess, RoomPolicy
 from .broker import Broker

@@ -4,13 +4,12 @@ import json
 import logging
 import re
 from asyncio import CancelledError
-from collections.abc import Awaitable
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from secrets import token_hex
 from typing import Any
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Scope
 
 from .uvicorn_internals import LOGGING_CONFIG, DefaultFormatter
 
@@ -145,20 +144,14 @@ class NamePage(logging.Filter):
         return True
 
 
-class CheckClient:
-    """Middleware that replaces an invalid client address by `unknown`.
+def check_client(scope: Scope) -> None:
+    """Replace an invalid client address by `unknown`.
 
     Behind a trusted proxy, uvicorn uses `X-Forwarded-For` without validation.
     """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        host, port = scope.get("client") or ("unknown", 0)  # a Unix socket has none
-        if not ADDRESS.fullmatch(host) or not PORT.fullmatch(str(port)):
-            scope["client"] = ("unknown", 0)
-        return self.app(scope, receive, send)
+    host, port = scope.get("client") or ("unknown", 0)  # a Unix socket has none
+    if not ADDRESS.fullmatch(host) or not PORT.fullmatch(str(port)):
+        scope["client"] = ("unknown", 0)
 
 
 class TextFormatter(DefaultFormatter):

@@ -10,7 +10,7 @@ from fastapi import Depends, HTTPException
 from fastapi.requests import HTTPConnection
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
-from ..identity import FAR_AWAY, Identity
+from ..handshake import FAR_AWAY, Identity
 from ..realtime import Realtime, RealtimeDep
 from ..settings import CommaSeparated, RealtimeSettings
 from .jwks import READ_AGAIN_SECONDS, Clock, KeySet, KeysNotAvailableError, UnknownKeyError
