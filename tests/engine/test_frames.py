@@ -7,7 +7,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from fastapi_realtime.server import sliced_protocol
+from fastapi_realtime.server import websocket_protocol
 from fastapi_realtime.server.fast_path import HIGH_WATER
 from fastapi_realtime.server.frames import read_message
 from fastapi_realtime.server.http_protocol import (
@@ -17,11 +17,9 @@ from fastapi_realtime.server.inbox import (
     MAX_MESSAGES,
     Received,
 )
-from fastapi_realtime.server.sliced_protocol import (
-    FRAMES_PER_TURN,
-)
 from fastapi_realtime.server.websocket_protocol import (
     CONTROL_FRAMES_PER_SECOND,
+    FRAMES_PER_TURN,
     LimitedWebSocketProtocol,
 )
 from hypothesis import HealthCheck, example, given, settings
@@ -199,8 +197,8 @@ def outcome_of(reads: list[bytes], cuts: list[int], *, fast: bool) -> tuple[obje
     """Return what comes of some bytes."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         if not fast:
-            monkeypatch.setattr(sliced_protocol, "read_message", lambda *_: None)
-            monkeypatch.setattr(sliced_protocol, "read_control", lambda *_: None)
+            monkeypatch.setattr(websocket_protocol, "read_message", lambda *_: None)
+            monkeypatch.setattr(websocket_protocol, "read_control", lambda *_: None)
         server = Server(fast=fast)
         for data in reads:
             edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]

@@ -12,7 +12,7 @@ from contextlib import suppress
 
 import fastapi_realtime as engine
 import fastapi_realtime.handshake as origins
-import fastapi_realtime.server.sliced_protocol as sliced_protocol
+import fastapi_realtime.server.websocket_protocol as websocket_protocol
 import pytest
 from fastapi import FastAPI, WebSocketException
 from hypothesis import HealthCheck, given, settings
@@ -173,17 +173,17 @@ def test_close_code_reaches_a_client_that_is_still_sending(
 def test_client_that_sends_on_after_its_close_frame_costs_little(
     monkeypatch: pytest.MonkeyPatch, served: tuple[FastAPI, str]
 ) -> None:
-    monkeypatch.setattr(sliced_protocol, "MAX_DISCARDED_BYTES", 400_000)
-    monkeypatch.setattr(sliced_protocol, "DISCARD_SECONDS", 0.2)
+    monkeypatch.setattr(websocket_protocol, "MAX_DISCARDED_BYTES", 400_000)
+    monkeypatch.setattr(websocket_protocol, "DISCARD_SECONDS", 0.2)
     read = 0
-    received = sliced_protocol.SlicedWebSocketProtocol.data_received
+    received = websocket_protocol.LimitedWebSocketProtocol.data_received
 
-    def count(self: sliced_protocol.SlicedWebSocketProtocol, data: bytes) -> None:
+    def count(self: websocket_protocol.LimitedWebSocketProtocol, data: bytes) -> None:
         nonlocal read
         read += len(data)
         received(self, data)
 
-    monkeypatch.setattr(sliced_protocol.SlicedWebSocketProtocol, "data_received", count)
+    monkeypatch.setattr(websocket_protocol.LimitedWebSocketProtocol, "data_received", count)
     with raw_client(served[1], "/all") as raw:
         raw.sendall(TOO_BIG)
         write_until_refused(raw, bytes(100_000))

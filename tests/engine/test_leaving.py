@@ -11,7 +11,7 @@ import pytest
 from fastapi import Depends, FastAPI, WebSocketDisconnect
 from fastapi_realtime import Admitted, Identity, RealtimeSettings
 from fastapi_realtime.rooms import Rooms, RoomsDep, RoomSettings
-from fastapi_realtime.server.light_protocol import LightWebSocketProtocol
+from fastapi_realtime.server.websocket_protocol import LimitedWebSocketProtocol
 from websockets.exceptions import InvalidStatus
 
 from .room_app import EventsAdmitted, SubjectAsToken, connect_events, next_event
@@ -66,7 +66,7 @@ def test_work_ends_when_its_client_leaves(
     last: bytes,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(LightWebSocketProtocol, "close_timeout", 60)
+    monkeypatch.setattr(LimitedWebSocketProtocol, "close_timeout", 60)
     app, work = realtime_app(), Work()
 
     @app.websocket("/work")

@@ -11,7 +11,6 @@ from contextlib import ExitStack
 
 import fastapi_realtime.server.http_protocol as http_protocol
 import fastapi_realtime.server.inbox as inbox
-import fastapi_realtime.server.sliced_protocol as sliced_protocol
 import fastapi_realtime.server.websocket_protocol as websocket_protocol
 import fastapi_realtime.server.write_deadline as write_deadline
 import pytest
@@ -488,7 +487,7 @@ def test_many_small_frames_are_parsed_in_turns_and_in_order(
         raw.sendall(b"".join(fragment + EMPTY_LAST_FRAGMENT for fragment in fragments))
         received = receive(raw, 6000)
     assert received == b"".join(b"\x81\x04%04d" % number for number in range(1000))
-    assert max(parsed) <= sliced_protocol.FRAMES_PER_TURN
+    assert max(parsed) <= websocket_protocol.FRAMES_PER_TURN
 
 
 @pytest.mark.parametrize("size", [0, 1, 126, 1000, 70_000])
@@ -565,7 +564,7 @@ def test_messages_before_an_invalid_frame_arrive_and_none_after_it(app: FastAPI,
 def test_messages_before_the_connection_is_lost_arrive(
     app: FastAPI, url: str, lost: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sliced_protocol, "FRAMES_PER_TURN", 1)
+    monkeypatch.setattr(websocket_protocol, "FRAMES_PER_TURN", 1)
     received: list[str] = []
     first = threading.Event()
     ended = threading.Event()

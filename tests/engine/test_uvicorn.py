@@ -15,10 +15,8 @@ from types import ModuleType
 from typing import Any
 
 import fastapi_realtime.server.http_protocol as http_protocol
-import fastapi_realtime.server.light_protocol as light_protocol
 import fastapi_realtime.server.logging as server_logging
 import fastapi_realtime.server.shutdown as shutdown
-import fastapi_realtime.server.sliced_protocol as sliced_protocol
 import fastapi_realtime.server.websocket_protocol as websocket_protocol
 import uvicorn
 import websockets
@@ -124,8 +122,8 @@ MESSAGES: dict[ModuleType, tuple[str, ...]] = {
 
 EXTENDED = {
     http_protocol.LimitedHttpProtocol: HttpToolsProtocol,
-    light_protocol.LightWebSocketProtocol: WebSocketsSansIOProtocol,
-    sliced_protocol.SlicedWebSocketProtocol: WebSocketsSansIOProtocol,
+    websocket_protocol.LimitedWebSocketProtocol: WebSocketsSansIOProtocol,
+    websocket_protocol.LimitedWebSocketProtocol: WebSocketsSansIOProtocol,
     websocket_protocol.LimitedWebSocketProtocol: WebSocketsSansIOProtocol,
     server_logging.TextFormatter: DefaultFormatter,
 }
@@ -147,7 +145,7 @@ def test_tables_name_all_that_our_classes_override_or_use() -> None:
 
 def test_protocol_has_what_the_constructor_of_uvicorns_sets() -> None:
     stock = WebSocketsSansIOProtocol(loaded_config(), ServerState(), {}, asyncio.new_event_loop())
-    own = light_protocol.LightWebSocketProtocol
+    own = websocket_protocol.LimitedWebSocketProtocol
     assert attributes_set(own) | {*dir(own)} >= {*vars(stock)}
     for name in {*vars(stock)} & {*vars(own)} - {"conn", "writable"}:
         assert getattr(own, name) == getattr(stock, name), name

@@ -8,10 +8,10 @@ from typing import Any, cast
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from starlette.types import Scope
 
-from .light_protocol import LightWebSocketProtocol
 from .logging import address_of, connection_fields, refusals
-from .upgrade import read_handshake
+from .upgrade import read_handshake, refusal
 from .uvicorn_internals import ASGI3Application, HttpToolsProtocol, RequestResponseCycle
+from .websocket_protocol import LimitedWebSocketProtocol
 from .write_deadline import WriteDeadline
 
 HANDSHAKE_SECONDS = 10.0
@@ -189,7 +189,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         """Pass on the parsed handshake; an unusual one is parsed again by `websockets`."""
         handshake = None
         kind: Any = self.ws_protocol_class
-        if issubclass(kind, LightWebSocketProtocol) and not self.may_compress():
+        if issubclass(kind, LimitedWebSocketProtocol) and not self.may_compress():
             handshake = read_handshake(self.scope["method"], self.url, self.headers)
         if handshake is None:
             super().handle_websocket_upgrade()
@@ -268,9 +268,3 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if self.running is not None:
             client = connection_fields(cast("Scope", self.running.scope))
         refusals.log(level, message, extra={**client, **fields, "reason": reason})
-
-
-def refusal(status: HTTPStatus, reason: str) -> bytes:
-    """Return a complete response with `Connection: close`."""
-    head = f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: text/plain\r\n"
-    return f"{head}Connection: close\r\nContent-Length: {len(reason)}\r\n\r\n{reason}".encode()

@@ -1,8 +1,9 @@
-"""Fast path for WebSocket handshakes (RFC 6455 §4.2) that the HTTP protocol has parsed."""
+"""WebSocket handshakes (RFC 6455 §4.2) that the HTTP protocol has parsed, and their responses."""
 
 import re
 from base64 import b64encode
 from hashlib import sha1
+from http import HTTPStatus
 from typing import NamedTuple
 
 MAX_HEADERS, MAX_BYTES = 100, 8000
@@ -83,3 +84,9 @@ def answer(accept: bytes, headers: Headers) -> bytes:
         *[name + b": " + value for name, value in headers],
     ]
     return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+def refusal(status: HTTPStatus, reason: str) -> bytes:
+    """Return a complete response with `Connection: close`."""
+    head = f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: text/plain\r\n"
+    return f"{head}Connection: close\r\nContent-Length: {len(reason)}\r\n\r\n{reason}".encode()
