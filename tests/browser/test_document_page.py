@@ -60,8 +60,9 @@ async def test_it_looks_like_the_page_at_the_root(page: Page) -> None:
 
 
 @projects("open")
-async def test_a_link_unfolds_the_message_that_endpoints_share(page: Page) -> None:
-    fields = page.get_by_text("rate_limited")
-    await expect(fields).to_be_hidden()
-    await page.get_by_role("link", name="ErrorFrame").first.click()
-    await expect(fields).to_be_visible()
+async def test_messages_and_codes_unfold(page: Page) -> None:
+    for line, text in (("ErrorFrame", "rate_limited"), ("Close codes", "1008")):
+        content = page.get_by_text(text).first
+        await expect(content).to_be_hidden()
+        await page.get_by_text(line, exact=True).first.click()
+        await expect(content).to_be_visible()

@@ -33,7 +33,7 @@ EXTRAS = {"jwt": ("tokens/",), "redis": ("rooms/redis/",)}
 
 DOCUMENTED = {
     "fastapi": """
-        encoders exception_handlers exceptions requests responses
+        encoders exception_handlers exceptions openapi.utils requests responses
     """,
     "starlette": """
         applications exceptions middleware requests routing types websockets

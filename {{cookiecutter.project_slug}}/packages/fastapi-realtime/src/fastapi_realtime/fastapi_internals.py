@@ -19,7 +19,6 @@ from starlette.routing import BaseRoute
 __all__ = [
     "Dependant",
     "RouteContext",
-    "get_flat_params",
     "get_typed_signature",
     "has_default_handlers",
     "iter_route_contexts",
@@ -40,18 +39,6 @@ class PlainContext:
         return getattr(self.original_route, name, None)
 
 
-class PlainDependant:
-    """A dependency without parameters, in place of FastAPI's."""
-
-    call: Any = None
-
-    def __init__(self) -> None:
-        self.dependencies: list[Any] = []
-
-    def __getattr__(self, name: str) -> list[Any]:
-        return []
-
-
 def plain_contexts(routes: Sequence[BaseRoute]) -> Iterator[PlainContext]:
     """Yield routes, but not those of included routers."""
     return map(PlainContext, routes)
@@ -60,11 +47,6 @@ def plain_contexts(routes: Sequence[BaseRoute]) -> Iterator[PlainContext]:
 def plain_signature(call: Any) -> inspect.Signature:
     """Return a signature with its annotations evaluated."""
     return inspect.signature(call, eval_str=True)
-
-
-def no_params(dependant: Any) -> list[Any]:
-    """Return no parameters."""
-    return []
 
 
 def find(module: str, name: str, default: Any) -> Any:
@@ -78,12 +60,11 @@ def find(module: str, name: str, default: Any) -> Any:
 
 if TYPE_CHECKING:
     from fastapi.dependencies.models import Dependant
-    from fastapi.dependencies.utils import get_flat_params, get_typed_signature
+    from fastapi.dependencies.utils import get_typed_signature
     from fastapi.routing import RouteContext, iter_route_contexts
 else:
-    Dependant = find("fastapi.dependencies.models", "Dependant", PlainDependant)
+    Dependant = find("fastapi.dependencies.models", "Dependant", object)
     RouteContext = find("fastapi.routing", "RouteContext", PlainContext)
-    get_flat_params = find("fastapi.dependencies.utils", "get_flat_params", no_params)
     get_typed_signature = find("fastapi.dependencies.utils", "get_typed_signature", plain_signature)
     iter_route_contexts = find("fastapi.routing", "iter_route_contexts", plain_contexts)
 

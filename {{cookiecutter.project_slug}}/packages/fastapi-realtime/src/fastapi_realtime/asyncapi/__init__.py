@@ -1,5 +1,6 @@
 """AsyncAPI: documentation of an application's WebSocket routes."""
 
-from .routes import add_asyncapi, asyncapi_document
+from .document import asyncapi_document
+from .page import add_asyncapi
 
 __all__ = ["add_asyncapi", "asyncapi_document"]

@@ -1,258 +1,242 @@
-"""The HTML page of the AsyncAPI document. It has no scripts and loads no other files."""
+"""Serves the AsyncAPI document, and an HTML page about it that has no scripts."""
 
 import json
+import re
 from base64 import b64encode
+from functools import partial
 from hashlib import sha256
+from html import escape
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
-from .fields import described_fields, fields_table, key_of
-from .html import Html, code_in, element, prose, table
-from .messages import JSON
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import HTMLResponse
+from pydantic_core import to_json
 
+from ..close_codes import MEANINGS
+from ..message_types import find_routes
+from ..page import HEADERS
+from .document import DEFAULT_SERVER, JSON, REFUSALS, Schema, asyncapi_document, key_of, start_of
+
+HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 STYLE = Path(__file__).with_name("style.css").read_text("utf-8")
+DIGEST = b64encode(sha256(STYLE.encode()).digest()).decode()
+NO_STORE = {"Cache-Control": "no-store"}  # both answers contain the requested host
+POLICY = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+PAGE_HEADERS = HEADERS | NO_STORE
+PAGE_HEADERS["Content-Security-Policy"] = f"{POLICY}; style-src 'sha256-{DIGEST}'"
 
-NO_STORE = {"Cache-Control": "no-store"}
-"""The document and the page contain the requested host, so they must not be cached."""
-
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'; "
-    f"style-src 'sha256-{b64encode(sha256(STYLE.encode()).digest()).decode()}'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-} | NO_STORE
-
-Document = dict[str, Any]
-Section = dict[str, Document]
-"""Channels that differ in their paths alone, by their keys."""
-
-REFUSALS, CLOSE_CODES = "x-handshake-responses", "x-close-codes"
+META = """<meta charset="utf-8"><meta name="color-scheme" content="light dark">
+<meta name="viewport" content="width=device-width, initial-scale=1">"""
+OUTCOMES = {"x-handshake-responses": "Refused handshakes", "x-close-codes": "Close codes"}
+LIMITS = """minimum maximum exclusiveMinimum exclusiveMaximum multipleOf minLength maxLength
+minItems maxItems uniqueItems minProperties maxProperties pattern format""".split()
+dumped = partial(json.dumps, ensure_ascii=False)
 
 
-def make_page(info: Document, server: str, links: dict[str, str], main: Html) -> str:
-    """Return the page; `links` are shown beside its title, and `main` is from `make_main`."""
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("title", f"{info['title']}: WebSocket API"),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name="color-scheme", content="light dark"),
-        element("style", Html(STYLE)),
-    )
-    title = element("h1", info["title"], " ", element("small", info["version"]))
-    where = element("p", "WebSocket API at ", element("code", server))
-    nav = element("nav", *(element("a", name, href=url) for name, url in links.items()))
-    body = element("body", element("header", element("div", title, where), nav), main)
-    return f"<!doctype html>\n{element('html', head, body, lang='en')}\n"
+class Html(str):
+    """Text that is already HTML, so it is not escaped."""
 
 
-def make_main(document: Document) -> Html:
-    """Return the sections of the page, which are the same for every request."""
-    sections = sections_of(document)
-    messages = shared_messages(sections)
-    refusals, codes = (shared_outcomes(document, key) for key in (REFUSALS, CLOSE_CODES))
-    shared = [
-        *(message(document, each, id=anchor) for anchor, each in messages.items()),
-        outcomes("Refused handshakes", "Status", refusals, id="refused-handshakes"),
-        outcomes("Close codes", "Code", codes, id="close-codes"),
-    ]
-    heading = element("h2", "Shared by endpoints", id="shared-by-endpoints")
-    return element(
-        "main",
-        overview(document, has_shared=any(shared)),
-        *(section(document, each, messages, refusals | codes) for each in sections),
-        element("section", heading, *shared) if any(shared) else "",
-    )
+def add_asyncapi(app: FastAPI, url: str = "/asyncapi") -> None:
+    """Serve the AsyncAPI document as JSON at `<url>.json`, and as an HTML page at `url`.
+
+    Both include routes that are added later. Like FastAPI's `/docs`, they are public.
+    """
+    made: dict[str, Any] = {}
+
+    def update() -> None:
+        """Make what is the same for every host, if the routes are not those of the last time."""
+        found = list(find_routes(app.routes))
+        routes = [(prefix, each.path, each.endpoint) for prefix, each in found]
+        if made.get("routes") != routes:
+            whole = asyncapi_document(app)
+            rest = {key: each for key, each in whole.items() if key not in start_of(app, "")}
+            at_root = [each for prefix, each in found if (prefix, each.path) == ("", "/")]
+            made["has_page"] = any("GET" in (each.methods or ()) for each in at_root)
+            made.update(json=to_json(rest, inf_nan_mode="null"), main=make_main(whole))
+            made["routes"] = routes
+
+    async def document(request: Request) -> Response:
+        update()
+        start = to_json(start_of(app, server_of(request)))
+        return Response(start[:-1] + b"," + made["json"][1:], headers=NO_STORE, media_type=JSON)
+
+    async def page(request: Request) -> HTMLResponse:
+        update()
+        links = {"asyncapi.json": f"{url}.json"}
+        if app.openapi_url and app.docs_url:
+            links["HTTP routes"] = app.docs_url
+        if made["has_page"] or getattr(app.state, "has_page", False):
+            links["Console"] = "/"
+        root = request.scope.get("root_path", "").rstrip("/")
+        nav = [element("a", name, href=f"{root}{path}") for name, path in links.items()]
+        title = element("h1", app.title, " ", element("small", app.version))
+        where = element("p", "WebSocket API at ", element("code", server_of(request)))
+        header = element("header", element("div", title, where), element("nav", *nav))
+        head = f"{META}<title>{escape(app.title)}: WebSocket API</title><style>{STYLE}</style>"
+        body = element("body", header, made["main"])
+        html = f'<!doctype html>\n<html lang="en"><head>{head}</head>{body}</html>\n'
+        return HTMLResponse(html, headers=PAGE_HEADERS)
+
+    app.add_route(f"{url}.json", document, include_in_schema=False)
+    app.add_route(url, page, include_in_schema=False)
 
 
-def overview(document: Document, *, has_shared: bool) -> Html:
-    """Return the description, the ways to send a token, and links to all sections."""
-    links = [
-        element("a", element("code", each["address"]), href=f"#{key}")
-        for key, each in document["channels"].items()
-    ]
-    if has_shared:
-        links.append(element("a", "Shared by endpoints", href="#shared-by-endpoints"))
-    schemes = document.get("components", {}).get("securitySchemes", {}).values()
-    ways = [element("li", code_in(scheme["description"])) for scheme in schemes]
-    tokens = [element("p", "Send a token, in one of these ways:"), element("ul", *ways)]
-    return element(
-        "section",
-        prose(document["info"]["description"]),
-        *(tokens if ways else ()),
-        element("p", *links, class_="links") if links else prose("There are no WebSocket routes."),
-    )
+def server_of(request: Request) -> str:
+    """Return the URL that the client used, also behind a proxy that sets `root_path`."""
+    host, root = request.headers.get("host", ""), request.scope.get("root_path", "")
+    host = host if HOST.fullmatch(host) else DEFAULT_SERVER.partition("://")[2]
+    return f"{'wss' if request.url.scheme == 'https' else 'ws'}://{host}{root.rstrip('/')}"
 
 
-def sections_of(document: Document) -> list[Section]:
-    """Return the channels by section."""
-    sections: dict[str, Section] = {}
-    for key, channel in document["channels"].items():
-        same = channel | {"address": "", "title": "", "parameters": {}, REFUSALS: {}}
-        same["description"] = channel.get("description", "").partition("\n\n")[0]
-        operations = [(each["title"], keys_in(each)) for each in operations_of(document, key)]
-        sections.setdefault(json.dumps([same, operations], sort_keys=True), {})[key] = channel
-    return list(sections.values())
+def element(tag: str, /, *children: str, **attributes: str) -> Html:
+    """Return an element; all that is not `Html` is escaped. Write `class_` for `class`."""
+    pairs = (f' {name.rstrip("_")}="{escape(value)}"' for name, value in attributes.items())
+    inner = (each if isinstance(each, Html) else escape(each) for each in children)
+    return Html(f"<{tag}{''.join(pairs)}>{''.join(inner)}</{tag}>")
 
 
-def operations_of(document: Document, key: str) -> list[Document]:
-    """Return the operations of a channel."""
-    channel = {"$ref": f"#/channels/{key}"}
-    return [each for each in document["operations"].values() if each["channel"] == channel]
+def code_in(text: str) -> Html:
+    """Return a text, with words in backticks as `code` elements."""
+    return Html(re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text)))
 
 
-def keys_in(operation: Document) -> list[str]:
-    """Return the keys of an operation's messages."""
-    return [reference["$ref"].rpartition("/")[2] for reference in operation["messages"]]
+def prose(text: str) -> list[Html]:
+    """Return the paragraphs of a text, each once."""
+    paragraphs = dict.fromkeys(filter(None, re.split(r"\n\s*\n", text.strip())))
+    return [element("p", code_in(paragraph)) for paragraph in paragraphs]
 
 
-def shared_messages(sections: list[Section]) -> Section:
-    """Return the models that are messages of several sections, by anchor, with all examples."""
-    found: dict[str, list[Document]] = {}
-    for channels in sections:
-        messages = next(iter(channels.values()))["messages"].values()
-        for anchor, each in {anchor_of(each): each for each in messages}.items():
-            found.setdefault(anchor, []).append(each)
-    return {
-        anchor: same[0] | {"examples": examples_of(same)}
-        for anchor, same in found.items()
-        if anchor and len(same) > 1
+def block(text: str) -> Html:
+    """Return a text in a box, with its blanks and line ends."""
+    return element("pre", element("code", text))
+
+
+def folded(line: list[str], content: list[Html]) -> Html:
+    """Return a line that unfolds its content, if there is any."""
+    if not content:
+        return element("p", *line)
+    return element("details", element("summary", *line), element("div", *content))
+
+
+def make_main(document: Schema) -> Html:
+    """Return the sections of the page; channels that differ in their paths alone share one."""
+    channels = document["channels"]
+    sections: dict[str, Schema] = {}
+    for key, channel in channels.items():
+        differing = ("address", "title", "description", "parameters", "x-handshake-responses")
+        same = {name: each for name, each in channel.items() if name not in differing}
+        about = channel.get("description", "").partition("\n\n")[0]
+        parts = [same, about, operations_of(document, key)]
+        sections.setdefault(json.dumps(parts, default=str), {})[key] = channel
+    codes = outcomes(channels, is_own=False)
+    names = {key: element("code", each["address"]) for key, each in channels.items()}
+    links = [element("a", name, href=f"#{key}") for key, name in names.items()]
+    links += [element("a", "Refusals and close codes", href="#-codes")] if codes else []
+    overview = prose(document["info"]["description"])
+    if schemes := document["components"].get("securitySchemes", {}).values():
+        ways = [element("li", code_in(scheme["description"])) for scheme in schemes]
+        overview += [*prose("Send a token, in one of these ways:"), element("ul", *ways)]
+    overview.append(element("p", *links or ["There are no WebSocket routes."], class_="links"))
+    parts = [overview, *(section(document, each) for each in sections.values())]
+    codes[:0] = [element("h2", "Refusals and close codes", id="-codes")] if codes else []
+    return element("main", *(element("section", *part) for part in (*parts, codes) if part))
+
+
+def section(document: Schema, channels: Schema) -> list[Html]:
+    """Return the section of channels that differ in their paths alone."""
+    schemas, items = document["components"].get("schemas", {}), channels.items()
+    parts = [element("h2", element("code", each["address"]), id=key) for key, each in items]
+    parts += prose("\n\n".join(each.get("description", "") for _, each in items))
+    (key, channel), *_ = items
+    if names := channel.get("x-subprotocols"):
+        parts += prose(f"Subprotocols: {' '.join(f'`{name}`' for name in names)}")
+    in_path = [each for _, channel in items for each in channel.get("parameters", {}).items()]
+    path = {name: each.get("x-schema", {}) for name, each in in_path}
+    ws = channel["bindings"]["ws"]
+    places = {
+        "path": {"properties": path, "required": [*path]} if path else None,
+        "query": ws.get("query"),
+        "headers": ws.get("headers"),
+        "cookies": channel.get("x-cookies"),
     }
+    lines = [f"{place} {type_of(each, schemas)}" for place, each in places.items() if each]
+    parts += [block("\n".join(lines))] if lines else []
+    operations = []
+    for title, keys in operations_of(document, key):
+        messages = [message(channel["messages"][each], schemas) for each in keys]
+        operations.append(element("div", element("h3", code_in(title)), *messages))
+    return [*parts, element("div", *operations, class_="operations"), *outcomes(channels)]
 
 
-def anchor_of(message: Document) -> str:
-    """Return the anchor of a message that is a model, or an empty string."""
-    key = key_of(message["payload"])
-    return f"message-{key}" if key else ""
+def operations_of(document: Schema, key: str) -> list[tuple[str, list[str]]]:
+    """Return the titles of a channel's operations, and the keys of their messages."""
+    operations = document["operations"].values()
+    found = [each for each in operations if key_of(each["channel"]) == key]
+    return [(each["title"], list(map(key_of, each["messages"]))) for each in found]
 
 
-def examples_of(messages: list[Document]) -> list[Document]:
-    """Return the examples of all these messages, each once."""
-    found = [example for message in messages for example in message.get("examples", ())]
-    return list({json.dumps(each): each for each in found}.values())
+def outcomes(channels: Schema, *, is_own: bool = True) -> list[Html]:
+    """Return folded lists of refusals and close codes: an endpoint's own, or the engine's."""
+    lists = []
+    for name, title in OUTCOMES.items():
+        items = [item for channel in channels.values() for item in channel.get(name, {}).items()]
+        texts = {code: each["description"] for code, each in items}
+        rows = [
+            element("li", element("code", code), " ", code_in(text))
+            for code, text in texts.items()
+            if (text not in {*MEANINGS.values(), *REFUSALS.values()}) == is_own
+        ]
+        lists += [folded([title], [element("ul", *rows)])] if rows else []
+    return lists
 
 
-def shared_outcomes(document: Document, key: str) -> Document:
-    """Return the refusals or close codes that all channels have which have any."""
-    tables = [each[key] for each in document["channels"].values() if key in each]
-    first = tables[0] if tables else {}
-    is_shared = {code: all(table.get(code) == first[code] for table in tables) for code in first}
-    return {code: each for code, each in first.items() if is_shared[code]}
+def message(found: Schema, schemas: Schema) -> Html:
+    """Return a message: a line about it, and its type and examples folded."""
+    is_json = found["contentType"] == JSON
+    kind = "" if is_json else element("small", found["contentType"], " ")
+    line = [element("b", found["title"]), " ", kind, code_in(found.get("summary", ""))]
+    examples = [each["payload"] for each in found.get("examples", ())]
+    texts = [type_of(found["payload"], schemas)] if is_json else []
+    texts += [dumped(each) if is_json else str(each) for each in examples]
+    return folded(line, [block(text) for text in texts])
 
 
-def section(document: Document, channels: Section, messages: Section, shared: Document) -> Html:
-    """Return a section; the shared messages and outcomes are not in it."""
-    key, channel = next(iter(channels.items()))
-    texts = "\n\n".join(each.get("description", "") for each in channels.values())
-    names = channel.get("x-subprotocols", ())
-    refusals, codes = (
-        {
-            code: outcome
-            for each in channels.values()
-            for code, outcome in each.get(name, {}).items()
-            if shared.get(code) != outcome
-        }
-        for name in (REFUSALS, CLOSE_CODES)
-    )
-    operations = [
-        operation(document, channel, each, messages) for each in operations_of(document, key)
-    ]
-    links = (
-        element("a", "Refused handshakes", href="#refused-handshakes"),
-        element("a", "Close codes", href="#close-codes"),
-    )
-    return element(
-        "section",
-        *(
-            element("h2", element("code", each["address"]), id=key)
-            for key, each in channels.items()
-        ),
-        prose("\n\n".join(dict.fromkeys(texts.split("\n\n")))),
-        element("p", "Subprotocols: ", code_in(" ".join(f"`{name}`" for name in names)))
-        if names
-        else "",
-        table(("Parameter", "In", "Type", "Meaning"), parameter_rows(document, channels)),
-        element("div", *operations, class_="operations"),
-        element("p", *links, class_="links") if CLOSE_CODES in channel else "",
-        outcomes("More refused handshakes", "Status", refusals),
-        outcomes("More close codes", "Code", codes),
-    )
+def type_of(schema: Schema, schemas: Schema, seen: tuple[str, ...] = ()) -> str:
+    """Return a type in a notation like that of TypeScript, with the models in it."""
+    if key := key_of(schema):
+        name = re.sub("-(Input|Output)$", "", key)  # the mode that pydantic may append
+        kind = name if key in seen else type_of(schemas[key], schemas, (*seen, key))
+        return f"{name} {kind}" if kind.startswith("{") else kind
+    if parts := schema.get("anyOf") or schema.get("oneOf") or schema.get("allOf"):
+        return " | ".join(dict.fromkeys(type_of(each, schemas, seen) for each in parts))
+    if values := [schema["const"]] if "const" in schema else schema.get("enum"):
+        return " | ".join(map(dumped, values))
+    if fields := schema.get("properties"):
+        optional = {name: "" if name in schema.get("required", ()) else "?" for name in fields}
+        types = {name: type_of(each, schemas, seen) for name, each in fields.items()}
+        lines = [
+            f"{name}{optional[name]}: {types[name]}{notes_of(fields[name])}" for name in fields
+        ]
+        return "{\n" + indent("\n".join(lines), "  ") + "\n}"
+    kind, items = schema.get("type", "any"), schema.get("items")
+    values = [*schema.get("patternProperties", {}).values(), schema.get("additionalProperties")]
+    if isinstance(values[0], dict):
+        kind = "{[key]: " + type_of(values[0], schemas, seen) + "}"
+    elif isinstance(items, list):
+        return f"[{', '.join(type_of(each, schemas, seen) for each in items)}]"
+    elif items:
+        kind = f"({type_of(items, schemas, seen)})[]"
+    limits = [f"{word} {schema[word]}" for word in LIMITS if word in schema]
+    return f"{kind} ({', '.join(limits)})" if limits else kind
 
 
-def parameter_rows(document: Document, channels: Section) -> list[tuple[str, ...]]:
-    """Return the parameters of the handshake as rows."""
-    paths = {
-        name: each["x-schema"]
-        for channel in channels.values()
-        for name, each in channel.get("parameters", {}).items()
-    }
-    channel = next(iter(channels.values()))
-    binding = channel["bindings"]["ws"]
-    places = (
-        ("path", {"properties": paths, "required": list(paths)}),
-        ("query", binding.get("query", {})),
-        ("header", binding.get("headers", {})),
-        ("cookie", channel.get("x-cookies", {})),
-    )
-    return [
-        (name, place, kind, meaning)
-        for place, schema in places
-        for name, kind, meaning in described_fields(schema, definitions_of(document))
-    ]
-
-
-def definitions_of(document: Document) -> Document:
-    """Return the shared schemas of a document."""
-    schemas: Document = document.get("components", {}).get("schemas", {})
-    return schemas
-
-
-def operation(document: Document, channel: Document, each: Document, shared: Section) -> Html:
-    """Return an operation (send or receive): its messages, and links to the shared ones."""
-    parts = [element("h3", code_in(each["title"]))]
-    for key in keys_in(each):
-        found = channel["messages"][key]
-        anchor = anchor_of(found)
-        if anchor in shared:
-            link = element("a", found["title"], href=f"#{anchor}")
-            parts.append(element("p", *line_of(found, link)))
-        else:
-            parts.append(message(document, found))
-    return element("div", *parts)
-
-
-def message(document: Document, found: Document, **attributes: str) -> Html:
-    """Return a message: a line about it, and its fields and examples folded."""
-    line = line_of(found, element("b", found["title"]))
-    examples = [written(example["payload"], found) for example in found.get("examples", ())]
-    body = [
-        fields_table(found["payload"], definitions_of(document)),
-        *(element("pre", element("code", text)) for text in examples),
-    ]
-    if not any(body):
-        return element("p", *line, **attributes)
-    # A link unfolds what it leads to if that is inside of `details`.
-    return element("details", element("summary", *line), element("div", *body, **attributes))
-
-
-def line_of(found: Document, name: Html) -> tuple[str, ...]:
-    """Return name, content type (if it is not JSON) and summary of a message."""
-    kind = "" if found["contentType"] == JSON else element("small", found["contentType"], " ")
-    return name, " ", kind, code_in(found.get("summary", ""))
-
-
-def written(example: Any, found: Document) -> str:
-    """Return an example as sent on the wire."""
-    if isinstance(example, str) and found["contentType"] != JSON:
-        return example
-    return json.dumps(example, ensure_ascii=False)
-
-
-def outcomes(title: str, heading: str, found: Document, **attributes: str) -> Html:
-    """Return a folded table, or nothing if it has no rows."""
-    rows = [(code, code_in(each["description"])) for code, each in found.items()]
-    if not rows:
-        return Html("")
-    body = element("div", table((heading, "Meaning"), rows), **attributes)
-    return element("details", element("summary", title), body)
+def notes_of(field: Schema) -> str:
+    """Return the meaning, the default and an example of a field as a comment."""
+    notes = field.get("description", "").split()
+    if "const" not in field and field.get("default") not in (None, ""):
+        notes.append(f"Default: {dumped(field['default'])}.")
+    notes += [f"Example: {dumped(each)}." for each in field.get("examples", ())[:1]]
+    return f"  // {' '.join(notes)}" if notes else ""
