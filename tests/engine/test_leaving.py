@@ -3,15 +3,18 @@
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Annotated
 
 import fastapi_realtime.admission as admission
 import fastapi_realtime.rooms.member as member
 import pytest
-from fastapi import Depends, FastAPI, WebSocketDisconnect
-from fastapi_realtime import Admitted, Identity, RealtimeSettings
+from fastapi import Depends, FastAPI, WebSocket, WebSocketDisconnect
+from fastapi_realtime import Admitted, Connection, Identity, RealtimeSettings
+from fastapi_realtime.limits import LongMessages
 from fastapi_realtime.rooms import Rooms, RoomsDep, RoomSettings
 from fastapi_realtime.server.websocket_protocol import LimitedWebSocketProtocol
+from starlette.types import Message
 from websockets.exceptions import InvalidStatus
 
 from .room_app import EventsAdmitted, SubjectAsToken, connect_events, next_event
@@ -261,3 +264,23 @@ def test_an_endpoint_may_take_its_time_after_the_handshake(
 
     with connect(f"{serve_both_ways(app)}/slow") as client:
         assert [client.recv(timeout=10) for _ in range(2)] == ["ready", "done"]
+
+
+@pytest.mark.anyio
+async def test_a_deadline_that_has_passed_is_left_alone() -> None:
+    async def receive() -> Message:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Message) -> None:
+        pass
+
+    scope = {"type": "websocket", "client": None, "path": "/", "headers": []}
+    websocket = WebSocket(scope, receive, send)
+    connection = Connection(websocket, RealtimeSettings(), None, LongMessages())
+    asyncio.get_running_loop().call_soon(connection.abort)  # in the same turn as the deadline
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0) as connection.deadline:
+            await asyncio.Event().wait()
+    assert connection.deadline is not None
+    assert connection.deadline.expired()
+    await connection.accept()

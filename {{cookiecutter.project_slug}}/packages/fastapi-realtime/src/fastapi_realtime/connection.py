@@ -192,9 +192,8 @@ class Connection(Generic[Incoming, Outgoing]):
         if self._closed_before_accept is not None:
             code, reason = self._closed_before_accept
             raise HTTPException(401 if code == CloseCode.UNAUTHORIZED else 503, reason)
-        if self.deadline is not None:
-            self.deadline.reschedule(None)
-            self.deadline = None
+        self._set_deadline(None)
+        self.deadline = None
         self._accepting = asyncio.get_running_loop().create_future()
         try:
             await self.websocket.accept(self.subprotocol)
@@ -537,8 +536,12 @@ class Connection(Generic[Incoming, Outgoing]):
         callbacks, self._closed_callbacks = self._closed_callbacks, ()
         for callback in callbacks:
             callback()
-        if self.deadline is not None:
-            self.deadline.reschedule(0)
+        self._set_deadline(0)
+
+    def _set_deadline(self, when: float | None) -> None:
+        """Stop waiting for the checks before the handshake at `when`, a loop time, or never."""
+        if self.deadline is not None and not self.deadline.expired():
+            self.deadline.reschedule(when)
 
     def _mark_closed(self, event: Message) -> None:
         self.is_reading = False

@@ -121,9 +121,10 @@ class ReceivingInbox(Inbox):
         self._task = asyncio.create_task(self._fill(receive))
 
     def stop(self) -> None:
-        """Stop receiving."""
+        """Stop receiving, and refer to nothing."""
         if self._task is not None:
             self._task.cancel()
+        self.end()
 
     async def _fill(self, receive: Receive) -> None:
         event: Message = {"type": "websocket.disconnect"}
