@@ -8,7 +8,7 @@ from fastapi.testclient import TestClient
 from fastapi_realtime.rooms import (
     Rooms,
     RoomSettings,
-    requests,
+    parameters,
 )
 
 from .room_app import connect_events, next_event, request, room_app, token_app
@@ -75,7 +75,7 @@ def test_several_keys_or_a_long_one_get_a_422(client: TestClient, keys: list[str
 def test_a_body_that_takes_too_long_gets_a_408(
     serve: Serve, app: FastAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(requests, "BODY_TIMEOUT", 0.05)
+    monkeypatch.setattr(parameters, "BODY_TIMEOUT", 0.05)
     with dial(serve(app)) as raw:
         raw.sendall(f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n1".encode())
         assert raw.recv(100).startswith(b"HTTP/1.1 408 ")

@@ -1,14 +1,23 @@
 """Rooms: a message of one member is sent to all others."""
 
 from ..settings import RoomSettings
+from .access import check_name, check_room, user_room
 from .broker import BrokerUnavailable
 from .events import ClientMessage, MessageEvent, Present, ServerEvent
 from .formats import EVENTS_V1, RoomText
 from .member import Member
-from .names import check_name, check_room, user_room
-from .parameters import RoomConnection, RoomInPath, RoomOrLobby, SenderName, Since
+from .parameters import (
+    JSON_BODY,
+    AdmittedRequest,
+    IdempotencyKey,
+    JsonBody,
+    RoomConnection,
+    RoomInPath,
+    RoomOrLobby,
+    SenderName,
+    Since,
+)
 from .post import PublishError, post_message
-from .requests import JSON_BODY, AdmittedRequest, IdempotencyKey, JsonBody
 from .rooms import Rooms, RoomsDep
 
 __all__ = [
