@@ -227,7 +227,7 @@ def test_the_file_of_a_key_is_a_small_regular_file(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     for path, rule in (
         ("big", "more than 65536 bytes"),
-        ("empty", "it is empty"),
+        ("empty", "it is missing or empty"),
         ("folder", "not a regular file"),
     ):
         with pytest.raises(ValidationError, match=rule):

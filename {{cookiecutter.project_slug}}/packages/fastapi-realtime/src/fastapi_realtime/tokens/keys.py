@@ -1,39 +1,60 @@
-"""Keys to verify tokens with: parsing, algorithms, strength."""
+"""The keys of `APP_AUTH_KEY`: secrets, public keys, and JSON Web Key Sets (JWKS, RFC 7517)."""
 
+import asyncio
+import http.client
 import json
+import logging
+import re
 import stat
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
+from math import inf
 from pathlib import Path
 from secrets import token_urlsafe
 from typing import Any, Literal
+from urllib.parse import urlsplit
+from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener, getproxies
 
 import jwt
 from cryptography.exceptions import UnsupportedAlgorithm
-from jwt.algorithms import Algorithm as AlgorithmMethods
+from fastapi import HTTPException
 
 Algorithm = Literal[
-    "HS256",
-    "HS384",
-    "HS512",
-    "RS256",
-    "RS384",
-    "RS512",
-    "PS256",
-    "PS384",
-    "PS512",
-    "ES256",
-    "ES384",
-    "ES512",
+    Literal["HS256", "HS384", "HS512"],
+    Literal["RS256", "RS384", "RS512"],
+    Literal["PS256", "PS384", "PS512"],
+    Literal["ES256", "ES384", "ES512"],
     "EdDSA",
 ]
 """Signature algorithms (RFC 7518 §3.1, RFC 8037)."""
 
+MAX_KEYS = 20
 MAX_KEY_BYTES = 65_536
-EXAMPLES = (b"change", b"example", b"secret", b"password", b"at-least", b"your-", b"12345")
+"""Maximum size of a file or a response with keys."""
+TIMEOUT = 5.0
+"""Maximum seconds that tokens wait for a JWKS."""
+READ_AGAIN_SECONDS = 30
+"""Minimum seconds between two attempts to read a JWKS; also the maximum age of a file."""
+MAX_URL_AGE = 3600
+"""Maximum age of the JWKS of a URL in seconds; then it is read again, and withdrawn keys end."""
+KEEP_SECONDS = 86_400
+"""Seconds for which keys stay valid after the last successful read."""
+LEEWAY_SECONDS = 5
+"""Seconds that the clock of who signs tokens may be ahead; `exp` is exact, see `verify`."""
+
+EXAMPLE = re.compile(b"change|example|secret|password|at-least|your-|12345", re.IGNORECASE)
 """Parts of example secrets in documentation; a secret with one of them is rejected."""
+PRIVATE_PARTS = {"d", "p", "q", "dp", "dq", "qi", "oth"}
 NOT_A_KEY = (jwt.PyJWTError, KeyError, TypeError, ValueError, UnsupportedAlgorithm)
 """Exceptions of PyJWT for a key of another type."""
+
+Clock = Callable[[], float]
+
+logger = logging.getLogger(__name__)
 
 
 class NoSecretError(ValueError):
@@ -42,22 +63,22 @@ class NoSecretError(ValueError):
 
 @dataclass(frozen=True)
 class Key:
-    """A parsed key, its algorithms, and its `kid` if it has one."""
+    """A parsed key (`bytes` if it is a secret), its algorithms, and its `kid` if it has one."""
 
     value: Any = field(repr=False)
     algorithms: tuple[str, ...]
     kid: object = None
 
-    @property
-    def is_secret(self) -> bool:
-        """Whether it is a shared secret; else it is a public key."""
-        return isinstance(self.value, bytes)
+
+def new_secret() -> str:
+    """Return a random secret that is long enough for every algorithm."""
+    return token_urlsafe(64)
 
 
 def check_key(text: str, algorithms: Sequence[str]) -> Key:
     """Return a secret or a public key (PEM), or raise a `ValueError` that says what is wrong."""
     if not text:
-        raise NoSecretError("it is empty")
+        raise NoSecretError("it is missing or empty")
     if "PRIVATE KEY" in text:
         raise ValueError("this is a private key; the server needs the public one")
     return prepare_key(lambda algorithm: text, algorithms)
@@ -67,33 +88,24 @@ def prepare_key(load: Callable[[str], Any], algorithms: Sequence[str], kid: obje
     """Return a key for those of the algorithms that fit its type.
 
     A public key is never used as a secret, whatever `alg` a token has. `load` returns the key
-    for the name of an algorithm. Raises a `ValueError` if it is too weak, or fits none of them.
+    for the name of an algorithm. Raises a `ValueError` if it fits none of them, or is too weak: a
+    secret must be as long as its hash, an RSA key must have 2048 bits (RFC 7518 §3).
     """
     fitting: dict[str, Any] = {}
     for name in algorithms:
         algorithm = jwt.get_algorithm_by_name(name)
         try:
-            fitting[name] = algorithm.prepare_key(load(name))
+            fitting[name] = key = algorithm.prepare_key(load(name))
         except NOT_A_KEY:
             continue
-        check_strength(fitting[name], algorithm)
+        if isinstance(key, bytes) and (len(set(key)) < 10 or EXAMPLE.search(key)):
+            raise NoSecretError("this looks like an example")
+        if problem := algorithm.check_key_length(key):
+            raise ValueError(problem)
     if not fitting:
-        names = ", ".join(algorithms)
+        names = ", ".join(algorithms) or "any"
         raise ValueError(f"this is not a key for {names} of APP_AUTH_ALGORITHMS")
     return Key(next(iter(fitting.values())), tuple(fitting), kid)
-
-
-def check_strength(key: Any, algorithm: AlgorithmMethods) -> None:
-    """Raise a `ValueError` for a weak key.
-
-    A secret must be as long as its hash, an RSA key must have 2048 bits (RFC 7518 §3).
-    """
-    if isinstance(key, bytes) and (
-        len(set(key)) < 10 or any(word in key.lower() for word in EXAMPLES)
-    ):
-        raise NoSecretError("this looks like an example")
-    if problem := algorithm.check_key_length(key):
-        raise ValueError(problem)
 
 
 def read_key_file(path: Path) -> str:
@@ -101,24 +113,48 @@ def read_key_file(path: Path) -> str:
     if not stat.S_ISREG(path.stat().st_mode):
         raise ValueError("the file of the key is not a regular file")
     with path.open("rb") as file:
-        content = file.read(MAX_KEY_BYTES + 1)
+        return limited_text(file.read(MAX_KEY_BYTES + 1))
+
+
+class NoRedirects(HTTPRedirectHandler):
+    """Makes redirects errors: they could lead to plain HTTP."""
+
+    def redirect_request(self, *args: Any, **options: Any) -> None:
+        """Return no request."""
+
+
+def fetch(url: str) -> str:
+    """Return the text at a URL; raises `OSError`, `http.client.HTTPException` or `ValueError`."""
+    # A proxy could read and change plain HTTP.
+    proxies = {scheme: proxy for scheme, proxy in getproxies().items() if scheme == "https"}
+    # Some providers reject urllib's default User-Agent.
+    headers = {"Accept": "application/json", "User-Agent": __name__.partition(".")[0]}
+    opener = build_opener(NoRedirects, ProxyHandler(proxies))
+    with opener.open(Request(url, headers=headers), timeout=TIMEOUT) as response:
+        return limited_text(response.read(MAX_KEY_BYTES + 1))
+
+
+def limited_text(content: bytes) -> str:
+    """Return the text of a file or a response; raises `ValueError` if it is too large."""
     if len(content) > MAX_KEY_BYTES:
-        raise ValueError(f"the file of the key has more than {MAX_KEY_BYTES} bytes")
+        raise ValueError(f"there are more than {MAX_KEY_BYTES} bytes")
     return content.decode("utf-8-sig").strip()
 
 
-def new_secret() -> str:
-    """Return a random secret that is long enough for every algorithm."""
-    return token_urlsafe(64)
+def check_url(url: str) -> None:
+    """Raise a `ValueError` for an invalid URL, or for `http://` to another machine."""
+    try:
+        parts = urlsplit(url)
+        is_well_formed = bool(re.fullmatch("[!-~]+", url) and parts.hostname and parts.port != 0)
+    except ValueError:
+        is_well_formed = False
+    if not is_well_formed or "@" in parts.netloc:
+        raise ValueError("this is not a URL like https://login.example.com/jwks.json")
+    if parts.scheme != "https" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
+        raise ValueError("keys are read from https:// URLs; http:// is for this machine alone")
 
 
-PRIVATE_PARTS = {"d", "p", "q", "dp", "dq", "qi", "oth"}
-
-Loaded = tuple[list[Key], list[str]]
-"""The usable keys, and for each other entry the reason why it is not."""
-
-
-def parse_jwks(text: str, algorithms: Sequence[str]) -> Loaded:
+def parse_jwks(text: str, algorithms: Sequence[str]) -> tuple[list[Key], list[str]]:
     """Return the usable keys, and for each other entry the reason why it is not.
 
     Raises a `ValueError` if the text is not a JWKS (RFC 7517 §5).
@@ -141,13 +177,174 @@ def parse_jwks(text: str, algorithms: Sequence[str]) -> Loaded:
 
 def key_of(entry: Any, algorithms: Sequence[str]) -> Key:
     """Return the key of a JWKS entry (RFC 7517 §4), or raise a `ValueError`."""
-    if not isinstance(entry, dict):
-        raise ValueError("this is not a JSON object")
-    if entry.get("use", "sig") != "sig":
-        raise ValueError("this is not for signatures")
+    if not isinstance(entry, dict) or entry.get("use", "sig") != "sig":
+        raise ValueError("this is not a key for signatures")
     if PRIVATE_PARTS & entry.keys():
         raise ValueError("this is a private key")
     names = [name for name in algorithms if entry.get("alg", name) == name]
-    if not names:
-        raise ValueError("its algorithm is not in APP_AUTH_ALGORITHMS")
     return prepare_key(lambda name: jwt.PyJWK(entry, name).key, names, entry.get("kid"))
+
+
+@dataclass(eq=False)
+class Jwks:
+    """The keys of a file or a URL, read in a thread when first needed.
+
+    They are read again for a token that no known key fits, which waits for it, and in the
+    background after `max_age` seconds. If reading fails, keys are kept for `KEEP_SECONDS`.
+    `name` is for the log.
+    """
+
+    name: str
+    read: Callable[[], str] = field(repr=False)
+    algorithms: Sequence[str]
+    max_age: float
+    clock: Clock
+    keys: list[Key] | None = None
+    began_at: float = -inf
+    ended_at: float = -inf
+    read_at: float = -inf
+    reading: asyncio.Task[None] | None = None
+    warned: tuple[str, str] = ("", "")
+
+    def find(self, kid: str | None) -> list[Key]:
+        """Return the known keys that may have signed a token with this `kid`; for `None`, all.
+
+        Starts to read them again in the background after `max_age`.
+        """
+        now = self.clock()
+        if now - self.read_at >= KEEP_SECONDS:
+            self.keys = None
+        if now - self.read_at >= self.max_age:
+            self.read_again()
+        # Keys may have been withdrawn while no token was checked for long.
+        keys = self.keys if self.keys and now - self.ended_at < 2 * self.max_age else []
+        return [key for key in keys if kid is None or key.kid in (kid, None)]
+
+    def read_for(self, kid: str | None) -> asyncio.Task[None] | None:
+        """Read the keys again unless this `kid` is known; return the task to wait for, if any.
+
+        Other callers wait for the same task, so it must not be cancelled.
+        """
+        if kid is None or not any(key.kid == kid for key in self.keys or ()):
+            self.read_again()
+        return self.reading
+
+    def read_again(self) -> None:
+        """Start reading, at most every `READ_AGAIN_SECONDS`, unless an attempt is running."""
+        now = self.clock()
+        if self.reading is None and now - self.began_at >= READ_AGAIN_SECONDS:
+            self.began_at = now
+            self.reading = asyncio.create_task(self._replace_keys(now))
+
+    async def _replace_keys(self, now: float) -> None:
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                text = await asyncio.to_thread(self.read)
+            self.keys, left_out = parse_jwks(text, self.algorithms)
+            self.read_at = now
+            left_out += [] if self.keys else ["no key is left"]
+            self._warn("keys were left out", "; ".join(left_out))
+        except (OSError, http.client.HTTPException, ValueError) as failure:
+            self._warn("keys could not be read", str(failure) or type(failure).__name__)
+        finally:
+            self.ended_at, self.reading = now, None
+
+    def _warn(self, message: str, reason: str) -> None:
+        """Log a warning if there is a reason, unless the last warning was the same."""
+        if reason and (message, reason) != self.warned:
+            logger.warning(message, extra={"source": self.name, "reason": reason})
+        self.warned = (message, reason)
+
+
+class KeySet:
+    """The keys of `APP_AUTH_KEY`: fixed ones, and those of its JWKS."""
+
+    def __init__(self, text: str, algorithms: Sequence[str], clock: Clock = time.monotonic) -> None:
+        """Raises a `ValueError` that says what is wrong; it never shows a key."""
+        items = [item.strip() for item in text.split(",") if item.strip()]
+        if len(items) > MAX_KEYS:
+            raise ValueError(f"there are {len(items)} keys; at most {MAX_KEYS} are allowed")
+        self.keys: list[Key] = []
+        self.sources: list[Jwks] = []
+        self._algorithms = algorithms
+        self._clock = clock
+        for number, item in enumerate(items or [""], 1):
+            try:
+                self._add(item)
+            except ValueError as problem:
+                where = f"key {number} of {len(items)}, split at commas: " if items[1:] else ""
+                raise type(problem)(f"{where}{problem}") from None
+        known = {name for each in (*self.keys, *self.sources) for name in each.algorithms}
+        for name in algorithms:
+            if name not in known:
+                raise ValueError(f"there is no key for {name} of APP_AUTH_ALGORITHMS")
+
+    def _add(self, item: str) -> None:
+        if re.match("https?://", item, re.IGNORECASE):
+            check_url(item)
+            # Anyone who can read the URL would know a secret.
+            public = [name for name in self._algorithms if not name.startswith("HS")]
+            if not public:
+                example = "APP_AUTH_ALGORITHMS must name theirs, for example RS256"
+                raise ValueError(f"a URL has public keys; {example}")
+            name, read = item.partition("?")[0], partial(fetch, item)
+            self.sources.append(Jwks(name, read, public, MAX_URL_AGE, self._clock))
+            return
+        path = Path(item.removeprefix("file:"))
+        if item.startswith("file:"):
+            try:
+                item = read_key_file(path)
+            except (OSError, UnicodeDecodeError) as failure:
+                raise ValueError(f"the file cannot be read: {failure}") from None
+            # A truncated JWKS is an error; it must never be used as a secret.
+            if item.startswith(("{", "[")):
+                keys, left_out = parse_jwks(item, self._algorithms)
+                if not keys:
+                    raise ValueError(
+                        "; ".join(["this JWKS has no key that can be used", *left_out])
+                    )
+                max_age, read = READ_AGAIN_SECONDS, partial(read_key_file, path)
+                self.sources.append(Jwks(str(path), read, self._algorithms, max_age, self._clock))
+                return
+        self.keys.append(check_key(item, self._algorithms))
+
+    async def decode(self, token: str, audience: str | None) -> dict[str, Any]:
+        """Return the claims of a token signed with one of the keys.
+
+        Only `alg` and `kid` of the token's header are used: a token can't name a URL for its key.
+        Raises a 503 if keys could not be read yet, `jwt.InvalidKeyError` if none has this `kid`,
+        or what `jwt.decode` raises for an invalid token.
+        """
+        header = jwt.get_unverified_header(token)
+        kid = header.get("kid")
+        sources = [each for each in self.sources if header.get("alg") in each.algorithms]
+        known = (key for source in sources for key in source.find(kid))
+        if (claims := decode_with(chain(self.keys, known), token, audience)) is not None:
+            return claims
+        waiting = {task: source for source in sources if (task := source.read_for(kid))}
+        while waiting:
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            found = [key for task in done for key in waiting.pop(task).find(kid)]
+            if (claims := decode_with(found, token, audience)) is not None:
+                return claims
+        if any(source.keys is None for source in sources):
+            seconds = {"Retry-After": str(READ_AGAIN_SECONDS)}
+            raise HTTPException(503, "keys are not available", seconds)
+        if not self.keys and not any(source.find(kid) for source in sources):
+            raise jwt.InvalidKeyError
+        raise jwt.InvalidSignatureError
+
+
+def decode_with(keys: Iterable[Key], token: str, audience: str | None) -> dict[str, Any] | None:
+    """Return the claims of a token; `None` if none of the keys has signed it."""
+    for key in keys:
+        with suppress(jwt.InvalidSignatureError, jwt.InvalidAlgorithmError):
+            return jwt.decode(
+                token,
+                key.value,
+                algorithms=key.algorithms,
+                audience=audience,
+                options={"require": ["exp", "sub"]},
+                leeway=LEEWAY_SECONDS,
+            )
+    return None

@@ -13,8 +13,7 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from ..handshake import FAR_AWAY, Identity
 from ..realtime import Realtime, RealtimeDep
 from ..settings import CommaSeparated, RealtimeSettings
-from .jwks import READ_AGAIN_SECONDS, Clock, KeySet, KeysNotAvailableError, UnknownKeyError
-from .keys import Algorithm, Key, NoSecretError, prepare_key
+from .keys import Algorithm, Clock, Key, KeySet, NoSecretError, prepare_key
 
 
 class TokenSettings(RealtimeSettings):
@@ -33,15 +32,15 @@ class TokenSettings(RealtimeSettings):
 
     @field_validator("auth_key")
     @classmethod
-    def check_key(cls, keys: SecretStr, info: ValidationInfo) -> SecretStr:
+    def check_key(cls, key: SecretStr, info: ValidationInfo) -> SecretStr:
         """Refuse keys that are missing, weak, or for other algorithms; the error shows none."""
         if "auth_algorithms" in info.data:  # else they are invalid, which is reported already
             try:
-                KeySet(keys.get_secret_value(), info.data["auth_algorithms"])
+                KeySet(key.get_secret_value(), info.data["auth_algorithms"])
             except NoSecretError as problem:
                 command = f"uv run python -m {cls.__module__.partition('.')[0]} key"
                 raise ValueError(f"{problem}; `{command}` prints a new one") from None
-        return keys
+        return key
 
     auth_audience: str = ""
     """The required audience (`aud`) of tokens; if empty, tokens must have none."""
@@ -102,15 +101,12 @@ class TokenAuthenticator:
         """
         try:
             claims = await self._keys.decode(token, self._audience)
-        except KeysNotAvailableError:
-            seconds = {"Retry-After": str(READ_AGAIN_SECONDS)}
-            raise HTTPException(503, "keys are not available", seconds) from None
-        except (jwt.InvalidTokenError, OverflowError, RecursionError, ValueError) as error:
-            reason = REASONS.get(type(error), INVALID_CLAIM) if token else "no token"
-            raise InvalidToken(reason) from None
-        times = [claims[name] for name in TIMES if name in claims]
-        if not is_subject(claims["sub"]) or not all(map(is_time, times)):
-            raise InvalidToken(INVALID_CLAIM)
+            times = [claims[name] for name in TIMES if name in claims]
+            if not is_subject(claims["sub"]) or not all(map(is_time, times)):
+                raise ValueError
+        except (jwt.PyJWTError, OverflowError, RecursionError, ValueError) as error:
+            reason = REASONS.get(type(error), "a claim is missing or invalid")
+            raise InvalidToken(reason if token else "no token") from None
         if claims["exp"] <= time.time():
             raise InvalidToken("expired")
         return Identity(claims["sub"], min(claims["exp"], FAR_AWAY), claims)
@@ -161,10 +157,9 @@ REASONS: dict[type[Exception], str] = {
     jwt.ImmatureSignatureError: "not yet valid",
     jwt.InvalidAudienceError: "another audience",
     jwt.InvalidSignatureError: "wrong signature",
-    UnknownKeyError: "unknown key",
+    jwt.InvalidKeyError: "unknown key",
 }
-"""Why a token is invalid, by what decoding it raises; else it is `INVALID_CLAIM`."""
-INVALID_CLAIM = "a claim is missing or invalid"
+"""Why a token is invalid, by what decoding it raises; else a claim is."""
 
 
 def is_time(value: object) -> bool:
@@ -229,7 +224,7 @@ def signing_key(settings: TokenSettings, private_key: str | None) -> Key:
     """Return the private key, or the first secret of the settings; raises `ValueError`."""
     if private_key is not None and "PUBLIC KEY" not in private_key:
         return prepare_key(lambda algorithm: private_key, settings.auth_algorithms)
-    secrets = [key for key in settings.key_set().keys if key.is_secret]
+    secrets = [key for key in settings.key_set().keys if isinstance(key.value, bytes)]
     if private_key is not None or not secrets:
         raise ValueError("a public key signs nothing; give the private one with --key")
     return secrets[0]
