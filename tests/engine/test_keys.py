@@ -548,6 +548,15 @@ async def test_a_provider_that_answers_slowly_is_given_up(
     assert warnings(caplog) == [("keys could not be read", "TimeoutError")]
 
 
+async def test_a_thread_ends_though_a_provider_drips(
+    server: KeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys_module, "TIMEOUT", 0.1)
+    server.body, server.pause = b" " * 50, 0.02
+    with pytest.raises(TimeoutError):
+        await asyncio.to_thread(keys_module.fetch, server.url)
+
+
 async def test_an_unreachable_provider_is_no_reason_not_to_start(
     server: KeyServer, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -130,8 +130,13 @@ def fetch(url: str) -> str:
     # Some providers reject urllib's default User-Agent.
     headers = {"Accept": "application/json", "User-Agent": __name__.partition(".")[0]}
     opener = build_opener(NoRedirects, ProxyHandler(proxies))
+    content, deadline = b"", time.monotonic() + TIMEOUT
     with opener.open(Request(url, headers=headers), timeout=TIMEOUT) as response:
-        return limited_text(response.read(MAX_KEY_BYTES + 1))
+        while part := response.read1(MAX_KEY_BYTES + 1 - len(content)):
+            content += part
+            if time.monotonic() > deadline:  # the timeout is for each part; don't keep the thread
+                raise TimeoutError("the response took too long")
+    return limited_text(content)
 
 
 def limited_text(content: bytes) -> str:
