@@ -8,12 +8,12 @@ from typing import Annotated
 
 import fastapi_realtime.admission as admission
 import fastapi_realtime.rooms.member as member
+import fastapi_realtime.server.websocket_protocol as websocket_protocol
 import pytest
 from fastapi import Depends, FastAPI, WebSocket, WebSocketDisconnect
 from fastapi_realtime import Admitted, Connection, Identity, RealtimeSettings
 from fastapi_realtime.limits import LongMessages
 from fastapi_realtime.rooms import Rooms, RoomsDep, RoomSettings
-from fastapi_realtime.server.websocket_protocol import LimitedWebSocketProtocol
 from starlette.types import Message
 from websockets.exceptions import InvalidStatus
 
@@ -69,7 +69,7 @@ def test_work_ends_when_its_client_leaves(
     last: bytes,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(LimitedWebSocketProtocol, "close_timeout", 60)
+    monkeypatch.setattr(websocket_protocol, "CLOSE_SECONDS", 60)
     app, work = realtime_app(), Work()
 
     @app.websocket("/work")

@@ -1,5 +1,6 @@
 """Log lines, as text and as JSON."""
 
+import asyncio
 import json
 import logging
 import re
@@ -31,6 +32,13 @@ def record(message: str, *arguments: object, **more: object) -> logging.LogRecor
     made = logging.LogRecord("a.logger", logging.WARNING, "a.py", 1, message, arguments, None)
     vars(made).update(more)
     return made
+
+
+def test_a_task_that_is_cancelled_at_shutdown_leaves_no_traceback() -> None:
+    error = asyncio.CancelledError()
+    made = record("Exception in ASGI application", exc_info=(type(error), error, None))
+    assert server_logging._filter_uvicorn(made)
+    assert (made.msg, made.levelname, made.exc_info) == ("Cancelled an ASGI task.", "INFO", None)
 
 
 def test_text_line_ends_with_escaped_fields() -> None:

@@ -474,19 +474,28 @@ async def test_slow_reader_is_not_dropped_until_it_stops(monkeypatch: pytest.Mon
 def test_many_small_frames_are_parsed_in_turns_and_in_order(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parsed = []
-    handle = websocket_protocol.LimitedWebSocketProtocol.handle_events
+    parsed = [0]
+    protocol = websocket_protocol.LimitedWebSocketProtocol
+    parse_frames, handle_frame = protocol.parse_frames, protocol.handle_frame
 
-    def record(self: websocket_protocol.LimitedWebSocketProtocol) -> None:
-        parsed.append(len(self.conn.events))
-        handle(self)
+    def parse(self: websocket_protocol.LimitedWebSocketProtocol) -> bool:
+        parsed.append(0)
+        return parse_frames(self)
 
-    monkeypatch.setattr(websocket_protocol.LimitedWebSocketProtocol, "handle_events", record)
+    def handle(
+        self: websocket_protocol.LimitedWebSocketProtocol, first: int, payload: bytes
+    ) -> None:
+        parsed[-1] += 1
+        handle_frame(self, first, payload)
+
+    monkeypatch.setattr(protocol, "parse_frames", parse)
+    monkeypatch.setattr(protocol, "handle_frame", handle)
     fragments = [bytes([0x01, 0x84, 0, 0, 0, 0]) + b"%04d" % number for number in range(1000)]
     with raw_client(url, "/all") as raw:
         raw.sendall(b"".join(fragment + EMPTY_LAST_FRAGMENT for fragment in fragments))
         received = receive(raw, 6000)
     assert received == b"".join(b"\x81\x04%04d" % number for number in range(1000))
+    assert sum(parsed) == 2000
     assert max(parsed) <= websocket_protocol.FRAMES_PER_TURN
 
 

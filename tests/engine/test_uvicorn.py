@@ -5,7 +5,6 @@ When a new release changes it, the failing test names what changed; then look at
 """
 
 import ast
-import asyncio
 import inspect
 import signal
 import textwrap
@@ -25,7 +24,6 @@ from uvicorn.logging import DefaultFormatter
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
-from websockets.server import ServerProtocol
 
 METHODS: dict[type, dict[str, str]] = {
     HttpToolsProtocol: {
@@ -44,33 +42,6 @@ METHODS: dict[type, dict[str, str]] = {
         "resume_writing": "(self)",
     },
     RequestResponseCycle: {"run_asgi": "(self, app) -> coroutine"},
-    WebSocketsSansIOProtocol: {
-        "connection_lost": "(self, exc)",
-        "data_received": "(self, data)",
-        "handle_close": "(self, event)",
-        "handle_connect": "(self, event)",
-        "handle_cont": "(self, event)",
-        "handle_events": "(self)",
-        "handle_parser_exception": "(self)",
-        "handle_ping": "(self)",
-        "handle_pong": "(self, event)",
-        "keepalive_timeout": "(self)",
-        "stop_keepalive": "(self)",
-        "on_task_complete": "(self, task)",
-        "pause_writing": "(self)",
-        "receive": "(self) -> coroutine",
-        "run_asgi": "(self) -> coroutine",
-        "schedule_ping": "(self)",
-        "send": "(self, message) -> coroutine",
-        "send_keepalive_ping": "(self)",
-        "send_receive_event_to_app": "(self)",
-        "shutdown": "(self)",
-        "start_keepalive": "(self)",
-    },
-    ServerProtocol: {
-        "data_to_send": "(self)",
-        "receive_data": "(self, data)",
-    },
     uvicorn.Server: {
         "capture_signals": "(self)",
         "handle_exit": "(self, sig, frame)",
@@ -91,14 +62,7 @@ ATTRIBUTES: dict[type, str] = {
         "server_state transport url ws_protocol_class"
     ),
     RequestResponseCycle: "disconnected message_event response_complete scope",
-    WebSocketsSansIOProtocol: (
-        "app app_state asgi_version client close_sent close_timeout close_timer config conn "
-        "connections curr_msg_data_type default_headers disconnected frames handshake_complete "
-        "handshake_initiated initial_response last_ping_rtt logger loop pending_ping_payload "
-        "ping_interval ping_sent_at ping_timeout ping_timer pong_timer queue read_paused request "
-        "response root_path scheme scope server tasks transport writable"
-    ),
-    ServerProtocol: "close_sent eof_sent handshake_exc parser_exc state writes",
+    ServerState: "connections default_headers tasks",
     uvicorn.Server: "lifespan server_state servers",
     DefaultFormatter: "use_colors",
 }
@@ -122,9 +86,6 @@ MESSAGES: dict[ModuleType, tuple[str, ...]] = {
 
 EXTENDED = {
     http_protocol.LimitedHttpProtocol: HttpToolsProtocol,
-    websocket_protocol.LimitedWebSocketProtocol: WebSocketsSansIOProtocol,
-    websocket_protocol.LimitedWebSocketProtocol: WebSocketsSansIOProtocol,
-    websocket_protocol.LimitedWebSocketProtocol: WebSocketsSansIOProtocol,
     server_logging.TextFormatter: DefaultFormatter,
 }
 
@@ -143,20 +104,13 @@ def test_tables_name_all_that_our_classes_override_or_use() -> None:
         assert not unnamed, own
 
 
-def test_protocol_has_what_the_constructor_of_uvicorns_sets() -> None:
-    stock = WebSocketsSansIOProtocol(loaded_config(), ServerState(), {}, asyncio.new_event_loop())
-    own = websocket_protocol.LimitedWebSocketProtocol
-    assert attributes_set(own) | {*dir(own)} >= {*vars(stock)}
-    for name in {*vars(stock)} & {*vars(own)} - {"conn", "writable"}:
-        assert getattr(own, name) == getattr(stock, name), name
-    stock.loop.close()
-
-
-def loaded_config() -> uvicorn.Config:
-    """A configuration as a server has it, without an application."""
-    config = uvicorn.Config("", interface="asgi3", log_config=None)
-    config.loaded, config.loaded_app = True, print
-    return config
+def test_uvicorn_makes_and_closes_protocols_as_expected() -> None:
+    own, stock = websocket_protocol.LimitedWebSocketProtocol, WebSocketsSansIOProtocol
+    assert parameters(own, "__init__") == parameters(stock, "__init__")
+    assert parameters(own, "shutdown") == parameters(stock, "shutdown")
+    assert parameters(stock, "run_asgi") == "(self) -> coroutine"  # see `is_run_by_uvicorn`
+    assert parameters(stock, "send") == "(self, message) -> coroutine"
+    assert "transport" in attributes_set(stock)
 
 
 def test_messages_that_the_log_leaves_out_are_checked() -> None:

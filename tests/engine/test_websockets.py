@@ -1,20 +1,18 @@
 """What the engine relies on in `websockets`: see `server/websockets_internals.py`.
 
-A new release that changes it makes one of these fail. `test_uvicorn.py` has what uvicorn's
-protocol does with the same library.
+A new release that changes it makes one of these fail.
 """
 
 import pytest
 from fastapi_realtime.server.websockets_internals import (
-    OPEN,
     Close,
-    Frame,
-    Opcode,
     Request,
     ServerProtocol,
     apply_mask,
 )
 from websockets.exceptions import ProtocolError
+
+from .serving import handshake
 
 
 def test_a_mask_is_applied_to_bytes_and_slices() -> None:
@@ -36,23 +34,25 @@ def test_close_frames_are_parsed_and_written() -> None:
         Close.parse(b"\x03\xe8\xff")
 
 
-def test_a_parser_made_open_reads_frames_and_answers_pings() -> None:
-    parser = ServerProtocol(state=OPEN, max_size=1000)
-    parser.receive_data(b"\x89\x80\x00\x00\x00\x00" + b"\x81\x82\x00\x00\x00\x00Hi")
-    ping, text = parser.events_received()
-    assert isinstance(ping, Frame)
-    assert isinstance(text, Frame)
-    assert (ping.opcode, text.opcode, bytes(text.data)) == (Opcode.PING, Opcode.TEXT, b"Hi")
-    assert parser.data_to_send() == [b"\x8a\x00"]
-    assert parser.state is OPEN
-    assert parser.parser_exc is None
-    assert parser.close_sent is None
-    assert not parser.eof_sent
+def test_a_handshake_is_parsed_and_answered() -> None:
+    parser = ServerProtocol()
+    parser.receive_data(handshake("/a?b"))
+    (request,) = parser.events_received()
+    assert isinstance(request, Request)
+    assert request.path == "/a?b"
+    assert ("Host", "x") in request.headers.raw_items()
+    assert request.headers.get_all("Upgrade") == ["websocket"]
+    response = parser.accept(request)
+    assert (response.status_code, len(response.headers["Sec-WebSocket-Accept"])) == (101, 28)
+    parser.parser.close()
 
 
-def test_a_parser_without_a_handshake_takes_one() -> None:
+def test_a_request_that_is_no_handshake_is_refused() -> None:
     parser = ServerProtocol()
     parser.receive_data(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
     (request,) = parser.events_received()
     assert isinstance(request, Request)
-    assert parser.handshake_exc is None
+    response = parser.accept(request)
+    assert response.status_code == 426
+    parser.send_response(response)
+    assert b"".join(parser.data_to_send()).startswith(b"HTTP/1.1 426 ")

@@ -47,14 +47,11 @@ def test_a_websocket_route_without_admission_fails_the_suite(bake: Bake, admitte
 
 
 RENAMED = [
-    ("uvicorn", "handle_events"),
     ("uvicorn", "on_headers_complete"),
     ("uvicorn", "_should_upgrade"),
-    ("uvicorn", "start_keepalive"),
+    ("uvicorn", "connections"),
     ("uvicorn", "transport"),
     ("websockets", "apply_mask"),
-    ("websockets", "receive_data"),
-    ("websockets", "data_to_send"),
     ("starlette", "user_middleware"),
 ]
 """Names that a new release of a library might change, of those that the engine uses."""

@@ -2,11 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Iterable, Iterator
+from collections.abc import Awaitable
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from .inbox import Inbox
 from .uvicorn_internals import WEBSOCKET_PROTOCOLS
 
 HIGH_WATER = 64 * 1024
@@ -40,10 +41,11 @@ class FindTransport:
     def find(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Put the transport and the inbox into `scope`; warn once if a middleware hides them."""
         protocol = getattr(send, "__self__", None)
-        if isinstance(protocol, WEBSOCKET_PROTOCOLS):
-            scope["transport"] = protocol.transport
+        inbox = getattr(protocol, "inbox", None)
+        if isinstance(inbox, Inbox) or isinstance(protocol, WEBSOCKET_PROTOCOLS):
+            scope["transport"] = getattr(protocol, "transport", None)
             if getattr(receive, "__self__", None) is protocol:
-                scope["inbox"] = getattr(protocol, "inbox", None)
+                scope["inbox"] = inbox
         elif not self.has_warned and is_run_by_uvicorn():
             self.has_warned = True
             logger.warning(SEND_IS_WRAPPED, origin_of(send))
@@ -61,14 +63,7 @@ def is_run_by_uvicorn() -> bool:
     """Return whether a WebSocket protocol of uvicorn has started the current task."""
     task = asyncio.current_task()
     code = getattr(task and task.get_coro(), "cr_code", None)
-    return code in {each.run_asgi.__code__ for each in with_subclasses(WEBSOCKET_PROTOCOLS)}
-
-
-def with_subclasses(classes: Iterable[type[Any]]) -> Iterator[type[Any]]:
-    """Yield classes and all their subclasses."""
-    for each in classes:
-        yield each
-        yield from with_subclasses(each.__subclasses__())
+    return getattr(code, "co_name", "") == "run_asgi"
 
 
 def find_transport(scope: Scope) -> asyncio.Transport | None:

@@ -1,40 +1,27 @@
-"""Fast parsing of common frames from clients (RFC 6455 §5.2)."""
+"""Parsing of frames from clients (RFC 6455 §5.2)."""
 
 from websockets.exceptions import ProtocolError
 
+from ..close_codes import CloseCode
 from .websockets_internals import Close, apply_mask
 
 TEXT, BINARY = 0x81, 0x82
 """First byte of an unfragmented message, without reserved bits."""
 CLOSE, PING, PONG = 0x88, 0x89, 0x8A
 """First byte of a control frame."""
+FIN, RESERVED, CONTROL, OPCODE = 0x80, 0x70, 0x08, 0x0F
+"""Bits of the first byte."""
+OPCODES = frozenset((0, 1, 2, 8, 9, 10))
 MASKED = 0x80
 MAX_SHORT = 125
 """Longest payload whose length fits into the second byte; control frames must not be longer."""
 
 
-def frame_size(data: bytes | bytearray, start: int) -> int | None:
-    """Return the size of the client's frame at `start`.
+class InvalidFrame(Exception):
+    """Raised for a frame after which the connection is closed with this code and reason."""
 
-    `None` if the header is incomplete; the mask may be missing.
-    """
-    if start + 1 >= len(data):
-        return None
-    length = data[start + 1] & 0x7F
-    if length < 126:
-        return 6 + length
-    width = 2 if length == 126 else 8
-    if start + 2 + width > len(data):
-        return None
-    return 6 + width + int.from_bytes(data[start + 2 : start + 2 + width], "big")
-
-
-def has_minimal_length(data: bytes | bytearray, start: int) -> bool:
-    """Return whether a complete header uses as few bytes for its length as it can (§5.2)."""
-    length = data[start + 1] & 0x7F
-    if length == 126:
-        return data[start + 2] > 0 or data[start + 3] > MAX_SHORT
-    return length < 126 or any(data[start + 2 : start + 8])
+    def __init__(self, code: CloseCode, reason: str) -> None:
+        self.code, self.reason = code, reason
 
 
 def read_message(
@@ -43,7 +30,7 @@ def read_message(
     """Return the message at `start`, its size in bytes, and the position after it.
 
     `None` unless it is a complete, valid, unfragmented message of up to `limit` and 65,535 bytes;
-    leave anything else to the parser of `websockets`.
+    `read_frame` reads anything else.
     """
     if start + 6 > len(data) or data[start + 1] < MASKED or not TEXT <= data[start] <= BINARY:
         return None
@@ -66,28 +53,54 @@ def read_message(
         return None
 
 
-def read_control(data: bytes | bytearray, start: int) -> tuple[int, bytes, int] | None:
-    """Return the control frame at `start`: its first byte, payload, and the position after it.
+def read_frame(data: bytes | bytearray, start: int, limit: int) -> tuple[int, bytes, int] | None:
+    """Return the first byte and the payload of the frame at `start`, and the position after it.
 
-    `None` unless it is complete and valid; leave anything else to the parser.
+    `None` if it is incomplete. Raises `InvalidFrame` as soon as its header is invalid, or says
+    that it has more than `limit` bytes.
     """
-    if start + 6 > len(data) or not CLOSE <= data[start] <= PONG:
+    if start + 2 > len(data):
         return None
-    first, size = data[start], data[start + 1] - MASKED
-    end = start + 6 + size
-    if not 0 <= size <= MAX_SHORT or end > len(data):
+    first, size, payload = data[start], data[start + 1] - MASKED, start + 6
+    check_header(first, size)
+    if size > MAX_SHORT:
+        shorter = MAX_SHORT if size == 126 else 65_535
+        payload += 2 if size == 126 else 8
+        if payload - 4 > len(data):
+            return None
+        size = int.from_bytes(data[start + 2 : payload - 4], "big")
+        if size <= shorter:
+            raise InvalidFrame(CloseCode.PROTOCOL_ERROR, "the length of a frame is not minimal")
+    if size > limit:
+        problem = f"frame with {size} bytes exceeds limit of {limit} bytes"
+        raise InvalidFrame(CloseCode.MESSAGE_TOO_BIG, problem)
+    end = payload + size
+    if end > len(data):
         return None
-    payload = apply_mask(data[start + 6 : end], data[start + 2 : start + 6])
-    return (first, payload, end) if first != CLOSE or is_close(payload) else None
+    return first, apply_mask(data[payload:end], data[payload - 4 : payload]), end
 
 
-def is_close(payload: bytes) -> bool:
-    """Return whether this is a valid payload of a close frame (RFC 6455 §7.4)."""
+def check_header(first: int, size: int) -> None:
+    """Raise `InvalidFrame` for an invalid first byte or, without the mask's bit, second byte."""
+    if first & RESERVED:
+        raise InvalidFrame(CloseCode.PROTOCOL_ERROR, "reserved bits must be 0")
+    if first & OPCODE not in OPCODES:
+        raise InvalidFrame(CloseCode.PROTOCOL_ERROR, "invalid opcode")
+    if size < 0:
+        raise InvalidFrame(CloseCode.PROTOCOL_ERROR, "incorrect masking")
+    if first & CONTROL and (size > MAX_SHORT or first < FIN):
+        problem = "control frame too long" if size > MAX_SHORT else "fragmented control frame"
+        raise InvalidFrame(CloseCode.PROTOCOL_ERROR, problem)
+
+
+def read_close(payload: bytes) -> Close:
+    """Return the code and the reason of a close frame (§7.4); raises `InvalidFrame`."""
     try:
-        Close.parse(payload)
-    except (ProtocolError, UnicodeDecodeError):
-        return False
-    return True
+        return Close.parse(payload)
+    except ProtocolError as error:
+        raise InvalidFrame(CloseCode.PROTOCOL_ERROR, str(error)) from None
+    except UnicodeDecodeError:
+        raise InvalidFrame(CloseCode.INVALID_DATA, "invalid UTF-8") from None
 
 
 def control_frame(first: int, payload: bytes) -> bytes:

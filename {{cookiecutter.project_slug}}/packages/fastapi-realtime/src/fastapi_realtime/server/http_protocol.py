@@ -189,7 +189,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         """Pass on the parsed handshake; an unusual one is parsed again by `websockets`."""
         handshake = None
         kind: Any = self.ws_protocol_class
-        if issubclass(kind, LimitedWebSocketProtocol) and not self.may_compress():
+        if issubclass(kind, LimitedWebSocketProtocol):
             handshake = read_handshake(self.scope["method"], self.url, self.headers)
         if handshake is None:
             super().handle_websocket_upgrade()
@@ -198,11 +198,6 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         protocol = kind(self.config, self.server_state, self.app_state, self.loop)
         protocol.start_from_handshake(self, handshake)
         self.transport.set_protocol(protocol)
-
-    def may_compress(self) -> bool:
-        """Return whether compression can be negotiated."""
-        offered = any(name == b"sec-websocket-extensions" for name, _ in self.headers)
-        return offered and self.config.ws_per_message_deflate
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self.running = cycle

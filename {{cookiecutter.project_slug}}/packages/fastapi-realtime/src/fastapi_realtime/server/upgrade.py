@@ -2,8 +2,11 @@
 
 import re
 from base64 import b64encode
+from collections.abc import Iterable
+from email.utils import formatdate
 from hashlib import sha1
 from http import HTTPStatus
+from http.client import responses
 from typing import NamedTuple
 
 MAX_HEADERS, MAX_BYTES = 100, 8000
@@ -84,6 +87,23 @@ def answer(accept: bytes, headers: Headers) -> bytes:
         *[name + b": " + value for name, value in headers],
     ]
     return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+def denial(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bytes:
+    """Return a response that an application gives instead of the handshake."""
+    known = {name.lower() for name, _ in headers}
+    defaults = {
+        b"date": formatdate(usegmt=True).encode(),
+        b"connection": b"close",
+        b"content-length": b"%d" % len(body),
+        b"content-type": b"text/plain; charset=utf-8",
+    }
+    missing = [(name, value) for name, value in defaults.items() if name not in known]
+    lines = [
+        b"HTTP/1.1 %d %s" % (status, responses.get(status, "").encode()),
+        *[name + b": " + value for name, value in (*headers, *missing)],
+    ]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
 
 
 def refusal(status: HTTPStatus, reason: str) -> bytes:

@@ -1,7 +1,6 @@
 """All undocumented names of uvicorn that the engine uses.
 
-`http_protocol.py` and the three WebSocket protocols also override methods and use attributes of
-two of these classes; `tests/engine/test_uvicorn.py` of the template lists them. Hence the upper
+`http_protocol.py` also overrides methods and uses attributes of two of these classes; `tests/engine/test_uvicorn.py` of the template lists them. Hence the upper
 bound on uvicorn in `pyproject.toml`.
 """
 
@@ -13,13 +12,11 @@ from uvicorn._types import (
     ASGI3Application,
     ASGIReceiveEvent,
     ASGISendEvent,
-    WebSocketAcceptEvent,
-    WebSocketScope,
 )
 from uvicorn.config import LOGGING_CONFIG, Config
 from uvicorn.logging import DefaultFormatter
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
-from uvicorn.protocols.utils import ClientDisconnected
+from uvicorn.protocols.utils import ClientDisconnected, get_local_addr, get_remote_addr, is_ssl
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 
@@ -36,13 +33,13 @@ __all__ = [
     "RequestResponseCycle",
     "Server",
     "ServerState",
-    "WebSocketAcceptEvent",
-    "WebSocketScope",
-    "WebSocketsSansIOProtocol",
+    "get_local_addr",
+    "get_remote_addr",
+    "is_ssl",
 ]
 
 WEBSOCKET_PROTOCOLS: tuple[type[Any], ...] = (WebSocketsSansIOProtocol,)
-"""Protocols whose `send` writes a whole frame at once, so that others can write between two."""
+"""uvicorn's protocols whose `send` writes a whole frame at once: others can write between two."""
 with suppress(ImportError):
     from uvicorn.protocols.websockets.wsproto_impl import WSProtocol
 

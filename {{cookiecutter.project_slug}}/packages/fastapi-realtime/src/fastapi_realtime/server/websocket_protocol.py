@@ -1,28 +1,34 @@
-"""The WebSocket protocol of the server: uvicorn's, with less memory, turns and limits."""
+"""The WebSocket protocol of the server: one connection, from its handshake to its end."""
 
 import asyncio
 import logging
 import random
+from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any, cast
 from urllib.parse import unquote
 
+from starlette.types import Scope
+
 from ..close_codes import CloseCode
-from .fast_path import HIGH_WATER
+from .fast_path import HIGH_WATER, server_frame
 from .frames import (
     CLOSE,
+    CONTROL,
+    FIN,
+    OPCODE,
     PING,
     PONG,
+    InvalidFrame,
     control_frame,
-    frame_size,
-    has_minimal_length,
-    read_control,
+    read_close,
+    read_frame,
     read_message,
 )
 from .inbox import Inbox
 from .logging import address_of, connection_fields, refusals
 from .metrics import STATUS, refused
-from .upgrade import Handshake, answer, refusal
+from .upgrade import Handshake, answer, denial, refusal
 from .uvicorn_internals import (
     ASGIReceiveEvent,
     ASGISendEvent,
@@ -30,11 +36,11 @@ from .uvicorn_internals import (
     Config,
     HttpToolsProtocol,
     ServerState,
-    WebSocketAcceptEvent,
-    WebSocketScope,
-    WebSocketsSansIOProtocol,
+    get_local_addr,
+    get_remote_addr,
+    is_ssl,
 )
-from .websockets_internals import OPEN, Close, Frame, Opcode, Request, ServerProtocol
+from .websockets_internals import Close, Request, ServerProtocol
 from .write_deadline import WriteDeadline
 
 WRITABLE = asyncio.Event()
@@ -42,6 +48,8 @@ WRITABLE = asyncio.Event()
 WRITABLE.set()
 FRAMES_PER_TURN = 64
 """Frames of one client to parse before other tasks run; a read can have 40,000 small ones."""
+CLOSE_SECONDS = 10.0
+"""Seconds for the client to answer a close frame, or for the application to read what is left."""
 MAX_BYTES_AFTER_CLOSE = 262_144
 """Maximum bytes to parse after a close frame was sent, for the client's own; the rest is discarded."""
 MAX_DISCARDED_BYTES = 16_777_216
@@ -58,35 +66,45 @@ CONTROL_FRAMES_PER_SECOND = 100
 """Pings and pongs that a client may send; above, it is dropped."""
 NO_HANDSHAKE = "not a WebSocket handshake"
 
+logger = logging.getLogger("uvicorn.error")
 
-class LimitedWebSocketProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket protocol, with less memory per connection, turns, and more limits.
 
-    Usual frames are parsed here, others by a parser of `websockets` that is made when it is
-    needed. A few frames are parsed, then other tasks run: data is kept in `unparsed`, and reading
-    is paused, until the handshake has been answered, the inbox is empty and others have run.
+class LimitedWebSocketProtocol(asyncio.Protocol):
+    """A WebSocket for uvicorn (RFC 6455), without extensions, with turns and limits.
 
-    A process holds thousands of these, so defaults are class attributes.
+    Of uvicorn, it needs what every class given as `ws=` gets: the arguments of the constructor,
+    and a call of `shutdown`.
+
+    A few frames are parsed, then other tasks run. Data is kept in `unparsed`, and reading is
+    paused, until the handshake has been answered, the inbox is empty and others have run.
     """
 
-    queue: Any
-    logger = logging.getLogger("uvicorn.error")
-    handshake_initiated = handshake_complete = close_sent = disconnected = read_paused = False
-    close_timer = ping_timer = pong_timer = pending_ping_payload = initial_response = None
-    close_timeout = 10.0
-    ping_sent_at = last_ping_rtt = 0.0
-    curr_msg_data_type = "bytes"
+    # A process holds thousands of these, so defaults are class attributes.
+    transport: asyncio.Transport
+    scope: Scope | None = None
+    client: tuple[str, int] | None = None
+    accept = b""  # Sec-WebSocket-Accept
+    denial: tuple[int, list[tuple[bytes, bytes]], bytes] | None = (
+        None  # the application's response to the handshake
+    )
+    handshake_complete = False  # it has been answered
     writable = WRITABLE
-    parser: ServerProtocol | None = None
-    accept: bytes | None = None  # Sec-WebSocket-Accept; None if uvicorn parsed the handshake
     unparsed: bytes | bytearray = b""
-    frame_bytes_left = 0  # bytes of the current frame that the parser has not seen
+    read_paused = False  # the inbox is full
     turn: asyncio.Handle | None = None
-    close_reply = b""  # reply to the client's close frame, sent once its messages have been read
-    is_discarding = False  # data of the client is ignored, until it ends
-    bytes_after_close = 0
+    opcode = 0  # of the message whose first fragments have been received
+    fragments: list[bytes]
+    fragments_size = 0
+    ping_payload: bytes | None = None  # of the ping that has not been answered
+    ping_timer: asyncio.TimerHandle | None = None  # for the next ping, or the pong
     control_frames = 0
     second = 0
+    close_timer: asyncio.TimerHandle | None = None
+    close_sent = False  # or the handshake has been refused: nothing may follow
+    close_reply = b""  # reply to the client's close frame, sent once its messages have been read
+    bytes_after_close = 0
+    is_discarding = False  # data of the client is ignored, until it ends
+    disconnected = False  # nothing can be sent, and nothing is read
     write_deadline: WriteDeadline | None = None
 
     def __init__(
@@ -96,65 +114,63 @@ class LimitedWebSocketProtocol(WebSocketsSansIOProtocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        """Set the attributes that uvicorn sets, except class attributes and the parser."""
         self.config = config
-        self.app = config.loaded_app
-        self.loop = _loop or asyncio.get_running_loop()
-        self.root_path = config.root_path
-        self.asgi_version = config.asgi_version
-        self.app_state = app_state
         self.server_state = server_state
-        self.connections = server_state.connections
-        self.tasks = server_state.tasks
-        self.default_headers = server_state.default_headers
-        self.ping_interval = config.ws_ping_interval
-        self.ping_timeout = config.ws_ping_timeout
-        self.frames: list[bytes] = []
-        self.inbox = self.queue = Inbox(self.on_inbox_empty)
+        self.app_state = app_state
+        self.loop = _loop or asyncio.get_running_loop()
+        self.inbox = Inbox(self.on_inbox_empty)
 
-    @property
-    def conn(self) -> ServerProtocol:
-        """The `websockets` parser, for all but common handshakes and frames; made on first use."""
-        if self.parser is None and self.accept is not None:
-            size = self.config.ws_max_size
-            self.parser = ServerProtocol(state=OPEN, max_size=size, logger=self.logger)
-        elif self.parser is None:
-            arguments = self.config, self.server_state, self.app_state, self.loop
-            self.parser = WebSocketsSansIOProtocol(*arguments).conn
-        return self.parser
+    # The handshake.
 
-    @property
-    def is_open(self) -> bool:
-        """Whether the handshake has been answered with 101, and neither side has closed."""
-        if not self.handshake_complete or self.close_sent or self.close_reply:
-            return False
-        return self.parser is None or self.parser.state is OPEN
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether further data is ignored."""
-        if self.disconnected or self.close_reply:
-            return True
-        return self.parser is not None and self.parser.eof_sent
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Wait for a handshake that the HTTP protocol leaves to this one."""
+        self.transport = cast("asyncio.Transport", transport)
+        self.client = get_remote_addr(self.transport)
+        self.server_state.connections.add(cast("Any", self))
 
     def start_from_handshake(self, http: HttpToolsProtocol, handshake: Handshake) -> None:
-        """Start from a handshake that the HTTP protocol has parsed, and run the application."""
-        self.transport = http.transport
-        self.server, self.client = http.server, http.client
-        self.scheme = "wss" if http.scheme == "https" else "ws"
-        self.connections.add(self)
-        self.accept, self.handshake_initiated = handshake.accept, True
+        """Start from a handshake that the HTTP protocol has parsed."""
+        self.transport, self.client = http.transport, http.client
+        self.server_state.connections.add(cast("Any", self))
+        self.start(handshake, http.server, "wss" if http.scheme == "https" else "ws")
+
+    def read_handshake(self, head: bytes) -> None:
+        """Parse an unusual handshake with `websockets`, which says what is wrong with it."""
+        parser = ServerProtocol(logger=logging.getLogger(f"{__name__}.handshake"))
+        parser.receive_data(head)
+        parser.parser.close()  # it refers to itself
+        for event in parser.events_received():
+            request = cast("Request", event)
+            response = parser.accept(request)
+            if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
+                scheme = "wss" if is_ssl(self.transport) else "ws"
+                self.start(handshake_of(request, response), get_local_addr(self.transport), scheme)
+                return
+            parser.send_response(response)
+        response = b"".join(parser.data_to_send()) or refusal(HTTPStatus.BAD_REQUEST, NO_HANDSHAKE)
+        self.handshake_complete = self.close_sent = self.disconnected = True
+        self.transport.write(response)
+        self.transport.close()
+        status = int(response[9:12])
+        self.log("refused", status=status, reason=NO_HANDSHAKE)
+        refused.add(1, {STATUS: status})
+        self.start_write_deadline()
+
+    def start(self, handshake: Handshake, server: Any, scheme: str) -> None:
+        """Run the application."""
+        self.accept = handshake.accept
+        root_path = self.config.root_path
         path, _, query = handshake.target.partition("?")
-        self.scope: WebSocketScope = {
+        self.scope = {
             "type": "websocket",
-            "asgi": {"version": self.asgi_version, "spec_version": "2.4"},
+            "asgi": {"version": self.config.asgi_version, "spec_version": "2.4"},
             "http_version": "1.1",
-            "scheme": self.scheme,
-            "server": self.server,
+            "scheme": scheme,
+            "server": server,
             "client": self.client,
-            "root_path": self.root_path,
-            "path": self.root_path + unquote(path),
-            "raw_path": self.root_path.encode("ascii") + path.encode("ascii"),
+            "root_path": root_path,
+            "path": root_path + unquote(path),
+            "raw_path": (root_path + path).encode("ascii"),
             "query_string": query.encode("ascii"),
             "headers": handshake.headers,
             "subprotocols": handshake.subprotocols,
@@ -162,86 +178,107 @@ class LimitedWebSocketProtocol(WebSocketsSansIOProtocol):
             "extensions": {"websocket.http.response": {}},
         }
         self.inbox.put_nowait({"type": "websocket.connect"})
-        task = self.loop.create_task(self.run_asgi())
+        task = self.loop.create_task(self.run_asgi(self.scope))
         task.add_done_callback(self.on_task_complete)
-        self.tasks.add(task)
+        self.server_state.tasks.add(task)
 
-    def handshake_received(self, head: bytes) -> None:
-        """Parse a handshake with `websockets`, and reject valid HTTP that is none with 400.
-
-        uvicorn would wait forever.
-        """
-        super().data_received(head)
-        if not self.handshake_initiated and self.conn.handshake_exc is not None:
-            self.handshake_complete = self.close_sent = True
-            bad_request = refusal(HTTPStatus.BAD_REQUEST, NO_HANDSHAKE)
-            response = b"".join(self.conn.data_to_send()) or bad_request
-            self.transport.write(response)
+    async def run_asgi(self, scope: Scope) -> None:
+        """Run the application, and log its exceptions."""
+        app: Any = self.config.loaded_app
+        try:
+            await app(scope, self.receive, self.send)
+            if not self.handshake_complete:
+                logger.error("ASGI callable returned without completing handshake.")
+        except ClientDisconnected:
+            pass
+        except BaseException:
+            logger.exception("Exception in ASGI application\n")
+        if not self.handshake_complete:
+            self.refuse(HTTPStatus.INTERNAL_SERVER_ERROR)
+        if self.close_timer is None:
             self.transport.close()
-            self.after_rejection(int(response[9:12]))
 
-    def handle_connect(self, event: Request) -> None:
-        super().handle_connect(event)
-        if self.response.status_code != 101:
-            self.after_rejection(self.response.status_code)
-
-    def after_rejection(self, status: int) -> None:
-        """Log and count a handshake rejected before the application has seen it."""
-        self.log("refused", status=status, reason=NO_HANDSHAKE)
-        refused.add(1, {STATUS: status})
+    def on_task_complete(self, task: asyncio.Task[None]) -> None:
+        """Limit the time to send what is left when the application has returned."""
+        self.server_state.tasks.discard(task)
+        if self.close_reply:
+            self.end()
         self.start_write_deadline()
 
-    async def send_101(self, message: WebSocketAcceptEvent) -> None:
-        """Write the response with status 101."""
-        await self.writable.wait()
-        if self.disconnected:
-            raise ClientDisconnected
-        if self.transport.is_closing():
-            return
-        headers = [*self.default_headers, *message.get("headers", [])]
-        if subprotocol := message.get("subprotocol"):
-            headers.append((b"Sec-WebSocket-Protocol", subprotocol.encode()))
-        self.transport.write(answer(self.accept or b"", headers))
+    def answer_handshake(
+        self, subprotocol: str | None, headers: Iterable[tuple[bytes, bytes]]
+    ) -> None:
+        """Answer with 101, and start to parse and to ping."""
+        pairs = [*self.server_state.default_headers, *headers]
+        if subprotocol:
+            pairs.append((b"Sec-WebSocket-Protocol", subprotocol.encode()))
+        self.transport.write(answer(self.accept, pairs))
         self.accept, self.handshake_complete = b"", True
-        self.start_keepalive()
-
-    def start_keepalive(self) -> None:
-        """Start pings and parsing after the handshake; free 3 KiB if uvicorn has answered it."""
-        super().start_keepalive()
-        if self.parser is not None:
-            del self.request, self.response
+        self.schedule_ping()
         if self.unparsed:
             self.schedule_turn()
 
+    def refuse(
+        self, status: int, headers: Iterable[tuple[bytes, bytes]] = (), body: bytes = b""
+    ) -> None:
+        """Answer with another response, and close."""
+        self.put_disconnect(CloseCode.ABNORMAL)
+        self.handshake_complete = self.close_sent = True
+        if not self.transport.is_closing():
+            self.transport.write(denial(status, headers, body))
+            self.transport.close()
+
+    # Frames of the client.
+
     def data_received(self, data: bytes) -> None:
-        if not self.handshake_initiated:
-            self.handshake_received(data)
+        """Parse the handshake, then frames."""
+        if self.scope is None:
+            if not self.close_sent:
+                self.read_handshake(data)
             return
         if self.close_sent or self.close_reply:
             self.bytes_after_close += len(data)
             if self.bytes_after_close > MAX_BYTES_AFTER_CLOSE:
                 self.discard()
-            if self.is_discarding or self.transport.is_closing() or self.close_reply:
+            if self.disconnected or self.transport.is_closing() or self.close_reply:
                 return
         if self.unparsed:
-            self.unparsed = self.unparsed + data
+            self.unparsed += data
         else:
-            self.unparsed = data[self.handle_common_frames(data) :]
+            self.unparsed = data[self.read_messages(data) :]
         if self.unparsed and self.turn is None:
             self.run_turn()
+
+    def read_messages(self, data: bytes | bytearray) -> int:
+        """Fast path: read whole messages at the start of `data`; return the position after them."""
+        start, limit = 0, self.config.ws_max_size
+        if self.is_open and not self.opcode:
+            while not self.read_paused and (found := read_message(data, start, limit)):
+                message, size, start = found
+                self.put(message, size)
+        return start
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the handshake has been answered with 101, and neither side has closed."""
+        return self.handshake_complete and not self.close_sent and not self.close_reply
+
+    @property
+    def may_parse(self) -> bool:
+        """Whether a frame can be handled now."""
+        return not (
+            self.read_paused or self.disconnected or self.close_reply or not self.handshake_complete
+        )
 
     def run_turn(self) -> None:
         """Parse some frames; schedule another turn if there are more, else resume reading."""
         self.turn = None
-        if not self.read_paused:
-            self.pop_unparsed(self.handle_common_frames(self.unparsed))
-        if self.can_parse() and not self.read_paused:
-            self.parse_frames()
+        has_more = self.parse_frames()
         if self.transport.is_closing():
             return
-        if self.can_parse() or not self.handshake_complete:
+        if has_more or not self.handshake_complete:
             self.transport.pause_reading()
-            if self.handshake_complete and not self.read_paused:
+            if has_more:
                 self.schedule_turn()
         elif not self.read_paused:
             self.transport.resume_reading()
@@ -251,62 +288,65 @@ class LimitedWebSocketProtocol(WebSocketsSansIOProtocol):
         if self.turn is None:
             self.turn = self.loop.call_soon(self.run_turn)
 
-    def can_parse(self) -> bool:
-        """Return whether there is a frame, or a part of one, that can be parsed now."""
-        if not self.unparsed or not self.handshake_complete or self.has_ended:
-            return False
-        return self.frame_bytes_left > 0 or frame_size(self.unparsed, 0) is not None
+    def parse_frames(self) -> bool:
+        """Parse up to `FRAMES_PER_TURN` frames; return whether there may be more."""
+        data, start, frame = self.unparsed, 0, None
+        try:
+            for _ in range(FRAMES_PER_TURN):
+                if not self.may_parse:
+                    break
+                frame = read_frame(data, start, self.config.ws_max_size - self.fragments_size)
+                if frame is None:
+                    break
+                first, payload, start = frame
+                self.handle_frame(first, payload)
+        except InvalidFrame as error:
+            self.handle_invalid_frame(error)
+        if self.disconnected or self.close_reply or start == len(data):
+            self.unparsed = b""
+        else:
+            self.unparsed = data if isinstance(data, bytearray) else bytearray(data)
+            del self.unparsed[:start]
+        return frame is not None and bool(self.unparsed) and self.may_parse
 
-    def handle_common_frames(self, data: bytes | bytearray) -> int:
-        """Handle common messages and control frames at the start of `data`.
+    def handle_frame(self, first: int, payload: bytes) -> None:
+        """Handle a message, a fragment or a control frame; raises `InvalidFrame`."""
+        opcode = first & OPCODE
+        if opcode & CONTROL:
+            self.handle_control_frame(first, payload)
+        elif bool(opcode) == bool(self.opcode):
+            expected = (
+                "expected a continuation frame" if opcode else "unexpected continuation frame"
+            )
+            raise InvalidFrame(CloseCode.PROTOCOL_ERROR, expected)
+        elif first & FIN and opcode:
+            self.put_message(opcode, payload)
+        else:
+            self.handle_fragment(opcode, payload, is_last=first >= FIN)
 
-        Returns the position of the rest, which the parser of `websockets` has to parse.
-        """
-        start, limit = 0, self.config.ws_max_size
-        if not self.is_open or self.frame_bytes_left or self.frames:
-            return start
-        while not self.read_paused:
-            if found := read_message(data, start, limit):
-                message, size, start = found
-                self.put(message, size)
-            elif control := read_control(data, start):
-                opcode, payload, end = control
-                self.handle_control_frame(opcode, payload)
-                start = len(data) if self.transport.is_closing() or self.close_reply else end
-            else:
-                break
-        return start
+    def handle_fragment(self, opcode: int, payload: bytes, *, is_last: bool) -> None:
+        """Keep a fragment, or put all of them together."""
+        if opcode:
+            self.opcode, self.fragments, self.fragments_size = opcode, [], 0
+        self.fragments.append(payload)
+        self.fragments_size += len(payload)
+        if is_last:
+            opcode, message = self.opcode, b"".join(self.fragments)
+            self.opcode, self.fragments, self.fragments_size = 0, [], 0
+            self.put_message(opcode, message)
+        elif len(self.fragments) > max(
+            MIN_FRAGMENTS, self.config.ws_max_size // BYTES_PER_FRAGMENT
+        ):
+            raise InvalidFrame(CloseCode.MESSAGE_TOO_BIG, "too many fragments")
 
-    def parse_frames(self) -> None:
-        """Parse up to `FRAMES_PER_TURN` frames; the last one may be incomplete."""
-        end = self.frame_bytes_left
-        is_invalid = False
-        for _ in range(FRAMES_PER_TURN):
-            size = frame_size(self.unparsed, end)
-            is_invalid = size is not None and not has_minimal_length(self.unparsed, end)
-            if size is None or is_invalid:
-                break
-            end += size
-        self.frame_bytes_left = max(0, end - len(self.unparsed))
-        self.parse(self.pop_unparsed(end))
-        if is_invalid and self.is_open:
-            self.fail(CloseCode.PROTOCOL_ERROR, "the length of a frame is not minimal")
-
-    def parse(self, data: bytes | bytearray) -> None:
-        """Parse data; events before an error are handled, too."""
-        self.conn.receive_data(data)
-        self.handle_events()
-        if self.conn.parser_exc is not None:
-            self.handle_parser_exception()
-
-    def pop_unparsed(self, size: int) -> bytes | bytearray:
-        """Remove and return up to `size` bytes of `unparsed`."""
-        data, self.unparsed = self.unparsed, b""
-        if size < len(data):
-            self.unparsed = bytearray(data) if isinstance(data, bytes) else data
-            data = data[:size]
-            del self.unparsed[:size]
-        return data
+    def put_message(self, opcode: int, payload: bytes) -> None:
+        """Put a message into the inbox, unless a close frame has been sent."""
+        if self.close_sent:
+            return
+        try:
+            self.put(payload if opcode == 2 else payload.decode(), len(payload))
+        except UnicodeDecodeError:
+            raise InvalidFrame(CloseCode.INVALID_DATA, "invalid UTF-8") from None
 
     def put(self, message: str | bytes, size: int) -> None:
         """Put a message into the inbox; pause reading if it is full."""
@@ -327,6 +367,58 @@ class LimitedWebSocketProtocol(WebSocketsSansIOProtocol):
         elif not self.transport.is_closing():
             self.transport.resume_reading()
 
+    # Pings.
+
+    def handle_control_frame(self, first: int, payload: bytes) -> None:
+        """Handle a ping, pong or close frame; drop a client that sends too many pings and pongs."""
+        if first == CLOSE:
+            self.handle_close(payload)
+            return
+        second = int(self.loop.time())
+        self.control_frames = self.control_frames + 1 if second == self.second else 1
+        self.second = second
+        if self.control_frames > CONTROL_FRAMES_PER_SECOND:
+            self.drop("too many pings or pongs")
+        elif first == PING:
+            has_room = self.transport.get_write_buffer_size() < HIGH_WATER
+            if has_room and not self.close_sent and not self.transport.is_closing():
+                self.transport.write(control_frame(PONG, payload))
+        elif payload == self.ping_payload:
+            self.ping_payload = None
+            self.schedule_ping()
+
+    def schedule_ping(self) -> None:
+        """Schedule the next ping, if there are any."""
+        self.stop_pings()
+        if self.config.ws_ping_interval:
+            self.ping_timer = self.loop.call_later(self.config.ws_ping_interval, self.send_ping)
+
+    def stop_pings(self) -> None:
+        """Stop the timer for a ping or a pong."""
+        if self.ping_timer is not None:
+            self.ping_timer.cancel()
+            self.ping_timer = None
+
+    def send_ping(self) -> None:
+        """Send a ping, and start the timeout for its pong."""
+        if self.close_sent or self.transport.is_closing():
+            return
+        self.ping_payload = random.randbytes(4)
+        self.transport.write(control_frame(PING, self.ping_payload))
+        if self.config.ws_ping_timeout is None:
+            self.schedule_ping()
+        else:
+            self.ping_timer = self.loop.call_later(self.config.ws_ping_timeout, self.miss_pong)
+
+    def miss_pong(self) -> None:
+        """Close after a missed pong; drop the connection if data is unsent."""
+        if self.is_open:
+            self.fail(CloseCode.INTERNAL_ERROR, "keepalive ping timeout")
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+
+    # The application.
+
     async def receive(self) -> ASGIReceiveEvent:
         """Return the next message or disconnect, as an ASGI event."""
         message, _ = await self.inbox.get()
@@ -334,139 +426,87 @@ class LimitedWebSocketProtocol(WebSocketsSansIOProtocol):
             return {"type": "websocket.receive", "text": message}
         if isinstance(message, bytes):
             return {"type": "websocket.receive", "bytes": message}
-        return cast(ASGIReceiveEvent, message)
-
-    def send_receive_event_to_app(self) -> None:
-        """Put a complete message into the inbox; invalid UTF-8 closes with 1007."""
-        data, self.frames = b"".join(self.frames), []
-        if self.close_sent:
-            return
-        try:
-            self.put(data.decode() if self.curr_msg_data_type == "text" else data, len(data))
-        except UnicodeDecodeError:
-            self.fail(CloseCode.INVALID_DATA, "invalid UTF-8")
-
-    def handle_cont(self, event: Frame) -> None:
-        """Add a fragment; close with 1009 if there are too many."""
-        if self.close_sent:
-            return
-        super().handle_cont(event)
-        if len(self.frames) > max(MIN_FRAGMENTS, self.config.ws_max_size // BYTES_PER_FRAGMENT):
-            self.frames = []
-            self.fail(CloseCode.MESSAGE_TOO_BIG, "too many fragments")
-
-    def handle_control_frame(self, opcode: int, payload: bytes) -> None:
-        """Handle a valid ping, pong or close frame while the connection is open."""
-        if opcode == PONG:
-            self.handle_pong(Frame(Opcode.PONG, payload))
-        elif opcode == PING:
-            self.answer_ping(payload)
-        else:
-            self.answer_close(payload)
-
-    def handle_ping(self) -> None:
-        """Send the parser's pongs, if `may_answer_ping`; keep its other frames."""
-        made, pong = self.conn.data_to_send(), bytes([PONG])
-        self.conn.writes = [each for each in made if each[:1] != pong]
-        if self.may_answer_ping():
-            self.transport.write(b"".join(each for each in made if each[:1] == pong))
-
-    def answer_ping(self, payload: bytes) -> None:
-        """Send a pong, if `may_answer_ping`."""
-        if self.may_answer_ping():
-            self.transport.write(control_frame(PONG, payload))
-
-    def may_answer_ping(self) -> bool:
-        """Count a ping; return `False` for a flood, or if the client reads too slowly."""
-        if self.is_flooded() or self.transport.is_closing():
-            return False
-        return self.transport.get_write_buffer_size() < HIGH_WATER
-
-    def handle_pong(self, event: Frame) -> None:
-        """Handle a pong, unless there are too many."""
-        if not self.is_flooded():
-            super().handle_pong(event)
-
-    def is_flooded(self) -> bool:
-        """Count a control frame; drop the connection and return `True` if there are too many."""
-        second = int(self.loop.time())
-        self.control_frames = self.control_frames + 1 if second == self.second else 1
-        self.second = second
-        if self.control_frames <= CONTROL_FRAMES_PER_SECOND:
-            return False
-        if not self.transport.is_closing():
-            self.log("dropped", reason="too many pings or pongs")
-        self.transport.abort()
-        return True
-
-    def send_keepalive_ping(self) -> None:
-        """Send a keepalive ping, and start the timeout for its pong."""
-        self.ping_timer = None
-        if self.close_sent or self.transport.is_closing():
-            return
-        self.pending_ping_payload = random.randbytes(4)
-        self.ping_sent_at = self.loop.time()
-        self.transport.write(control_frame(PING, self.pending_ping_payload))
-        if self.ping_timeout is None:
-            self.schedule_ping()
-        else:
-            self.pong_timer = self.loop.call_later(self.ping_timeout, self.keepalive_timeout)
-
-    def keepalive_timeout(self) -> None:
-        """Close after a missed pong; drop the connection if data is unsent."""
-        self.stop_keepalive()
-        if self.is_open:
-            self.fail(CloseCode.INTERNAL_ERROR, "keepalive ping timeout")
-        if self.transport.get_write_buffer_size():
-            self.transport.abort()
+        return cast("ASGIReceiveEvent", message)
 
     async def send(self, message: ASGISendEvent) -> None:
-        """Send; a handshake that the HTTP protocol has parsed is not answered by uvicorn.
-
-        After a close, end if the client has closed, else parse on to its close frame.
-        """
-        if self.accept and self.initial_response is None and message["type"] == "websocket.accept":
-            await self.send_101(message)
-            return
-        is_end = bool(self.close_reply) and message["type"] == "websocket.close"
-        if is_end:
-            self.stop_close_timer()
-        try:
-            await super().send(message)
-        finally:
-            if is_end:
-                self.end()
-        if self.close_sent and self.unparsed:
-            self.schedule_turn()
+        """Send an ASGI event; raises `ClientDisconnected` or, for one out of turn, `RuntimeError`."""
+        await self.writable.wait()
+        if self.disconnected or (self.transport.is_closing() and not self.close_sent):
+            raise ClientDisconnected
+        event: dict[str, Any] = dict(message)
+        match event["type"]:
+            case "websocket.accept" if not self.handshake_complete and self.denial is None:
+                self.answer_handshake(event.get("subprotocol"), event.get("headers", ()))
+            case "websocket.close" if not self.handshake_complete and self.denial is None:
+                self.refuse(HTTPStatus.FORBIDDEN)
+            case "websocket.http.response.start" if not self.handshake_complete:
+                self.denial = (event["status"], [*event.get("headers", ())], b"")
+            case "websocket.http.response.body" if self.denial and not self.close_sent:
+                status, headers, body = self.denial
+                self.denial = status, headers, body + event.get("body", b"")
+                if not event.get("more_body"):
+                    self.refuse(*self.denial)
+            case "websocket.send" if self.handshake_complete and not self.close_sent:
+                text = event.get("text")
+                self.transport.write(server_frame(event["bytes"] if text is None else text))
+            case "websocket.close" if self.handshake_complete and not self.close_sent:
+                self.close(event.get("code", CloseCode.NORMAL), event.get("reason") or "")
+            case unexpected:
+                raise RuntimeError(f"unexpected ASGI message {unexpected!r}")
 
     def pause_writing(self) -> None:
         """Make senders wait until the write buffer has room."""
         self.writable = asyncio.Event()
 
-    def handle_close(self, event: Frame) -> None:
-        """Handle a close frame from the parser; discard the parser's own reply."""
-        if self.is_discarding:
-            return
-        if self.close_sent or self.transport.is_closing():
-            super().handle_close(event)
-        else:
-            self.conn.data_to_send()
-            self.answer_close(bytes(event.data))
+    def resume_writing(self) -> None:
+        """Let senders continue."""
+        self.writable.set()
 
-    def answer_close(self, payload: bytes) -> None:
-        """Queue a disconnect event for the application, and reply to the close frame.
+    # The end.
+
+    def close(self, code: int, reason: str) -> None:
+        """Send a close frame; wait for that of the client, unless it has come."""
+        self.send_close(code, reason)
+        if self.close_reply:
+            self.end()
+            return
+        self.stop_close_timer()
+        self.close_timer = self.loop.call_later(CLOSE_SECONDS, self.transport.close)
+        self.read_paused = False
+        if self.unparsed:
+            self.schedule_turn()
+        else:
+            self.transport.resume_reading()
+
+    def send_close(self, code: int, reason: str) -> None:
+        """Send a close frame, and tell the application."""
+        self.put_disconnect(code, reason)
+        self.transport.write(control_frame(CLOSE, Close(code, reason).serialize()))
+        self.close_sent = True
+
+    def put_disconnect(self, code: int, reason: str = "") -> None:
+        """Put a disconnect event into the inbox."""
+        event = {"type": "websocket.disconnect", "code": int(code), "reason": reason}
+        self.inbox.put_nowait(event)
+
+    def handle_close(self, payload: bytes) -> None:
+        """Reply to the client's close frame, or end if that is its reply.
 
         The reply is sent once the application has received all earlier messages, so that it can
-        still answer them, or after `close_timeout` seconds.
+        still answer them, or after `CLOSE_SECONDS`.
         """
-        close = Close.parse(payload)
+        close = read_close(payload)
+        if self.opcode:
+            raise InvalidFrame(CloseCode.PROTOCOL_ERROR, "incomplete fragmented message")
+        if self.close_sent:
+            self.end()
+            return
         is_waiting = len(self.inbox) > 0
-        event = {"type": "websocket.disconnect", "code": close.code, "reason": close.reason}
-        self.inbox.put_nowait(event)
+        self.put_disconnect(close.code, close.reason)
         self.close_reply = control_frame(CLOSE, payload)
         if is_waiting:
-            self.inbox.is_full = True  # so that `resume` is called once it is empty
-            self.close_timer = self.loop.call_later(self.close_timeout, self.end)
+            self.inbox.is_full = True  # so that `on_inbox_empty` is called
+            self.close_timer = self.loop.call_later(CLOSE_SECONDS, self.end)
             self.inbox.on_leave(True)
         else:
             self.end()
@@ -482,32 +522,25 @@ class LimitedWebSocketProtocol(WebSocketsSansIOProtocol):
         self.transport.close()
 
     def stop_close_timer(self) -> None:
-        """Stop the timer that sends the close frame."""
+        """Stop the timer that ends the connection."""
         if self.close_timer is not None:
             self.close_timer.cancel()
             self.close_timer = None
 
-    def fail(self, code: int, reason: str) -> None:
-        """Close because of an invalid message, and ignore what follows.
-
-        The parser may already have parsed that, and even replied to a close frame.
-        """
-        event = {"type": "websocket.disconnect", "code": int(code), "reason": reason}
-        self.inbox.put_nowait(event)
-        self.transport.write(control_frame(CLOSE, Close(code, reason).serialize()))
-        self.close_sent = True
-        self.log("closed", code=code, reason=reason)
-        self.discard()
-
-    def handle_parser_exception(self) -> None:
-        """Close after a protocol error, unless a close frame was sent; ignore what follows."""
-        close = self.conn.close_sent
-        if close is None or self.transport.is_closing():
+    def handle_invalid_frame(self, error: InvalidFrame) -> None:
+        """Close, unless a close frame was sent; ignore what follows."""
+        if self.transport.is_closing():
             return
         if self.close_sent:
             self.discard()
         else:
-            self.fail(close.code, close.reason)
+            self.fail(error.code, error.reason)
+
+    def fail(self, code: int, reason: str) -> None:
+        """Close because of what the client has sent or not, and ignore what follows."""
+        self.send_close(code, reason)
+        self.log("closed", code=int(code), reason=reason)
+        self.discard()
 
     def discard(self) -> None:
         """Read on without parsing, so that the client gets the close frame (RFC 6455 §7.1.1).
@@ -533,30 +566,37 @@ class LimitedWebSocketProtocol(WebSocketsSansIOProtocol):
 
     def shutdown(self) -> None:
         """Close the connection at shutdown."""
+        self.stop_pings()
         if self.close_reply:
             self.end()
-        super().shutdown()
-
-    def on_task_complete(self, task: asyncio.Task[None]) -> None:
-        """Limit the time to send what is left when the application has returned."""
-        super().on_task_complete(task)
-        if self.close_reply:
-            self.end()
-        self.start_write_deadline()
+        elif not self.handshake_complete:
+            self.refuse(HTTPStatus.SERVICE_UNAVAILABLE)
+        elif self.close_sent:
+            self.stop_close_timer()
+            self.transport.close()
+        elif not self.transport.is_closing():
+            self.send_close(CloseCode.SERVICE_RESTART, "")
+            self.discard()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Parse what remains, up to `TURNS_AT_END` turns.
 
         The code is 1006, unless one side has sent a close frame.
         """
+        for _ in range(TURNS_AT_END):
+            self.read_paused = False
+            if self.close_sent or not self.parse_frames():
+                break
+        self.unparsed = b""
+        self.put_disconnect(CloseCode.ABNORMAL)
+        self.handshake_complete = self.disconnected = True
+        self.stop_pings()
+        self.stop_close_timer()
         if self.write_deadline is not None:
             self.write_deadline.stop()
-        for _ in range(TURNS_AT_END):
-            if self.can_parse() and not self.close_sent:
-                self.parse_frames()
-        self.unparsed = b""
-        self.handshake_complete = False  # else uvicorn reports 1005: an empty close frame
-        super().connection_lost(exc)
+        self.server_state.connections.discard(cast("Any", self))
+        # asyncio never resumes a transport that is lost while paused.
+        self.writable.set()
         self.inbox.detach()
 
     def start_write_deadline(self) -> None:
@@ -567,11 +607,27 @@ class LimitedWebSocketProtocol(WebSocketsSansIOProtocol):
 
     def stop_writing(self) -> None:
         """Drop the connection of a client that has stopped reading."""
-        self.log("dropped", reason="it stopped reading")
+        self.drop("it stopped reading")
+
+    def drop(self, reason: str) -> None:
+        """End without a close frame; unsent data is lost."""
+        self.log("dropped", reason=reason)
+        self.disconnected = True
         self.transport.abort()
 
     def log(self, message: str, **fields: object) -> None:
         """Log a warning about this connection."""
-        scope = getattr(self, "scope", None)
-        client = connection_fields(scope) if scope else {"client": address_of(self.client)}
-        refusals.warning(message, extra={**client, **fields})
+        known = connection_fields(self.scope) if self.scope else {"client": address_of(self.client)}
+        refusals.warning(message, extra={**known, **fields})
+
+
+def handshake_of(request: Request, response: Any) -> Handshake:
+    """Return a handshake that `websockets` has parsed and accepted."""
+    headers = [
+        (name.lower().encode("ascii"), value.encode("latin-1"))
+        for name, value in request.headers.raw_items()
+    ]
+    offered = request.headers.get_all("Sec-WebSocket-Protocol")
+    subprotocols = [name.strip() for each in offered for name in each.split(",")]
+    accept = response.headers["Sec-WebSocket-Accept"].encode()
+    return Handshake(request.path, headers, subprotocols, accept)
