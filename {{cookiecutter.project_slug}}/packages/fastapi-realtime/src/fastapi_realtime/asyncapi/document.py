@@ -58,6 +58,9 @@ REFUSALS = {
 }
 """Responses to rejected handshakes, by status."""
 
+names_in = re.compile(r"\{(\w+)\}").findall
+"""Returns the names of the parameters in a path."""
+
 
 def asyncapi_document(app: FastAPI, server: str = DEFAULT_SERVER) -> Schema:
     """Return the AsyncAPI 3.0.0 document of an application; `server` is the URL for clients.
@@ -295,11 +298,6 @@ def inlined(schema: Any, definitions: Schema, seen: tuple[str, ...] = ()) -> Any
     return found | {
         key: inlined(each, definitions, seen) for key, each in schema.items() if key != "$ref"
     }
-
-
-def names_in(address: str) -> list[str]:
-    """Return the names of the parameters in a path."""
-    return re.findall(r"\{(\w+)\}", address)
 
 
 def key_of(schema: Schema) -> str:

@@ -48,15 +48,12 @@ def add_asyncapi(app: FastAPI, url: str = "/asyncapi") -> None:
 
     def update() -> None:
         """Make what is the same for every host, if the routes are not those of the last time."""
-        found = list(find_routes(app.routes))
-        routes = [(prefix, each.path, each.endpoint) for prefix, each in found]
+        routes = [(start, each.path, each.endpoint) for start, each in find_routes(app.routes)]
         if made.get("routes") != routes:
             whole = asyncapi_document(app)
             rest = {key: each for key, each in whole.items() if key not in start_of(app, "")}
-            at_root = [each for prefix, each in found if (prefix, each.path) == ("", "/")]
-            made["has_page"] = any("GET" in (each.methods or ()) for each in at_root)
-            made.update(json=to_json(rest, inf_nan_mode="null"), main=make_main(whole))
-            made["routes"] = routes
+            content = to_json(rest, inf_nan_mode="null")
+            made.update(routes=routes, json=content, main=make_main(whole))
 
     async def document(request: Request) -> Response:
         update()
@@ -68,7 +65,7 @@ def add_asyncapi(app: FastAPI, url: str = "/asyncapi") -> None:
         links = {"asyncapi.json": f"{url}.json"}
         if app.openapi_url and app.docs_url:
             links["HTTP routes"] = app.docs_url
-        if made["has_page"] or getattr(app.state, "has_page", False):
+        if getattr(app.state, "has_page", False):
             links["Console"] = "/"
         root = request.scope.get("root_path", "").rstrip("/")
         nav = [element("a", name, href=f"{root}{path}") for name, path in links.items()]
@@ -162,7 +159,7 @@ def section(document: Schema, channels: Schema) -> list[Html]:
         "headers": ws.get("headers"),
         "cookies": channel.get("x-cookies"),
     }
-    lines = [f"{place} {type_of(each, schemas)}" for place, each in places.items() if each]
+    lines = [f"{place} {type_of(each, schemas, set())}" for place, each in places.items() if each]
     parts += [block("\n".join(lines))] if lines else []
     operations = []
     for title, keys in operations_of(document, key):
@@ -199,16 +196,19 @@ def message(found: Schema, schemas: Schema) -> Html:
     kind = "" if is_json else element("small", found["contentType"], " ")
     line = [element("b", found["title"]), " ", kind, code_in(found.get("summary", ""))]
     examples = [each["payload"] for each in found.get("examples", ())]
-    texts = [type_of(found["payload"], schemas)] if is_json else []
+    texts = [type_of(found["payload"], schemas, set())] if is_json else []
     texts += [dumped(each) if is_json else str(each) for each in examples]
     return folded(line, [block(text) for text in texts])
 
 
-def type_of(schema: Schema, schemas: Schema, seen: tuple[str, ...] = ()) -> str:
-    """Return a type in a notation like that of TypeScript, with the models in it."""
+def type_of(schema: Schema, schemas: Schema, seen: set[str]) -> str:
+    """Return a type in a notation like TypeScript's; a model that was `seen` is only its name."""
     if key := key_of(schema):
         name = re.sub("-(Input|Output)$", "", key)  # the mode that pydantic may append
-        kind = name if key in seen else type_of(schemas[key], schemas, (*seen, key))
+        if key in seen and "enum" not in schemas[key]:
+            return name
+        seen.add(key)
+        kind = type_of(schemas[key], schemas, seen)
         return f"{name} {kind}" if kind.startswith("{") else kind
     if parts := schema.get("anyOf") or schema.get("oneOf") or schema.get("allOf"):
         return " | ".join(dict.fromkeys(type_of(each, schemas, seen) for each in parts))
