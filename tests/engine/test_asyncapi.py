@@ -564,6 +564,11 @@ def test_schemas_written_by_hand_are_taken(app: FastAPI) -> None:
     assert payload(document(app), "json") == schema
 
 
+def test_a_route_with_an_empty_path_is_at_the_root(app: FastAPI) -> None:
+    endpoint(app, str, path="")
+    assert document(app)["channels"]["shop"]["address"] == "/"
+
+
 def test_parameters_of_a_mount_and_of_routers_are_described(app: FastAPI) -> None:
     async def for_all(key: Annotated[str, Header()]) -> None: ...
 

@@ -70,7 +70,7 @@ def asyncapi_document(app: FastAPI, server: str = DEFAULT_SERVER) -> Schema:
     contexts: dict[str, RouteContext] = {}
     methods: dict[str, set[str]] = {}
     for prefix, context in find_routes(app.routes):
-        address = f"{prefix}{context.path_format or context.path or ''}"
+        address = f"{prefix}{context.path_format or context.path or ''}" or "/"
         if isinstance(context.original_route, WebSocketRoute):
             contexts.setdefault(address, context)  # the first one gets all handshakes
         elif isinstance(context.original_route, Route) and context.include_in_schema:
