@@ -27,6 +27,7 @@ from starlette.types import Message
 from websockets.exceptions import InvalidStatus
 
 from .serving import (
+    STOCK,
     Serve,
     WrapSend,
     connect,
@@ -34,6 +35,7 @@ from .serving import (
     own_records,
     raw_client,
     read_to_end,
+    realtime_app,
     receive_all,
     running,
     text_frame,
@@ -315,3 +317,30 @@ def test_http_routes_answer_exceptions_as_usual(app: FastAPI) -> None:
 
     response = TestClient(app).get("/gone")
     assert (response.status_code, response.json()) == (410, {"detail": "gone"})
+
+
+@pytest.mark.parametrize("protocols", [STOCK, {}], ids=["stock", "own"])
+@pytest.mark.parametrize(("end", "status"), [("close", 403), ("return", 500)])
+def test_routes_without_admission_may_leave_a_handshake_unanswered(
+    caplog: pytest.LogCaptureFixture, protocols: dict[str, object], end: str, status: int
+) -> None:
+    app = realtime_app()
+
+    @app.websocket("/raw")
+    async def raw(websocket: WebSocket) -> None:
+        if end == "close":
+            await websocket.close()
+
+    @app.websocket("/refused")
+    async def refused(connection: Admitted) -> None:
+        raise HTTPException(404)
+
+    with running(app, **protocols) as url:
+        with pytest.raises(InvalidStatus) as refusal, connect(f"{url}/refused"):
+            pass
+        assert refusal.value.response.status_code == 404
+        assert "without completing handshake" not in caplog.text
+        with pytest.raises(InvalidStatus) as refusal, connect(f"{url}/raw"):
+            pass
+    assert refusal.value.response.status_code == status
+    assert ("without completing handshake" in caplog.text) == (end == "return")
