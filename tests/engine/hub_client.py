@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from fastapi_realtime import Connection
 from fastapi_realtime.rooms import EVENTS_V1
+from fastapi_realtime.rooms.subscriber import Subscriber
 
 
 class Client:
@@ -57,6 +58,7 @@ class Listener(Client):
 
     def __init__(self) -> None:
         super().__init__(EVENTS_V1)
+        self.subscriber: Subscriber | None = None
         self._events: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
 
     def write(self, data: bytes | memoryview) -> None:

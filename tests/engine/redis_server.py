@@ -17,7 +17,7 @@ from fastapi_realtime.rooms.redis import (
     RedisSettings,
     redis_broker,
 )
-from fastapi_realtime.rooms.redis.keys import Keys
+from fastapi_realtime.rooms.redis.scripts import Keys
 from redis import Redis
 from redis.exceptions import AuthenticationError, ConnectionError
 

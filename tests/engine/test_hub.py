@@ -135,7 +135,7 @@ async def test_publishers_wait_while_a_room_has_too_much_pending(text: str, fit:
         publishers = [asyncio.create_task(publish(hub, fit, text)) for _ in range(3)]
         await asyncio.sleep(0)
         assert client.written == []
-        assert hub.full_rooms() == {"lobby"}
+        assert hub.is_full("lobby")
         await asyncio.gather(*publishers)
         await asyncio.sleep(0)
         assert [data.count(b"New") for data in client.written] == [fit, fit, fit]
@@ -279,3 +279,17 @@ async def test_empty_rooms_are_forgotten() -> None:
             await asyncio.sleep(0)
         assert all(client.written for client in clients)
     assert not hub._rooms
+
+
+async def test_missed_messages_count_as_pending_until_they_are_sent() -> None:
+    hub = Hub(max_backlog_bytes=1000, max_pending_bytes=2500)
+    with ExitStack() as stack:
+        members = [(subscribe(stack, hub, client), client) for client in map(Client, [None] * 3)]
+        for subscriber, _ in members[:2]:
+            hub.hold(subscriber, 1200)
+        assert not any(client.closed for _, client in members)
+        members[0][0].start()
+        hub.hold(members[2][0], 1200)
+        assert not any(client.closed for _, client in members)
+        hub.hold(members[2][0], 200)
+        assert [client.closed for _, client in members] == [0, 0, 1013]

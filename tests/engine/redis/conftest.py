@@ -4,12 +4,7 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import AsyncExitStack
 
 import pytest
-from fastapi_realtime.rooms.redis import (
-    link,
-    reader,
-    supervisor,
-    sync_rooms,
-)
+from fastapi_realtime.rooms.redis import connection, reader, rosters, sync_rooms
 
 from ..brokers import Process, running_process
 from ..redis_server import NOT_SAVED, SAVED, RedisServer, rooms_at, running_redis
@@ -19,9 +14,11 @@ from .talk import Start
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nothing take long."""
-    monkeypatch.setattr(supervisor, "LAST_DELAY", 0.2)
-    monkeypatch.setattr(reader, "CHECK_SECONDS", 0.1)
-    monkeypatch.setattr(link, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(connection, "LAST_DELAY", 0.2)
+    monkeypatch.setattr(connection, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(reader, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(reader, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(rosters, "RETRY_SECONDS", 0.1)
     monkeypatch.setattr(sync_rooms, "RETRY_SECONDS", 0.01)
 
 

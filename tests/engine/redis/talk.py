@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from fastapi_realtime.rooms import BrokerUnavailable
+from fastapi_realtime.rooms.history import Replay
 
 from ..brokers import Process
 from ..hub_client import Listener
@@ -22,6 +23,35 @@ async def until(condition: Callable[[], object]) -> None:
 async def ready(*processes: Process) -> None:
     """Wait until brokers can be used."""
     await until(lambda: all(process.broker.is_ready for process in processes))
+
+
+async def resume(process: Process, since: str, room: str = "lobby") -> tuple[Listener, Replay]:
+    """Let a member return that has received everything up to an id, as `Member` does."""
+    listener = Listener()
+    subscriber = process.hub.subscribe(room, listener.connection)
+    try:
+        await process.broker.enter(room)
+    except BaseException:
+        process.hub.unsubscribe(subscriber)
+        raise
+    try:
+        replay = await process.broker.replay(room, since)
+    except BaseException:
+        process.hub.unsubscribe(subscriber)
+        process.broker.leave(room)
+        raise
+    for frame in replay.frames:
+        listener.write(frame)
+    listener.subscriber = subscriber
+    subscriber.start(replay.last_offset)
+    return listener, replay
+
+
+def leave(process: Process, listener: Listener) -> None:
+    """Let a member leave that has returned."""
+    assert listener.subscriber is not None
+    process.hub.unsubscribe(listener.subscriber)
+    process.broker.leave(listener.subscriber.room)
 
 
 class Talk:

@@ -5,24 +5,13 @@ import socket
 from collections.abc import Awaitable, Callable
 
 import pytest
-from fastapi_realtime.rooms.redis import (
-    RedisBroker,
-    cursor,
-    reader,
-)
+from fastapi_realtime.rooms.redis import reader
 
-from ..brokers import Process
 from ..hub_client import Client
 from ..redis_server import KEYS, RedisServer, running_redis
-from .talk import Start, ready, until
+from .talk import Start, ready, resume, until
 
 pytestmark = pytest.mark.anyio
-
-
-def redis_of(process: Process) -> RedisBroker:
-    """Return the broker, for a look inside."""
-    assert isinstance(process.broker, RedisBroker)
-    return process.broker
 
 
 async def forget(server: RedisServer) -> None:
@@ -94,6 +83,7 @@ async def test_a_failover_that_lost_the_tail_is_told_of_also_when_its_offsets_ca
         address.symlink_to(server.socket)
         for member in joined:
             assert await member.next() == {"type": "gap", "room": "lobby", "since": old}
+            assert await member.take(3) == [0, 1, 2]
         await ready(*processes)
         await processes[1].publish("on")
         for member in joined:
@@ -117,7 +107,7 @@ def free_port() -> int:
 async def test_a_room_that_is_new_when_redis_has_forgotten_it_is_told_of_at_once(
     forgetful: RedisServer, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reader, "CHECK_SECONDS", 0.4)
+    monkeypatch.setattr(reader, "BEAT_SECONDS", 0.4)
     process, other = await start(forgetful.url), await start(forgetful.url)
     listener = await process.join()
     for number in range(3):
@@ -128,30 +118,19 @@ async def test_a_room_that_is_new_when_redis_has_forgotten_it_is_told_of_at_once
     assert await listener.take(11) == ["gap", *range(10)]
 
 
-async def test_an_offset_that_came_again_is_noticed_by_its_mark(
-    server: RedisServer, start: Start
-) -> None:
-    process = await start(server.url)
-    listener = await process.join()
-    old = await process.publish("a")
-    assert await listener.take(1) == ["a"]
-    room = redis_of(process)._members.get("lobby")
-    assert room is not None
-    room.mark = b"of a message that this Redis never had"
-    assert await listener.take(1) == ["gap"]
-    assert (await process.publish("b")).partition("-")[0] != old.partition("-")[0]
-    assert await listener.take(1) == ["b"]
-
-
 async def test_a_message_of_another_epoch_in_a_log_is_a_gap(
     server: RedisServer, start: Start
 ) -> None:
     process = await start(server.url)
     listener = await process.join()
     log = KEYS.room("lobby").log
-    server.call("XADD", log, "1-0", "e", "0000", "o", "", "n", "", "m", "")
+    message = '","room":"lobby","sender":"zoe","data":1}'
+    server.call("XADD", log, "1-0", "e", "00000000", "o", "", "m", message)
+    server.call("HSET", KEYS.room("lobby").head, "offset", 1)
     assert await listener.take(1) == ["gap"]
-    await until(lambda: process.broker.is_ready)
+    await process.publish("a")
+    assert await listener.take(1) == ["a"]
+    await ready(process)
 
 
 async def test_a_message_from_an_older_epoch_is_not_delivered(
@@ -163,7 +142,6 @@ async def test_a_message_from_an_older_epoch_is_not_delivered(
     sent = await process.publish("a")
     assert sent == "ffffffff-1"
     assert await listener.take(2) == ["gap", "a"]
-    assert cursor.Cursor("lobby", KEYS.room("lobby")).position == "-0"
 
 
 async def test_a_loss_of_what_nobody_has_read_yet_is_told_of(
@@ -175,8 +153,7 @@ async def test_a_loss_of_what_nobody_has_read_yet_is_told_of(
     assert await listener.take(1) == ["kept"]
     forgetful.call("SAVE")
     is_full = True
-    monkeypatch.setattr(process.hub, "full_rooms", lambda: {"lobby"} if is_full else set())
-    await redis_of(process)._members._progress.wait()  # the end of the read that is under way
+    monkeypatch.setattr(process.hub, "is_full", lambda room: is_full)
     old = [await process.publish(text) for text in ("lost", "lost, too")][-1]
     await lose_the_tail(forgetful)
     is_full = False
@@ -186,3 +163,67 @@ async def test_a_loss_of_what_nobody_has_read_yet_is_told_of(
     new = await process.publish("new")
     assert new.partition("-")[0] != old.partition("-")[0]
     assert await listener.take(1) == ["new"]
+
+
+async def test_a_tail_that_redis_loses_while_nobody_is_there_is_a_gap(
+    forgetful: RedisServer, start: Start
+) -> None:
+    process = await start(forgetful.url)
+    listener = await process.join()
+    kept = await process.publish("kept")
+    forgetful.call("SAVE")
+    last = [await process.publish(text) for text in ("seen", "seen, too")][-1]
+    assert await listener.take(3) == ["kept", "seen", "seen, too"]
+    process.broker.leave("lobby")
+    await asyncio.to_thread(forgetful.stop, kill=True)
+    await until(lambda: not process.broker.is_ready)
+    await asyncio.to_thread(forgetful.start)
+    await ready(process)
+    for text in ("missed 1", "missed 2", "got"):
+        await process.publish(text)
+    _, replay = await resume(process, last)
+    assert not replay.is_complete
+    back, replay = await resume(process, kept)
+    assert replay.is_complete
+    assert await back.take(3) == ["missed 1", "missed 2", "got"]
+
+
+async def test_after_a_restart_that_lost_nothing_positions_are_still_known(
+    server: RedisServer, start: Start
+) -> None:
+    process, other = await start(server.url), await start(server.url)
+    listener = await process.join()
+    ids = [await process.publish(0)]
+    for number in range(1, 15):
+        await asyncio.to_thread(server.stop, kill=number % 2 == 1)
+        await until(lambda: not process.broker.is_ready and not other.broker.is_ready)
+        await asyncio.to_thread(server.start)
+        await ready(process, other)
+        ids.append(await process.publish(number))
+    assert await listener.take(15) == list(range(15))
+    assert len({id.partition("-")[0] for id in ids}) == 15
+    assert listener.waiting() == 0
+    back, replay = await resume(other, ids[2])
+    assert not replay.is_complete  # only some epochs are remembered
+    back, replay = await resume(other, ids[5])
+    assert replay.is_complete
+    assert [(await back.next())["id"] for _ in range(9)] == ids[6:]
+
+
+async def test_the_id_of_a_known_ref_is_that_of_its_message_in_another_epoch(
+    forgetful: RedisServer, start: Start
+) -> None:
+    process = await start(forgetful.url)
+    listener = await process.join()
+    first = await process.publish("a", ref="r1")
+    forgetful.call("SAVE")
+    await process.publish("lost")
+    assert await listener.take(2) == ["a", "lost"]
+    await lose_the_tail(forgetful)
+    assert await listener.take(1) == ["gap"]
+    await ready(process)
+    assert await process.publish("a", ref="r1") == first
+    ids = await asyncio.gather(*(process.publish("b", ref="r2") for _ in range(3)))
+    assert len({*ids}) == 1
+    forgetful.call("XTRIM", KEYS.room("lobby").log, "MAXLEN", 0)
+    assert await process.publish("a", ref="r1") != first  # the history has it no more

@@ -6,10 +6,7 @@ from contextlib import AsyncExitStack, suppress
 
 import pytest
 from fastapi_realtime.rooms import BrokerUnavailable
-from fastapi_realtime.rooms.redis import (
-    members,
-    publisher,
-)
+from fastapi_realtime.rooms.redis import publisher, reader
 
 from ..brokers import running_process
 from ..redis_server import RedisServer, rooms_at
@@ -157,7 +154,7 @@ async def test_a_redis_that_takes_nothing_is_said_aloud(
 async def test_members_of_rooms_that_are_read_here_can_join_while_redis_is_away(
     server: RedisServer, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(members, "PATIENCE", 0.3)
+    monkeypatch.setattr(reader, "PATIENCE", 0.3)
     process = await start(server.url)
     first = await process.join()
     server.stop()

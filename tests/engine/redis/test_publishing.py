@@ -5,12 +5,7 @@ from contextlib import suppress
 
 import pytest
 from fastapi_realtime.rooms import BrokerUnavailable
-from fastapi_realtime.rooms.redis import (
-    link,
-    members,
-    publisher,
-    unsent,
-)
+from fastapi_realtime.rooms.redis import connection, publisher, reader, scripts
 
 from ..brokers import running_process
 from ..redis_server import KEYS, RedisServer, rooms_at
@@ -25,9 +20,10 @@ async def test_a_message_that_redis_refuses_is_its_publishers_error_alone(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(members, "PATIENCE", 0.3)
-    process = await start(server.url)
-    server.call("SET", KEYS.room("broken").head, "not ours")
+    monkeypatch.setattr(reader, "PATIENCE", 0.3)
+    patterns = [f"~fastapi_realtime:{each}*" for each in ("{lobby}", "closed", "process")]
+    server.call("ACL", "SETUSER", "chat", "on", ">secret", *patterns, "&*", "+@all")
+    process = await start(server.url.replace("unix://", "unix://chat:secret@"))
     for _ in range(3):
         with pytest.raises(BrokerUnavailable):
             await process.publish("a", "broken")
@@ -36,7 +32,11 @@ async def test_a_message_that_redis_refuses_is_its_publishers_error_alone(
     listener = await process.join()
     await process.publish("b")
     assert await listener.take(1) == ["b"]
-    assert [record.message for record in caplog.records] == ["Redis refused a message"]
+    assert [record.message for record in caplog.records] == [
+        "Redis refused a message",
+        "Redis refuses a room",
+    ]
+    assert {vars(record)["room"] for record in caplog.records} == {"broken"}
 
 
 async def test_publishers_wait_for_a_while_and_then_are_told(
@@ -87,23 +87,30 @@ async def test_what_a_process_published_before_it_stops_is_refused_or_accepted(
         await late
 
 
-async def test_a_log_keeps_so_many_messages_and_bytes(
+async def test_a_log_keeps_the_history_and_for_a_while_more(
     server: RedisServer, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unsent, "LOG_LENGTH", 10)
-    monkeypatch.setattr(unsent, "LOG_BYTES", 10_000)
+    monkeypatch.setattr(scripts, "LOG_LENGTH", 80)
+    monkeypatch.setattr(scripts, "LOG_BYTES", 20_000)
+    monkeypatch.setattr(scripts, "MAX_ROOM_BYTES", 10_000)
     process, keys = await start(server.url, history_length=5), KEYS.room("lobby")
-    for number in range(10 + 63):
+    for number in range(80 + 63):
         await process.publish(number)
-    assert server.call("XLEN", keys.log) == 10 + 63
+    assert server.call("XLEN", keys.log) == 80 + 63
     await process.publish("and the next")
-    assert server.call("XLEN", keys.log) == 10
+    assert server.call("XLEN", keys.log) == 80
+    server.call("HSET", keys.head, "at", 0)  # as if these were old
+    await process.publish("later")
+    assert server.call("XLEN", keys.log) == 5
     for _ in range(20):
         await process.publish("x" * 2000)
     sizes = [len(fields[b"m"]) for _, fields in server.call("XRANGE", keys.log, "-", "+")]
-    assert (len(sizes), sum(sizes)) == (4, int(server.call("HGET", keys.head, "bytes")))
+    assert (len(sizes), sum(sizes)) == (9, int(server.call("HGET", keys.head, "bytes")))
+    server.call("HSET", keys.head, "at", 0)
+    await process.join()
+    assert server.call("XLEN", keys.log) == 4
     server.call("DEL", keys.log)
-    last = await process.publish("x" * 11_000)
+    last = await process.publish("x" * 21_000)
     assert server.call("XLEN", keys.log) == 0
     assert int(server.call("HGET", keys.head, "bytes")) == 0
     assert not (await process.broker.replay("lobby", last.partition("-")[0] + "-1")).is_complete
@@ -114,7 +121,7 @@ async def test_a_log_keeps_so_many_messages_and_bytes(
 async def test_what_redis_may_have_forgotten_is_not_sent_again(
     server: RedisServer, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publisher, "SENT_SECONDS", 0.2)
+    monkeypatch.setattr(publisher, "KNOWN_SECONDS", 0.1)
     process = await start(server.url)
     listener = await process.join()
     await ready(process)
@@ -134,7 +141,7 @@ async def test_a_message_that_was_given_up_on_its_way_is_counted_once(
     server: RedisServer, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(publisher, "PATIENCE", 0.3)
-    monkeypatch.setattr(link, "ANSWER_SECONDS", 5.0)
+    monkeypatch.setattr(connection, "ANSWER_SECONDS", 5.0)
     process = await start(server.url)
     listener = await process.join()
     await ready(process)
@@ -156,7 +163,7 @@ async def test_a_message_that_was_refused_on_its_way_is_not_sent_again(
     server: RedisServer, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(publisher, "PATIENCE", 0.5)
-    monkeypatch.setattr(link, "ANSWER_SECONDS", 20.0)
+    monkeypatch.setattr(connection, "ANSWER_SECONDS", 20.0)
     process = await start(server.url)
     listener = await process.join()
     await ready(process)

@@ -1,27 +1,14 @@
 """Reading all rooms of a process through one connection."""
 
 import asyncio
-from contextlib import suppress
 
 import pytest
 from fastapi_realtime.rooms import BrokerUnavailable
-from fastapi_realtime.rooms.redis import (
-    link,
-    members,
-    reader,
-)
-from fastapi_realtime.rooms.redis.packed import (
-    pack_read,
-    pack_text,
-)
-from hypothesis import given
-from hypothesis import strategies as st
-from redis.connection import Connection
+from fastapi_realtime.rooms.redis import connection, reader
 
-from ..brokers import Process
-from ..hub_client import Client
 from ..redis_server import KEYS, RedisServer
-from .talk import Start, Talk, ready, until
+from .links import narrow_link
+from .talk import Start, ready, resume
 
 pytestmark = pytest.mark.anyio
 
@@ -36,7 +23,7 @@ async def test_a_reader_that_falls_behind_the_log_says_so_and_delays_nobody(
 ) -> None:
     process = await start(server.url)
     is_flooded = True
-    monkeypatch.setattr(process.hub, "full_rooms", lambda: {"flooded"} if is_flooded else set())
+    monkeypatch.setattr(process.hub, "is_full", lambda room: is_flooded and room == "flooded")
     slow, other = await process.join("flooded"), await process.join("quiet")
     for number in range(10):
         await process.publish(number, "flooded")
@@ -55,7 +42,7 @@ async def test_full_rooms_are_read_on_once_there_is_space(
 ) -> None:
     process = await start(server.url)
     is_full = True
-    monkeypatch.setattr(process.hub, "full_rooms", lambda: {"lobby"} if is_full else set())
+    monkeypatch.setattr(process.hub, "is_full", lambda room: is_full)
     listener = await process.join()
     await process.publish("a")
     flushing = asyncio.create_task(process.broker.flush())
@@ -88,11 +75,11 @@ async def test_what_another_program_puts_into_a_log_is_a_gap(
 async def test_a_burst_waits_for_its_reader_which_may_fail(
     server: RedisServer, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(members, "MAX_LAG", 10)
-    monkeypatch.setattr(members, "PATIENCE", 0.3)
+    monkeypatch.setattr(reader, "MAX_LAG", 10)
+    monkeypatch.setattr(reader, "PATIENCE", 0.3)
     process = await start(server.url)
     is_full = True
-    monkeypatch.setattr(process.hub, "full_rooms", lambda: {"lobby"} if is_full else set())
+    monkeypatch.setattr(process.hub, "is_full", lambda room: is_full)
     listener = await process.join()
     burst = [asyncio.create_task(process.publish(number)) for number in range(20)]
     await asyncio.wait(burst[:10])
@@ -110,8 +97,8 @@ async def test_a_burst_waits_for_its_reader_which_may_fail(
 async def test_a_join_does_not_wait_for_a_read(
     server: RedisServer, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reader, "CHECK_SECONDS", 60.0)
-    monkeypatch.setattr(link, "ANSWER_SECONDS", 90.0)
+    monkeypatch.setattr(reader, "BEAT_SECONDS", 60.0)
+    monkeypatch.setattr(connection, "ANSWER_SECONDS", 90.0)
     process = await start(server.url)
     async with asyncio.timeout(10):
         for number in range(50):
@@ -134,74 +121,10 @@ async def test_many_rooms_take_turns_to_be_compared_and_none_is_forgotten(
         assert await listener.take(1) == ["gap"]
 
 
-async def test_a_room_that_is_never_silent_is_compared_now_and_then(
-    server: RedisServer, start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(reader, "BUSY_CHECK_SECONDS", 0.3)
-    process = await start(server.url)
-    await process.join()
-    server.call("PERSIST", KEYS.room("lobby").head)
-    async with Talk(process) as talk:
-        await until(lambda: server.call("TTL", KEYS.room("lobby").head) > 0)
-    await talk.check()
-
-
-@given(st.integers(0, 10**9), st.lists(st.tuples(st.binary(), st.integers(0, 2**53))))
-def test_a_packed_read_is_what_redis_py_packs(wait: int, rooms: list[tuple[bytes, int]]) -> None:
-    logs, offsets = [log for log, _ in rooms], [offset for _, offset in rooms]
-    block = ("BLOCK", wait) if wait else ()
-    after = [f"{offset}-0" for offset in offsets]
-    packed = Connection().pack_command("XREAD", "COUNT", 7, *block, "STREAMS", *logs, *after)
-    assert pack_read(7, wait, [pack_text(log) for log in logs], offsets) == b"".join(packed)
-
-
-async def test_a_room_that_is_broken_in_redis_breaks_no_other(
-    server: RedisServer, start: Start
-) -> None:
-    process = await start(server.url)
-    broken, other = await process.join("broken"), await process.join("other")
-    await ready(process)
-    server.call("DEL", KEYS.room("broken").log)
-    server.call("SET", KEYS.room("broken").log, "not ours")
-    for number in range(3):
-        await process.publish(number, "other")
-    assert await other.take(3) == [0, 1, 2]
-    server.call("DEL", KEYS.room("broken").log)
-    while not await is_taken(process, "broken"):
-        pass
-    assert await broken.take(1) == ["on"]
-
-
-async def is_taken(process: Process, room: str) -> bool:
-    """Return whether a room takes a message."""
-    with suppress(BrokerUnavailable):
-        return bool(await process.publish("on", room))
-    return False
-
-
-@pytest.mark.parametrize("field", ["e", "m"])
-async def test_bytes_that_are_no_text_are_skipped_in_a_log(
-    server: RedisServer, start: Start, field: str
-) -> None:
-    process = await start(server.url)
-    text_member = Client()
-    process.hub.subscribe("lobby", text_member.connection).start()
-    await process.broker.enter("lobby")
-    epoch = server.call("HGET", KEYS.room("lobby").head, "epoch")
-    fields = {"e": epoch, "o": b"", "n": b"", "m": b""} | {field: b"\xff"}
-    pairs = [each for pair in fields.items() for each in pair]
-    server.call("XADD", KEYS.room("lobby").log, "1-0", *pairs)
-    server.call("HSET", KEYS.room("lobby").head, "offset", 1)
-    await process.publish("b")
-    await text_member.received(1)
-    assert text_member.written[-1].endswith(b"New message: b")
-    await ready(process)
-
-
 async def test_who_waits_to_publish_keeps_its_place(
     server: RedisServer, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(members, "MAX_LAG_BYTES", 1000)
+    monkeypatch.setattr(reader, "MAX_LAG_BYTES", 1000)
     process = await start(server.url)
     listener = await process.join()
     texts = [("x" * 400 if number % 2 else "") + str(number) for number in range(50)]
@@ -212,12 +135,130 @@ async def test_who_waits_to_publish_keeps_its_place(
 async def test_publishers_that_wait_for_a_reader_go_on_when_the_last_member_leaves(
     server: RedisServer, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(members, "MAX_LAG", 10)
+    monkeypatch.setattr(reader, "MAX_LAG", 10)
     process = await start(server.url)
-    monkeypatch.setattr(process.hub, "full_rooms", lambda: {"lobby"})
+    monkeypatch.setattr(process.hub, "is_full", lambda room: True)
     await process.join()
     burst = [asyncio.create_task(process.publish(number)) for number in range(20)]
     await asyncio.wait(burst[:10])
     process.broker.leave("lobby")
     async with asyncio.timeout(20):
         await asyncio.gather(*burst)
+
+
+async def test_publishers_that_wait_keep_their_order_when_the_last_member_leaves(
+    server: RedisServer, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "MAX_LAG", 5)
+    process = await start(server.url)
+    monkeypatch.setattr(process.hub, "is_full", lambda room: True)
+    await process.join()
+    calls = [asyncio.create_task(process.publish(number)) for number in range(20)]
+    await asyncio.wait(calls[:5])
+    process.broker.leave("lobby")
+    calls.append(asyncio.create_task(process.publish("last")))
+    offsets = [int(id.partition("-")[2]) for id in await asyncio.gather(*calls)]
+    assert offsets == list(range(1, 22))
+
+
+async def test_a_member_that_has_seen_all_gets_nothing_twice_where_reading_is_late(
+    server: RedisServer, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late, other = await start(server.url), await start(server.url)
+    is_full = True
+    monkeypatch.setattr(late.hub, "is_full", lambda room: is_full)
+    await late.join()
+    listener = await other.join()
+    for number in range(3):
+        last = await other.publish(number)
+    assert await listener.take(3) == [0, 1, 2]
+    back, replay = await resume(late, last)
+    assert replay.is_complete
+    is_full = False
+    await other.publish("next")
+    assert await back.take(1) == ["next"]
+
+
+async def test_a_large_batch_of_another_process_is_passed_on_in_pieces(
+    server: RedisServer, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process, other = await start(server.url), await start(server.url)
+    listener = await process.join()
+    monkeypatch.setattr(reader, "READ_BYTES", 200_000)
+    sizes: list[int] = []
+    write = listener.write
+
+    def measure(data: bytes | memoryview) -> None:
+        sizes.append(len(data))
+        write(data)
+
+    listener.write = measure  # type: ignore[method-assign]
+    await asyncio.gather(*(other.publish("x" * 65_000) for _ in range(100)))
+    await listener.take(100)
+    assert max(sizes) < 2**19
+
+
+async def test_a_message_costs_the_same_however_many_rooms_there_are(
+    server: RedisServer, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "BEAT_SECONDS", 60.0)
+    process = await start(server.url)
+    await ready(process)
+    listener = await process.join()
+    await asyncio.gather(*(process.join(str(number)) for number in range(1000)))
+    server.call("CONFIG", "RESETSTAT")
+    for number in range(20):
+        await process.publish(number)
+        assert await listener.take(1) == [number]
+    calls = {name: each["calls"] for name, each in server.call("INFO", "commandstats").items()}
+    assert calls["cmdstat_evalsha"] == 20
+    assert calls["cmdstat_xrange"] <= 40
+
+
+async def test_a_hint_that_is_lost_or_wrong_does_no_harm(
+    server: RedisServer, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.call("ACL", "SETUSER", "mute", "on", ">secret", "~*", "&*", "+@all", "-publish")
+    process = await start(server.url)
+    mute = await start(server.url.replace("unix://", "unix://mute:secret@"))
+    listener = await process.join()
+    await ready(process, mute)
+    sent = await mute.publish("a")
+    assert await listener.take(1) == ["a"]
+    epoch, _, _ = sent.partition("-")
+    for text in (f"{epoch} 1000 lobby", "ffffffff 7 lobby", "lobby", b"\xff", f"{epoch} x lobby"):
+        server.call("PUBLISH", KEYS.news, text)
+    await process.publish("b")
+    assert await listener.take(1) == ["b"]
+    await ready(process)
+    monkeypatch.setattr(reader, "BEAT_SECONDS", 60.0)
+    server.call("DEL", KEYS.room("lobby").log)
+    server.call("SET", KEYS.room("lobby").log, "not ours")
+    server.call("PUBLISH", KEYS.news, f"{epoch} 1000 lobby")
+    assert await listener.take(1) == ["gap"]
+
+
+async def test_a_message_that_takes_longer_than_an_answer_may_gets_more_time(
+    server: RedisServer, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "READ_COUNT", 8)  # it begins with one at once
+    process = await start(server.url)
+    listener = await process.join()
+    await ready(process)
+    await process.publish("a")
+    server.call("CLIENT", "PAUSE", 1500, "ALL")
+    assert await listener.take(1) == ["a"]
+
+
+async def test_a_link_over_which_little_fits_into_the_time_catches_up(
+    server: RedisServer, start: Start
+) -> None:
+    async with narrow_link(server, 200_000) as url:
+        process, other = await start(url), await start(server.url)
+        listener, another = await process.join(), await process.join("another")
+        await ready(process, other)
+        await asyncio.gather(*(other.publish("x" * 60_000) for _ in range(100)))
+        await other.publish("x" * 150_000, "another")
+        await listener.take(100)
+        await another.take(1)
+        await process.join("a third")

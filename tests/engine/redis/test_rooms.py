@@ -8,12 +8,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi_realtime import load_settings
 from fastapi_realtime.rooms.memory import MemoryBroker
-from fastapi_realtime.rooms.redis import (
-    RedisSettings,
-    commands,
-    members,
-    publisher,
-)
+from fastapi_realtime.rooms.redis import RedisSettings, connection, publisher, reader
 from fastapi_realtime.settings import (
     SettingsError,
 )
@@ -29,9 +24,9 @@ from ..serving import Serve, connect, own_records, receive_all
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nothing take long."""
-    monkeypatch.setattr(members, "PATIENCE", 0.5)
+    monkeypatch.setattr(reader, "PATIENCE", 0.5)
     monkeypatch.setattr(publisher, "PATIENCE", 0.2)
-    monkeypatch.setattr(commands, "PATIENCE", 0.5)
+    monkeypatch.setattr(connection, "PATIENCE", 0.5)
 
 
 def app_at(url: str) -> FastAPI:

@@ -12,15 +12,7 @@ from fastapi_realtime.rooms import (
     presence,
 )
 from fastapi_realtime.rooms.events import PresenceEvent
-from fastapi_realtime.rooms.redis import (
-    RedisBroker,
-    exchange,
-    notices,
-    processes,
-    rosters,
-)
-from fastapi_realtime.rooms.redis.change import Change
-from fastapi_realtime.rooms.redis.who import Who
+from fastapi_realtime.rooms.redis import RedisBroker, rosters
 
 from ..brokers import Process, running_process
 from ..hub_client import Listener
@@ -29,16 +21,15 @@ from ..redis_server import KEYS, RedisServer, rooms_at
 pytestmark = pytest.mark.anyio
 
 HERE = KEYS.room("lobby")
+DEAD = "dead0000"
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nothing take long."""
-    monkeypatch.setattr(notices, "BEAT_SECONDS", 0.1)
-    monkeypatch.setattr(exchange, "RETRY_SECONDS", 0.1)
-    monkeypatch.setattr(processes, "PROCESS_SECONDS", 1)
-    monkeypatch.setattr(processes, "MISSING_SECONDS", 0.2)
-    monkeypatch.setattr(processes, "GRACE_SECONDS", 1.0)
+    monkeypatch.setattr(rosters, "PROCESS_SECONDS", 1)
+    monkeypatch.setattr(rosters, "MISSING_SECONDS", 0.2)
+    monkeypatch.setattr(rosters, "GRACE_SECONDS", 1.0)
     monkeypatch.setattr(presence, "COUNT_SECONDS", 0.1)
     monkeypatch.setattr(rosters, "COUNT_SECONDS", 0.1)
 
@@ -172,16 +163,13 @@ async def test_members_of_a_process_that_dies_leave(server: RedisServer, open_pl
     assert await ann.told(1) == {("joined", "eve-1")}
     assert await ann.told(1) == {("left", "eve-1")}
     assert await ann.present() == {"ann": 1, "bob": 1}
-    assert sorted(server.call("HKEYS", HERE.people)) == [b"ann", b"bob"]
+    assert server.call("HLEN", HERE.people) == 2
 
 
 def add_dead_process(server: RedisServer) -> None:
     """Leave what a process leaves that was killed."""
-    server.call("SADD", HERE.processes, "dead")
-    server.call("HSET", HERE.here("dead"), "eve-1", "eve")
-    server.call("HSET", HERE.people, "eve", 1)
-    server.call("HSET", HERE.head, "roster", "0000")
-    server.call("XADD", KEYS.moves, "*", "room", "lobby", "roster", "0000")
+    server.call("HSET", HERE.people, DEAD, '{"eve-1": "eve"}')
+    server.call("PUBLISH", KEYS.moves, f"{DEAD} lobby")
 
 
 async def test_dead_members_are_not_shown_where_nobody_is(
@@ -196,13 +184,13 @@ async def test_dead_members_are_not_shown_where_nobody_is(
 
 def is_forgotten(server: RedisServer) -> bool:
     """Return whether Redis has no members of the room."""
-    return not server.call("EXISTS", HERE.here("dead"), HERE.people, HERE.processes)
+    return not server.call("EXISTS", HERE.people)
 
 
 async def test_a_process_that_stops_takes_its_members_with_it(
     server: RedisServer, open_place: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, "PROCESS_SECONDS", 60)
+    monkeypatch.setattr(rosters, "PROCESS_SECONDS", 60)
     ann = await open_place("ann")
     async with running_process(rooms_at(server.url)) as process:
         await Place(process, Listener()).join("bob-1", sender="bob")
@@ -229,19 +217,38 @@ async def test_members_are_still_there_when_redis_has_forgotten_them(
     await until(lambda: is_named(nobody, ann=1, bob=2))
 
 
-async def test_a_member_that_redis_has_forgotten_alone_is_added_again(
+async def test_a_roster_that_another_program_has_changed_is_stored_again(
     server: RedisServer, open_place: Open
 ) -> None:
     place = await open_place("ann", "bob")
     nobody = await open_place()
     await until(lambda: is_named(nobody, ann=1, bob=1))
-    (name,) = server.call("SMEMBERS", HERE.processes)
-    key = HERE.here(name.decode())
-    for harm in (("HDEL", key, "ann-1"), ("HSET", key, "ann-1", "eve")):
-        server.call(*harm)
-        server.call("HSET", HERE.head, "roster", "of before a failover")
+    ((name, _),) = server.call("HGETALL", HERE.people).items()
+    for text in ('{"ann-1": "eve"}', "[]", "rubbish", b"\xff"):
+        server.call("HSET", HERE.people, name, text)
+        server.call("PUBLISH", KEYS.moves, f"{DEAD} lobby")
         await until(lambda: is_named(nobody, ann=1, bob=1))
     assert await place.present() == {"ann": 1, "bob": 1}
+
+
+async def test_fields_of_a_roster_that_are_no_process_are_deleted_and_said_once(
+    server: RedisServer, open_place: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    ann = await open_place("ann")
+    assert await ann.told(1) == {("joined", "ann-1")}
+    for name, text in (
+        (b"\xff", '{"eve-1": "eve"}'),
+        ("somebody", "1"),
+        (DEAD, '{"eve-1": 1}'),
+        ("dead0001", "-1"),
+        ("dead0002", "true"),
+    ):
+        server.call("HSET", HERE.people, name, text)
+    server.call("PUBLISH", KEYS.moves, f"{DEAD} lobby")
+    await until(lambda: asyncio.to_thread(lambda: server.call("HLEN", HERE.people) == 1))
+    assert await ann.present() == {"ann": 1}
+    assert ann.listener.waiting() == 0
+    assert [vars(each)["room"] for each in caplog.records] == ["lobby"]
 
 
 @pytest.mark.parametrize("limit", [0, 100])
@@ -251,40 +258,41 @@ async def test_keys_that_redis_evicts_are_made_again(
     await open_place("ann", presence_limit=limit)
     bob = await open_place("bob", "zoe", presence_limit=limit)
     nobody = await open_place(presence_limit=limit)
-    names = [name.decode() for name in server.call("SMEMBERS", HERE.processes)]
-    for key in (HERE.people, HERE.processes, *map(HERE.here, names), HERE.head):
+    for key in (HERE.people, HERE.head):
         server.call("DEL", key)
-        await until(lambda: are_counted(nobody, server, 3))
+        await until(lambda: are_counted(nobody, 3))
         server.call("DEL", key)
         await bob.join("eve-1", sender="eve")
-        await until(lambda: are_counted(nobody, server, 4))
+        await until(lambda: are_counted(nobody, 4))
         await bob.leave("eve-1", sender="eve")
-        await until(lambda: are_counted(nobody, server, 3))
+        await until(lambda: are_counted(nobody, 3))
 
 
-async def are_counted(place: Place, server: RedisServer, count: int) -> bool:
-    """Return whether so many members are known to a process, and to Redis."""
-    present = await place.process.broker.present("lobby")
-    return present.count == server.call("HLEN", HERE.people) == count
+async def are_counted(place: Place, count: int) -> bool:
+    """Return whether so many members are known to a process."""
+    return (await place.process.broker.present("lobby")).count == count
 
 
-async def test_what_redis_refuses_is_told_later_and_holds_up_no_other_room(
-    server: RedisServer, open_place: Open
+async def test_a_roster_of_a_wrong_type_is_replaced_and_holds_up_no_other_room(
+    server: RedisServer, open_place: Open, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ann = await open_place("ann")
+    ann, nobody = await open_place("ann"), await open_place()
     await until(lambda: is_named(ann, ann=1))
-    server.call("DEL", HERE.people)
-    server.call("SET", HERE.people, "not ours")
-    await ann.join("ann-2", sender="ann")
+    server.call("SET", KEYS.room("tea").people, "not ours")
+    with pytest.raises(BrokerUnavailable):
+        await nobody.process.broker.present("tea")
     event = PresenceEvent(type="joined", room="tea", sender="ann", connection="ann-3")
     await ann.process.broker.announce(event)
-    nobody = await open_place()
-    while (await nobody.process.broker.present("tea")).count != 1:
-        pass
-    with pytest.raises(BrokerUnavailable):
-        await nobody.process.broker.present("lobby")
-    server.call("DEL", HERE.people)
+    await ann.join("ann-2", sender="ann")
     await until(lambda: is_named(nobody, ann=2))
+    await until(lambda: is_stored(server))
+    assert (await nobody.process.broker.present("tea")).count == 1
+    assert {vars(each)["room"] for each in caplog.records} == {"tea"}
+
+
+async def is_stored(server: RedisServer) -> bool:
+    """Return whether Redis has the roster of the room `tea`."""
+    return server.call("TYPE", KEYS.room("tea").people) == b"hash"
 
 
 async def test_while_redis_is_away_local_members_are_told_and_known(
@@ -303,35 +311,23 @@ async def test_while_redis_is_away_local_members_are_told_and_known(
         await ann.process.broker.present("new")
 
 
-async def test_while_redis_is_away_any_number_may_come_and_go(
-    server: RedisServer, open_place: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rosters, "MAX_CHANGES", 10)
-    ann, nobody = await open_place("ann"), await open_place()
-    await until(lambda: is_named(nobody, ann=1))
-    server.stop()
-    for number in range(100):
-        await ann.join(str(number))
-        await ann.leave(str(number))
-    (change,) = rosters_of(ann)._exchange._changes.values()
-    assert len(change.connections) <= 12
-    server.start()
-    await until(lambda: is_named(nobody, ann=1))
-
-
 def rosters_of(place: Place) -> rosters.Rosters:
     """Return what a process knows of its members, for a look inside."""
     assert isinstance(place.process.broker, RedisBroker)
     return place.process.broker._rosters
 
 
-async def test_an_answer_that_cannot_be_read_is_logged_and_stops_nothing(
+async def test_an_error_of_ours_is_logged_and_rosters_are_exchanged_on(
     open_place: Open, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     ann = await open_place("ann")
-    read_who = exchange.read_who
-    answers = iter([[]])
-    monkeypatch.setattr(exchange, "read_who", lambda answer: read_who(next(answers, answer)))
+    read_members = rosters.read_members
+    answers = iter([b"1"])
+
+    def fail_once(text: bytes) -> Any:
+        return read_members(text) if next(answers, None) is None else next(answers)
+
+    monkeypatch.setattr(rosters, "read_members", fail_once)
     nobody = await open_place()
     await Place(nobody.process, Listener()).join("bob-1", sender="bob")
     await until(lambda: is_logged(caplog))
@@ -355,24 +351,12 @@ async def test_whoever_leaves_a_room_that_it_never_joined_is_not_told_of(open_pl
     assert rosters_of(ann)._presence._rosters == {}
 
 
-async def test_scripts_that_redis_forgot_are_loaded_again(
-    server: RedisServer, open_place: Open
-) -> None:
-    ann, nobody = await open_place("ann"), await open_place()
-    await until(lambda: is_named(nobody, ann=1))
-    server.call("SCRIPT", "FLUSH")
-    assert await nobody.present() == {"ann": 1}
-    server.call("SCRIPT", "FLUSH")
-    await ann.join("ann-2", sender="ann")
-    await until(lambda: is_named(nobody, ann=2))
-
-
 async def test_many_rooms_are_told_of_and_asked_of(open_place: Open) -> None:
     ann, nobody = await open_place(), await open_place()
-    for number in range(2 * exchange.MAX_ROOMS + 1):
+    for number in range(2 * rosters.MAX_ROOMS + 1):
         event = PresenceEvent(type="joined", room=str(number), sender="ann", connection="c")
         await ann.process.broker.announce(event)
-    for number in range(2 * exchange.MAX_ROOMS + 1):
+    for number in range(2 * rosters.MAX_ROOMS + 1):
         assert (await ann.process.broker.present(str(number))).count == 1
         assert (await nobody.process.broker.present(str(number))).count == 1
 
@@ -423,7 +407,7 @@ async def test_an_error_of_ours_is_logged_and_nothing_stops(
             await rooms.close_subject(subject)
         assert [await subjects.get() for _ in range(2)] == ["first", "second"]
     (record,) = [each for each in caplog.records if each.levelno == logging.ERROR]
-    assert record.message == "failed to listen"
+    assert record.message == "failed to read"
 
 
 async def test_to_close_a_subject_is_refused_when_redis_takes_nothing(
@@ -479,25 +463,9 @@ async def test_a_subject_that_is_closed_before_a_process_reaches_redis_is_closed
         assert process.closed == ["zoe"]
 
 
-async def test_a_broken_room_delays_no_join_of_another(
-    server: RedisServer, open_place: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(exchange, "RETRY_SECONDS", 60.0)
-    ann = await open_place("ann")
-    server.call("SET", KEYS.room("broken").people, "not ours")
-    for number in range(3):
-        event = PresenceEvent(type="joined", room="broken", sender="ann", connection=str(number))
-        await ann.process.broker.announce(event)
-        other = PresenceEvent(type="joined", room=f"tea {number}", sender="ann", connection="c")
-        await ann.process.broker.announce(other)
-        async with asyncio.timeout(20):
-            assert (await ann.process.broker.present(f"tea {number}")).count == 1
-
-
 async def test_answers_about_a_room_that_was_left_meanwhile_change_nothing(
     open_place: Open,
 ) -> None:
     known = rosters_of(await open_place())
-    known._take_who("left", Who("0000", 1, 1, {"another"}, {"another": {"c": "zoe"}}))
-    known._take_told(Change("left", "another"), [b"", 1, 0])
+    known._take_people("left", [DEAD.encode(), b'{"c": "zoe"}'])
     assert known._views == {}

@@ -2,10 +2,7 @@
 
 import pytest
 from fastapi_realtime.rooms import BrokerUnavailable
-from fastapi_realtime.rooms.redis import (
-    link,
-    publisher,
-)
+from fastapi_realtime.rooms.redis import connection, publisher
 
 from ..redis_server import RedisServer, running_redis
 from .talk import Start, until
@@ -40,13 +37,28 @@ async def test_a_redis_that_cannot_be_used_at_the_start_is_one_clear_line(
     assert "secret" not in str(vars(record))
 
 
+@pytest.mark.parametrize("right", ["info", "script", "subscribe"])
+async def test_a_right_that_is_missing_is_one_clear_line(
+    server: RedisServer,
+    start: Start,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    right: str,
+) -> None:
+    server.call("ACL", "SETUSER", "chat", "on", ">secret", "~*", "&*", "+@all", f"-{right}")
+    process = await start(server.url.replace("unix://", "unix://chat:secret@"))
+    await until(lambda: caplog.records)
+    assert right in vars(caplog.records[0])["reason"]
+    assert not process.broker.is_ready
+
+
 async def test_a_redis_that_is_too_old_is_refused_with_both_versions(
     server: RedisServer,
     start: Start,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(link, "OLDEST", (99, 1))
+    monkeypatch.setattr(connection, "OLDEST", (99, 1))
     process = await start(server.url)
     await until(lambda: caplog.records)
     assert "is too old, 99.1 is needed" in vars(caplog.records[0])["reason"]

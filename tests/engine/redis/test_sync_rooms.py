@@ -130,22 +130,3 @@ def test_it_says_so_when_redis_cannot_be_used(
     assert time.monotonic() - start < 10
     server.start()
     rooms.publish("tea", 1)
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_a_fork_while_another_thread_publishes_stops_nobody(rooms: SyncRooms) -> None:
-    rooms.publish("tea", 0)
-    with rooms._locks[os.getpid()]:
-        publish_in_a_fork(rooms)
-    assert rooms.publish("tea", 1).endswith("-3")
-
-
-def test_who_waits_for_another_thread_waits_no_longer_either(
-    rooms: SyncRooms, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rooms.publish("tea", 0)
-    monkeypatch.setattr(sync_rooms, "PATIENCE", 0.1)
-    with rooms._locks[os.getpid()], pytest.raises(BrokerUnavailable):
-        rooms.publish("tea", 1)
-    rooms.publish("tea", 2)

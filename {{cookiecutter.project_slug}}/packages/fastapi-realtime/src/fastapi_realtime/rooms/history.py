@@ -23,6 +23,8 @@ class Replay(NamedTuple):
     """Whether no message is missing."""
     position: str
     """The id of the room's last message."""
+    size: int = 0
+    """Memory of the frames, in bytes; 0 if the history has them, too."""
 
 
 class HistoryEntry(NamedTuple):

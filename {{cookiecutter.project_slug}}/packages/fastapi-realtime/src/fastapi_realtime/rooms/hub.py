@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from opentelemetry import metrics
 
@@ -44,6 +44,8 @@ class Hub:
         self._rooms: dict[str, Room] = {}
         self._busy: deque[Room] = deque()
         self._fanning_out: asyncio.Task[None] | None = None
+        self.on_space: Callable[[], None] = lambda: None
+        """Called when a room that was full has space again."""
 
     def __len__(self) -> int:
         """Return the number of rooms with subscribers."""
@@ -62,8 +64,8 @@ class Hub:
     def unsubscribe(self, subscriber: Subscriber) -> None:
         """Remove a subscriber; does nothing if it was removed before."""
         subscriber.stop()
-        self._unread -= subscriber.unread
-        subscriber.unread = 0
+        self._unread -= subscriber.unread + subscriber.replaying
+        subscriber.unread = subscriber.replaying = 0
         room = self._rooms.get(subscriber.room)
         if room is None:
             return
@@ -71,9 +73,17 @@ class Hub:
         if not len(room):
             del self._rooms[subscriber.room]
 
-    def full_rooms(self) -> set[str]:
-        """Return the names of rooms whose publishers must wait."""
-        return {room.name for room in self._busy if room.is_full}
+    def hold(self, subscriber: Subscriber, size: int) -> None:
+        """Count missed messages as pending, until `Subscriber.start`."""
+        subscriber.replaying += size
+        self._unread += size
+        if self._unread > self._max_pending_bytes:
+            self._shed()
+
+    def is_full(self, name: str) -> bool:
+        """Return whether a room has too much pending; see `Room.is_full`."""
+        room = self._rooms.get(name)
+        return room is not None and room.is_full
 
     async def wait_ready(self, name: str) -> None:
         """Wait while a room has too much pending; see `Room.is_full`."""
@@ -113,8 +123,10 @@ class Hub:
         clock = asyncio.get_running_loop().time
         while self._busy:
             room = self._busy.popleft()
-            since = room.pending_since
+            since, was_full = room.pending_since, room.is_full
             yield from room.take()
+            if was_full:
+                self.on_space()
             fan_out.record(clock() - since)
 
     def _put(self, share: Share) -> None:
@@ -133,7 +145,7 @@ class Hub:
     def _shed(self) -> None:
         """Cut off the subscribers with most unread bytes, until a tenth of the limit is free."""
         subscribers = sorted(self._subscribers(), key=lambda each: each.measure())
-        self._unread = sum(each.unread for each in subscribers)
+        self._unread = sum(each.unread + each.replaying for each in subscribers)
         if self._unread <= self._max_pending_bytes:
             return
         loop = asyncio.get_running_loop()

@@ -252,6 +252,7 @@ class Member:
         """Send the messages after `since`, with `gap` before them if some are lost."""
         room, since, connection = self.room, self._since, self._connection
         replay = await self._broker.replay(room, since)
+        self._hub.hold(self._subscriber, replay.size)
         if not replay.is_complete:
             await connection.send_message(dump_json(GapEvent(room=room, since=since)))
         for frame in replay.frames:

@@ -22,6 +22,7 @@ class Subscriber(ABC):
         "connection",
         "format",
         "id",
+        "replaying",
         "room",
         "unread",
     )
@@ -32,6 +33,7 @@ class Subscriber(ABC):
         self.connection = connection
         self.format = format_of(connection)
         self.unread = 0  # unread bytes, as of the last write
+        self.replaying = 0  # bytes of missed messages that are being sent
         self._max_backlog_bytes = max_backlog_bytes
         self._held: list[EncodedEvent] | None = []
         self._replayed = 0
@@ -52,7 +54,7 @@ class Subscriber(ABC):
 
         `present` is sent first, and replaces held events about members, which are older.
         """
-        held, self._held, self.unread = self._held, None, 0
+        held, self._held, self.unread, self.replaying = self._held, None, 0, 0
         self._replayed = replayed
         if present is not None:
             others = [each for each in held or () if not each.is_presence]
@@ -70,8 +72,8 @@ class Subscriber(ABC):
         return self._write(Batch(new, self.format), 0) if new else True
 
     def measure(self) -> int:
-        """Update and return the number of unread bytes."""
-        return self.unread
+        """Update and return the number of pending bytes."""
+        return self.unread + self.replaying
 
     @abstractmethod
     def stop(self) -> None:

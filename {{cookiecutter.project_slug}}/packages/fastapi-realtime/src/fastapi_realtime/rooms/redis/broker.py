@@ -4,56 +4,23 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from secrets import token_hex
-from typing import ClassVar
+from weakref import WeakValueDictionary
 
-from pydantic import SecretStr, field_validator
 from redis.exceptions import ResponseError
 
-from ...settings import RoomSettings
 from ..broker import FOREIGN_LOOP, Broker, BrokerUnavailable, CloseSubject
 from ..events import MessageEvent, PresenceEvent, Present
 from ..history import Replay
 from ..hub import Hub
 from ..presence import Presence
 from ..rooms import memory_broker
-from .commands import PATIENCE, Commands
-from .health import Health
-from .keys import Keys
-from .link import check_url, reap
-from .members import Members
-from .messages import pack
-from .notices import Notices, close_commands
-from .processes import Processes
+from .connection import PATIENCE, Commands, Health, reap
+from .log import Replays, pack
 from .publisher import Publisher
-from .reader import Reader
-from .replay import read_history
+from .reader import Reader, close_commands
 from .rosters import Rosters
-from .waker import Waker
-
-MEMORY = "memory://"
-
-
-class RedisSettings(RoomSettings):
-    """Settings of an application that can use Redis."""
-
-    broker_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
-    """`redis://`, `rediss://` or `unix://` URL of Redis, or `memory://` for a single process."""
-
-    several_workers_need: ClassVar[str] = "another APP_BROKER_URL than memory://"
-
-    @property
-    def is_in_memory(self) -> bool:
-        """Whether rooms are in the memory of a single process."""
-        return self.broker_url.get_secret_value() == MEMORY
-
-    @field_validator("broker_url")
-    @classmethod
-    def check_broker_url(cls, value: SecretStr) -> SecretStr:
-        """Reject an invalid URL; see `check_url`."""
-        url = value.get_secret_value()
-        if url != MEMORY:
-            check_url(url)
-        return value
+from .scripts import Keys
+from .settings import RedisSettings
 
 
 def redis_broker(settings: RedisSettings, hub: Hub) -> Broker:
@@ -72,20 +39,17 @@ class RedisBroker:
 
     def __init__(self, settings: RedisSettings, hub: Hub) -> None:
         url, process = settings.broker_url.get_secret_value(), token_hex(4)
+        length, limit = settings.history_length, settings.presence_limit
+        self.presence_limit = limit
         self._keys = keys = Keys(settings.application)
-        self.presence_limit = settings.presence_limit
-        self._hub = hub
-        self._history_length = settings.history_length
-        self._health = Health("publish", "read", "write", "listen")
+        self._health = health = Health("publish", "read", "write", "listen")
         self._commands = Commands(url)
-        self._publisher = Publisher(url, process, settings.history_length, self._health)
-        waker = Waker(self._commands)
-        self._members = Members(waker, keys)
-        presence = Presence(hub.deliver, settings.presence_limit)
-        processes = Processes(process, keys)
-        self._rosters = Rosters(presence, self._commands, keys, processes, settings.presence_limit)
-        self._reader = Reader(url, process, hub, self._members, waker, self._rosters, self._health)
-        self._notices = Notices(url, keys, processes, self._rosters, self._health)
+        self._replays = Replays(url, length, health)
+        self._publisher = Publisher(url, process, keys, length, health)
+        presence = Presence(hub.deliver, limit)
+        self._rosters = Rosters(presence, self._commands, keys, process, limit, health)
+        self._reader = Reader(url, process, keys, hub, self._rosters, health, length)
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
@@ -99,8 +63,8 @@ class RedisBroker:
         self._loop = asyncio.get_running_loop()
         parts = (
             self._publisher.run(),
-            self._reader.run(),
-            self._notices.run(close_subject),
+            self._reader.listen(),
+            self._reader.run(close_subject),
             self._rosters.run(),
         )
         tasks = [asyncio.create_task(part) for part in parts]
@@ -111,6 +75,7 @@ class RedisBroker:
                 await reap(task)
             await self._rosters.close()
             await self._commands.close()
+            await self._replays.close()
 
     async def publish(
         self, event: MessageEvent, origin: str = "", ref: str = ""
@@ -124,14 +89,18 @@ class RedisBroker:
         """
         if self._loop is not asyncio.get_running_loop():
             raise RuntimeError(FOREIGN_LOOP)
-        packed = pack(event)
-        cursor = self._members.get(event.room)
-        if cursor is None:
-            return self._publisher.publish(self._keys.room(event.room), None, packed, origin, ref)
-        async with cursor.turn:
-            await self._hub.wait_ready(event.room)
-            await self._members.wait_near(cursor, len(packed))
-            return self._publisher.publish(cursor.keys, cursor, packed, origin, ref)
+        room, packed = event.room, pack(event)
+        # Those who wait keep their turn, even if the last member leaves meanwhile.
+        turn = self._turns.get(room)
+        if turn is None:
+            if self._reader.get(room) is None:
+                return self._publisher.publish(self._keys.room(room), None, packed, origin, ref)
+            turn = self._turns[room] = asyncio.Lock()
+        async with turn:
+            cursor = self._reader.get(room)
+            if cursor is not None:
+                await self._reader.wait_near(cursor, len(packed))
+            return self._publisher.publish(self._keys.room(room), cursor, packed, origin, ref)
 
     async def announce(self, event: PresenceEvent) -> None:
         """Record that a connection has joined or left a room, and notify the other members."""
@@ -149,9 +118,7 @@ class RedisBroker:
 
     async def replay(self, room: str, since: str) -> Replay:
         """Return the messages after the position `since`; raises `BrokerUnavailable`."""
-        return await read_history(
-            self._commands, self._keys.room(room), since, self._history_length
-        )
+        return await self._replays.read(self._keys.room(room), since, room)
 
     async def enter(self, room: str) -> str:
         """Count a member that joins a room, and return the room's position.
@@ -159,14 +126,14 @@ class RedisBroker:
         Raises `BrokerUnavailable` while Redis is down, if this process has no other member of
         the room.
         """
-        return await self._members.enter(room)
+        return await self._reader.enter(room)
 
     def leave(self, room: str) -> None:
         """Stop counting a member that leaves a room."""
-        self._members.leave(room)
+        self._reader.leave(room)
 
     async def flush(self) -> None:
         """Wait up to `PATIENCE` seconds until everything published has been read back."""
         with suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE):
-                await self._members.catch_up()
+                await self._reader.catch_up()

@@ -2,46 +2,121 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
 from redis.exceptions import ResponseError
 
 from ..broker import BrokerUnavailable
-from .cursor import Cursor
-from .health import Health
-from .keys import RoomKeys
-from .link import MOVED_ON, Link, explain
-from .scripts import SENT_SECONDS
-from .supervisor import keep_connected
-from .unsent import MAX_BATCH, Unsent, publish_command
+from .connection import (
+    CHANGED_KEYS,
+    MOVED_ON,
+    PATIENCE,
+    Command,
+    Health,
+    Link,
+    keep_connected,
+    raise_moved_on,
+)
+from .reader import Cursor
+from .scripts import PUBLISH_SHA, SENT_SECONDS, Keys, RoomKeys, room_arguments
 
-PATIENCE = 3.0
-"""Seconds that Redis may be down before waiting messages are rejected."""
+KNOWN_SECONDS = SENT_SECONDS / 2
+"""Seconds for which a batch may be sent again; Redis remembers it for longer."""
+MAX_BATCH = 256
+"""Maximum messages in one batch."""
+MAX_BATCH_BYTES = 256 * 1024
+"""The same in bytes, but at least one message; so that it fits into `ANSWER_SECONDS`."""
 MAX_WAITING = 10_000
 """Messages above this many in the queue are rejected at once."""
 MAX_WAITING_BYTES = 64 * 1024 * 1024
 """The same in bytes."""
 
 
+@dataclass(slots=True, eq=False)
+class Unconfirmed:
+    """A message that Redis has not confirmed."""
+
+    keys: RoomKeys
+    cursor: Cursor | None
+    """The cursor of the room, if it has members in this process."""
+    ref: bytes
+    origin: bytes
+    packed: bytes
+    published: asyncio.Future[str]
+    """A future of its id."""
+
+    def settle(self, position: tuple[str, int] | None) -> None:
+        """Record where it was published; `None` if it was not, or if that is unknown."""
+        if self.cursor is not None:
+            self.cursor.confirm(position)
+            self.cursor = None  # so that it is not counted again
+        if self.published.done():
+            return  # its publisher no longer waits
+        if position is None:
+            self.published.set_exception(BrokerUnavailable())
+        else:
+            self.published.set_result(f"{position[0]}-{position[1]}")
+
+
+def publish_command(
+    keys: RoomKeys,
+    channel: str,
+    messages: Iterable[tuple[bytes, bytes, bytes]],
+    sender: tuple[str, int],
+    server: str,
+    history_length: int,
+) -> Command:
+    """Return the command that publishes messages to a room; repeating it changes nothing.
+
+    Each message is its ref, its origin, and what is packed. `sender` is the name of a process and
+    the number of its batch; `server` is `Link.server`.
+    """
+    process, batch = sender
+    return (
+        *("EVALSHA", PUBLISH_SHA, 4, keys.head, keys.log, keys.refs, keys.sent(process)),
+        *room_arguments(server, history_length),
+        *(batch, channel, keys.room, SENT_SECONDS),
+        *(part for message in messages for part in message),
+    )
+
+
+def read_positions(answer: list[Any], count: int) -> list[tuple[str, int]]:
+    """Return epoch and offset of each message in the answer to a batch.
+
+    Raises `ResponseError` if Redis remembers another batch under its number.
+    """
+    pairs = zip(answer[3::2], answer[4::2], strict=False)
+    positions = [(epoch.decode(errors="replace"), offset) for epoch, offset in pairs]
+    if len(positions) == count and all(offset.isdigit() for _, offset in positions):
+        return [(epoch, int(offset)) for epoch, offset in positions]
+    raise ResponseError("another program has changed the keys of the room")
+
+
 class Publisher:
     """Sends messages to Redis in batches.
 
-    A message is resent until Redis confirms it. Its number stays the same, so that Redis
-    recognizes it if only the answer was lost. When Redis is down for `PATIENCE` seconds, waiting
-    messages are rejected, and new ones until it is back.
+    A batch is resent until Redis confirms it. Its number stays the same, so that Redis recognizes
+    it if only the answer was lost. When Redis is down for `PATIENCE` seconds, waiting messages are
+    rejected, and new ones until it is back.
     """
 
-    def __init__(self, url: str, process: str, history_length: int, health: Health) -> None:
+    def __init__(
+        self, url: str, process: str, keys: Keys, history_length: int, health: Health
+    ) -> None:
         """`process` is the name of this process."""
         self._url = url
         self._process = process
+        self._channel = keys.news
         self._health = health
         self._history_length = history_length
         self._numbers = count(1)
-        self._batch: list[Unsent] = []  # sent, perhaps published, not confirmed
-        self._known_until = 0.0  # loop time up to which Redis remembers the batch's numbers
-        self._queue: deque[Unsent] = deque()
+        self._number = 0
+        self._batch: dict[str, list[Unconfirmed]] = {}  # by room; sent, and perhaps published
+        self._known_until = 0.0  # loop time up to which Redis remembers the batch
+        self._queue: deque[Unconfirmed] = deque()
         self._bytes = 0
         self._has_some = asyncio.Event()
         self._giving_up: asyncio.TimerHandle | None = None
@@ -68,8 +143,8 @@ class Publisher:
         if self._is_given_up or is_full:
             raise BrokerUnavailable
         published = asyncio.get_running_loop().create_future()
-        texts = ref.encode(), origin.encode()
-        self._queue.append(Unsent(*texts, packed, keys=keys, cursor=cursor, published=published))
+        message = Unconfirmed(keys, cursor, ref.encode(), origin.encode(), packed, published)
+        self._queue.append(message)
         if cursor is not None:
             cursor.unconfirmed += 1
         self._bytes += len(packed)
@@ -89,49 +164,50 @@ class Publisher:
                 self._refuse_batch()
 
     def _fill(self) -> None:
-        """Take the next batch from the queue.
-
-        Nothing is added to it until all of it is settled: its numbers stay consecutive, and
-        Redis has a slot for each.
-        """
-        size = min(len(self._queue), MAX_BATCH)
-        self._batch = [self._queue.popleft() for _ in range(size)]
-        for unsent in self._batch:
-            unsent.number = next(self._numbers)
-            self._bytes -= len(unsent.packed)
-        self._known_until = asyncio.get_running_loop().time() + SENT_SECONDS / 2
+        """Take the next batch from the queue; nothing is added to it until all is settled."""
+        size = 0
+        for _ in range(min(len(self._queue), MAX_BATCH)):
+            size += len(self._queue[0].packed)
+            if self._batch and size > MAX_BATCH_BYTES:
+                break
+            message = self._queue.popleft()
+            self._batch.setdefault(message.keys.room, []).append(message)
+            self._bytes -= len(message.packed)
+        self._number = next(self._numbers)
+        self._known_until = asyncio.get_running_loop().time() + KNOWN_SECONDS
         if not self._queue:
             self._has_some.clear()
 
     async def _send(self, link: Link) -> None:
         """Send the batch, with one command for each room."""
-        rooms: dict[str, list[Unsent]] = {}
-        for unsent in self._batch:
-            rooms.setdefault(unsent.keys.head, []).append(unsent)
-        commands = [
-            publish_command(some[0].keys, some, self._process, self._history_length)
-            for some in rooms.values()
-        ]
-        answers = await link.pipeline(commands)
-        again = [answer for answer in answers if isinstance(answer, MOVED_ON)]
-        is_refused = not self._batch  # by `_give_up`, while waiting for the answers
-        self._batch = []
-        for some, answer in zip(rooms.values(), answers, strict=True):
+        batch = self._batch
+        answers = await link.pipeline([self._command(each, link) for each in batch.values()])
+        for (room, messages), answer in zip([*batch.items()], answers, strict=True):
             if not isinstance(answer, MOVED_ON):
-                self._settle(some, answer)
-            elif not is_refused:
-                self._batch += some
-        if again:
-            raise again[0]
+                self._settle(room, messages, answer)
+                batch.pop(room, None)
+        raise_moved_on(answers)
 
-    def _settle(self, some: list[Unsent], answer: Any) -> None:
-        if isinstance(answer, ResponseError):
-            self._health.refuses(explain(answer))
-            for unsent in some:
-                unsent.refuse(BrokerUnavailable())
+    def _command(self, batch: list[Unconfirmed], link: Link) -> Command:
+        messages = [(each.ref, each.origin, each.packed) for each in batch]
+        sender = self._process, self._number
+        keys, length = batch[0].keys, self._history_length
+        return publish_command(keys, self._channel, messages, sender, link.server, length)
+
+    def _settle(self, room: str, messages: list[Unconfirmed], answer: Any) -> None:
+        try:
+            if isinstance(answer, ResponseError):
+                raise answer
+            positions = read_positions(answer, len(messages))
+        except ResponseError as error:
+            self._health.refuses("Redis refused a message", room, error)
+            for message in messages:
+                message.settle(None)
             return
-        for unsent, epoch, offset in zip(some, answer[::2], answer[1::2], strict=True):
-            unsent.confirm(epoch.decode(), int(offset))
+        if int(answer[2]):
+            self._health.breaks(room, CHANGED_KEYS)
+        for message, position in zip(messages, positions, strict=True):
+            message.settle(position)
 
     def _start_giving_up(self) -> None:
         if self._giving_up is None:
@@ -148,13 +224,14 @@ class Publisher:
         """Reject all waiting messages, and new ones until Redis is back."""
         self._is_given_up = True
         self._refuse_batch()
-        for unsent in self._queue:
-            unsent.refuse(BrokerUnavailable())
+        for message in self._queue:
+            message.settle(None)
         self._bytes = 0
         self._queue.clear()
         self._has_some.clear()
 
     def _refuse_batch(self) -> None:
-        for unsent in self._batch:
-            unsent.refuse(BrokerUnavailable())
-        self._batch = []
+        for messages in self._batch.values():
+            for message in messages:
+                message.settle(None)
+        self._batch = {}

@@ -1,153 +1,517 @@
-"""Reading from Redis: one connection for all rooms with members in this process."""
+"""Reading from Redis: the messages of rooms with members in this process."""
 
 import asyncio
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 from redis.exceptions import ResponseError
 
+from ..batch import AFTER_ALL, EncodedEvent
+from ..broker import BrokerUnavailable, CloseSubject
+from ..events import GapEvent
 from ..hub import Hub
-from .cursor import Cursor
-from .health import Health
-from .link import MOVED_ON, Link
-from .members import Members
-from .messages import RawEntry, offset_of, read_entry
-from .packed import pack_read
+from .connection import (
+    ANSWER_SECONDS,
+    CHANGED_KEYS,
+    FAILURES,
+    PATIENCE,
+    Command,
+    Health,
+    Link,
+    explain,
+    keep_connected,
+    raise_moved_on,
+)
+from .log import LogEntry, LoggedMessage, read_entry
 from .rosters import Rosters
-from .supervisor import keep_connected
-from .waker import Waker
+from .scripts import KEEP_SECONDS, LOOK_SHA, Keys, RoomKeys, room_arguments
 
-CHECK_SECONDS = 1.0
-"""Seconds between two comparisons of idle rooms with Redis; a read blocks no longer."""
+BEAT_SECONDS = 1.0
+"""Seconds between two heartbeats; at each, some rooms are compared with Redis."""
 ROOMS_AT_ONCE = 200
-"""Rooms in one comparison; more rooms take turns."""
-ROUND_SECONDS = 5.0
-"""Seconds until every idle room has been compared; `ROOMS_AT_ONCE` grows for it."""
-BUSY_CHECK_SECONDS = 60.0
-"""Seconds between two comparisons of a busy room, which keep its keys from expiring."""
-READ_COUNT = 256
-"""Maximum messages of a room in one read."""
-READ_TOTAL = 2048
-"""Maximum messages of all rooms in one read, but at least one of each room."""
+"""Maximum rooms that are compared at once."""
+ROUND_SECONDS = 60.0
+"""Seconds until all rooms have been compared; where there are many, more are compared at once."""
+READ_COUNT = 512
+"""Maximum messages that are read at once, of all rooms together."""
+READ_BYTES = 1024 * 1024
+"""Bytes that should be read at once; the number of messages is adapted to it."""
+SLOW_SECONDS = 0.5
+"""Seconds that a read should take; the number of messages is adapted to it."""
+MAX_READ_SECONDS = 60.0
+"""Maximum seconds for a single message that does not fit into `ANSWER_SECONDS`."""
+MAX_LAG = 1024
+"""Publishers wait above this many messages of a room not read back; a log has more."""
+MAX_LAG_BYTES = 4 * 1024 * 1024
+"""The same in bytes, taking all messages to be as long as the next one."""
+MAX_CLOSED = 10_000
+"""Length of the stream of subjects to close; a process that was away longer misses some."""
+LOST_SECONDS = 60
+"""After Redis has lost a part of that stream, it is read again from this many seconds ago."""
+
+
+@dataclass(slots=True, eq=False)
+class Cursor:
+    """The position in a room's log up to which its messages have been passed to the hub."""
+
+    keys: RoomKeys
+    members: int = 0
+    epoch: str = ""
+    """Empty until the room was compared with Redis."""
+    offset: int = 0
+    start: int = 0
+    """The offset at which the epoch began; up to it, messages are of earlier epochs."""
+    told: int = 0
+    """The last offset of the room when it was last compared with Redis."""
+    known: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once the position is known, or the room is refused."""
+    may_begin: bool = False
+    """Whether the room may be created if Redis has none of this name."""
+    read: deque[LogEntry] = field(default_factory=deque)
+    """What comes next, and was not passed on, since the room had too much pending."""
+    strange: int = -1
+    """The offset of what comes next, if it is of an unknown epoch; else -1."""
+    targets: dict[str, int] = field(default_factory=dict)
+    """The offset of the last message that this process has published here, by epoch."""
+    unconfirmed: int = 0
+    """Messages of this process that Redis has not confirmed."""
+
+    @property
+    def position(self) -> str:
+        """The id of the last message that was passed to the hub."""
+        return f"{self.epoch}-{self.offset}"
+
+    @property
+    def confirmed(self) -> int:
+        """The highest offset of this epoch that Redis is known to have reached."""
+        read = self.read[-1].offset if self.read else self.offset
+        return max(read, self.targets.get(self.epoch, 0))
+
+    @property
+    def lag(self) -> int:
+        """Messages published by this process and not yet passed on; a lower bound."""
+        return self.unconfirmed + self.confirmed - self.offset
+
+    def confirm(self, position: tuple[str, int] | None) -> None:
+        """Record where a message of this process was published; `None` if it was not."""
+        self.unconfirmed -= 1
+        if position is not None:
+            epoch, offset = position  # perhaps that of an earlier message with the same ref
+            self.targets[epoch] = max(offset, self.targets.get(epoch, 0))
+
+    def look_command(self, process: str, server: str, history_length: int) -> Command:
+        """Return the command that compares this with Redis."""
+        keys = self.keys
+        return (
+            *("EVALSHA", LOOK_SHA, 4, keys.head, keys.log, keys.refs, keys.people),
+            *room_arguments(server, history_length),
+            *(process, self.epoch, self.confirmed, int(self.may_begin or self.known.is_set())),
+        )
+
+    def compare(self, epoch: str, offset: int, start: int, seen_end: int) -> list[EncodedEvent]:
+        """Apply the result of a comparison; return a `gap` event if messages were lost.
+
+        `seen_end` is the last offset of the epoch known here, or -1.
+        """
+        strange, self.strange, self.told = self.strange, -1, offset
+        gap: list[EncodedEvent] = []
+        if not self.known.is_set():
+            self.epoch, self.offset = epoch, offset
+            self.known.set()
+        elif epoch != self.epoch and seen_end < self.confirmed:
+            gap = self._skip_to(min(self.offset, seen_end) if seen_end >= 0 else start)
+        elif epoch == self.epoch and strange >= 0:
+            gap = self._skip_to(strange)
+        if epoch != self.epoch:
+            target = min(self.targets.get(self.epoch, 0), offset)
+            self.targets = {epoch: max(target, self.targets.get(epoch, 0))}
+        self.epoch, self.start = epoch, start
+        return gap
+
+    def take(self) -> list[EncodedEvent]:
+        """Advance to the next entry, and return its message, after a `gap` if some are missing."""
+        entry = self.read.popleft()
+        if entry.offset < 0 or (entry.epoch not in ("", self.epoch) and entry.offset > self.start):
+            self.strange = max(entry.offset, self.offset)
+            self.read.clear()
+            return []
+        is_next = entry.epoch and entry.offset == self.offset + 1
+        gap = [] if is_next else self._gap()
+        self.offset = entry.offset
+        return [*gap, LoggedMessage(entry)] if entry.epoch else gap
+
+    def lose(self) -> list[EncodedEvent]:
+        """Go to the end of the room as it was last compared, and return a `gap`."""
+        return self._skip_to(self.told)
+
+    def _skip_to(self, offset: int) -> list[EncodedEvent]:
+        gap = self._gap()
+        self.offset = offset
+        self.read.clear()
+        return gap
+
+    def _gap(self) -> list[EncodedEvent]:
+        event = GapEvent(room=self.keys.room, since=self.position)
+        return [EncodedEvent(event, offset=AFTER_ALL)]
 
 
 class Reader:
     """Passes the messages of rooms to the hub: each once, in order.
 
-    Comparisons and reads use one connection in turn, so they never overlap. Passing messages on
-    never waits: a room with too much pending is left out of the next read, and delays no other.
+    One connection hears which rooms have news; what it misses is found later. The other compares
+    rooms with Redis and reads them, in turn, so the two never overlap. Passing messages on never
+    waits: a room with too much pending is left out, and delays no other.
     """
 
     def __init__(
         self,
         url: str,
         process: str,
+        keys: Keys,
         hub: Hub,
-        members: Members,
-        waker: Waker,
         rosters: Rosters,
         health: Health,
+        history_length: int,
     ) -> None:
         """`process` is the name of this process."""
         self._url = url
         self._process = process
+        self._keys = keys
         self._hub = hub
-        self._members = members
-        self._waker = waker
         self._rosters = rosters
         self._health = health
-        self._check_at = 0.0
+        self._history_length = history_length
+        self._cursors: dict[str, Cursor] = {}
+        self._unsure: dict[Cursor, None] = {}  # to compare with Redis before they are read
+        self._refused: dict[Cursor, None] = {}  # to compare again at the next heartbeat
+        self._due: dict[Cursor, int] = {}  # to read, or to pass on, up to this offset
         self._turns: list[Cursor] = []
+        self._count = READ_COUNT // 8
+        self._seconds = 0.0
+        self._beat_at = self._read_at = 0.0
+        self._closed = b""  # the position in the stream of subjects to close
+        self._has_closed = False
+        self._bell: Link | None = None
+        self._woken = asyncio.Event()
+        self._progress = asyncio.Event()  # set, and replaced, after every read
+        hub.on_space = self._woken.set
 
-    async def run(self) -> None:
-        """Read until cancelled."""
+    def get(self, room: str) -> Cursor | None:
+        """Return the cursor of a room; `None` if it has no members in this process."""
+        return self._cursors.get(room)
+
+    async def enter(self, room: str) -> str:
+        """Count a member, and return the position after which it receives every message.
+
+        Raises `BrokerUnavailable` after `PATIENCE` seconds.
+        """
+        cursor = self._cursors.get(room)
+        if cursor is None:
+            cursor = self._cursors[room] = Cursor(self._keys.room(room), may_begin=True)
+            self._doubt(cursor)
+        cursor.members += 1
         try:
-            note_failure = self._members.note_attempt
-            await keep_connected(self._url, "read", self._health, self._work, note_failure)
-        finally:
-            self._waker.close()
+            async with asyncio.timeout(PATIENCE):
+                await cursor.known.wait()
+        except TimeoutError:
+            self.leave(room)
+            raise BrokerUnavailable from None
+        except BaseException:
+            self.leave(room)
+            raise
+        return cursor.position
 
-    async def _work(self, link: Link) -> None:
-        self._waker.client_id = await link.request("CLIENT", "ID")
-        self._members.to_compare.update([*self._members])
-        while True:
-            await self._check(link)
-            self._health.works("read")
-            await self._read(link)
-            self._members.note_read()
+    def leave(self, room: str) -> None:
+        """Stop counting a member; the last one removes the cursor."""
+        cursor = self._cursors[room]
+        cursor.members -= 1
+        if not cursor.members:
+            del self._cursors[room]
+            for cursors in (self._unsure, self._refused, self._due):
+                cursors.pop(cursor, None)
+            self._note_progress()  # nobody reads on for publishers that wait
 
-    async def _check(self, link: Link) -> None:
-        """Compare rooms with Redis: those in `to_compare` at once, idle ones periodically."""
-        cursors = {*self._members.to_compare}
-        self._members.to_compare.clear()
-        now = asyncio.get_running_loop().time()
-        if now >= self._check_at:
-            self._check_at = now + CHECK_SECONDS
-            cursors.update(self._due(now))
-        if cursors:
-            commands = [cursor.compare_command(self._process) for cursor in cursors]
-            answers = await link.pipeline(commands)
-            for cursor, answer in zip(cursors, answers, strict=True):
-                self._apply_comparison(cursor, answer)
+    async def catch_up(self) -> None:
+        """Wait until everything that this process has published to these rooms was read back."""
+        while any(cursor.lag for cursor in self._cursors.values()):
+            await self._progress.wait()
 
-    def _due(self, now: float) -> list[Cursor]:
-        """Return the idle rooms whose turn it is; every room has one in `ROUND_SECONDS`."""
-        self._turns = self._turns or [*self._members]
-        count = max(ROOMS_AT_ONCE, len(self._members) * CHECK_SECONDS // ROUND_SECONDS)
-        turn, self._turns = self._turns[: int(count)], self._turns[int(count) :]
-        due = [each for each in turn if now >= each.compare_at or not each.is_read]
-        for cursor in turn:
-            cursor.is_read = False
-        for cursor in due:
-            cursor.compare_at = now + BUSY_CHECK_SECONDS
-        return [cursor for cursor in due if self._members.get(cursor.room) is cursor]
+    async def wait_near(self, cursor: Cursor, size: int) -> None:
+        """Wait until the reader of a room is close enough to publish a message of `size` bytes.
 
-    def _apply_comparison(self, cursor: Cursor, answer: Any) -> None:
-        if isinstance(answer, MOVED_ON):
-            raise answer
-        cursor.is_broken = isinstance(answer, ResponseError)
-        if cursor.is_broken:
+        Otherwise a burst would trim messages from the log before they are read. Raises
+        `BrokerUnavailable` if reading has failed for `PATIENCE` seconds.
+        """
+        limit = min(MAX_LAG, max(1, MAX_LAG_BYTES // size))
+        while cursor.lag >= limit and self._cursors.get(cursor.keys.room) is cursor:
+            await self._progress.wait()
+            if asyncio.get_running_loop().time() - self._read_at > PATIENCE:
+                raise BrokerUnavailable
+
+    async def listen(self) -> None:
+        """Hear which rooms have news, until cancelled."""
+        await keep_connected(self._url, "listen", self._health, self._hear, self._note_deaf)
+
+    async def run(self, close_subject: CloseSubject) -> None:
+        """Read until cancelled."""
+        loop = asyncio.get_running_loop()
+        started_at = loop.time()
+
+        async def work(link: Link) -> None:
+            await self._find_closed(link, started_at)
+            self._doubt(*self._cursors.values())
+            while True:
+                self._woken.clear()
+                if loop.time() >= self._beat_at:
+                    await self._beat(link)
+                await self._look(link)
+                await self._read_closed(link, close_subject)
+                await self._read(link)
+                self._health.works("read")
+                self._read_at = loop.time()
+                self._note_progress()
+                await self._wait()
+
+        await keep_connected(self._url, "read", self._health, work, self._note_failure)
+
+    async def _hear(self, link: Link) -> None:
+        channels = [self._keys.news, self._keys.moves, self._keys.closed]
+        await link.send([("SUBSCRIBE", *channels)])
+        loop, seconds = asyncio.get_running_loop(), BEAT_SECONDS + ANSWER_SECONDS
+        async with asyncio.timeout(seconds) as deadline:
+            while True:
+                answer = await link.receive()
+                if isinstance(answer, ResponseError):
+                    raise answer
+                kind, *rest = answer
+                if kind == b"message":
+                    with suppress(ValueError):  # another program has said something
+                        self._take_news(*(each.decode() for each in rest))
+                elif kind == b"pong":
+                    deadline.reschedule(loop.time() + seconds)
+                elif rest[-1] == len(channels):
+                    self._bell, self._has_closed = link, True
+                    self._doubt(*self._cursors.values())  # what was missed is found now
+                    self._rosters.ask_all()
+                    self._health.works("listen")
+
+    def _take_news(self, channel: str, text: str) -> None:
+        if channel == self._keys.closed:
+            self._has_closed = True
+            self._woken.set()
+        elif channel == self._keys.moves:
+            process, _, room = text.partition(" ")
+            self._rosters.note_moved(process, room)
+        else:
+            epoch, offset, room = text.split(" ", 2)
+            cursor = self._cursors.get(room)
+            if cursor is None:
+                return
+            if epoch != cursor.epoch:
+                self._doubt(cursor)
+            elif int(offset) > cursor.offset:
+                self._due[cursor] = int(offset)
+                self._woken.set()
+
+    def _doubt(self, *cursors: Cursor) -> None:
+        self._unsure |= dict.fromkeys(cursors)
+        self._woken.set()
+
+    def _note_deaf(self) -> None:
+        self._bell = None
+
+    def _note_failure(self) -> None:
+        self._rosters.note_outage()
+        self._note_progress()
+
+    def _note_progress(self) -> None:
+        self._progress.set()
+        self._progress = asyncio.Event()
+
+    async def _wait(self) -> None:
+        """Wait for news, or for the next heartbeat."""
+        if self._unsure or any(not self._hub.is_full(each.keys.room) for each in self._due):
+            await asyncio.sleep(0)
             return
-        self._rosters.note_token(cursor.room, answer[5].decode())
-        if gap := cursor.apply_comparison(answer):
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(self._beat_at):
+                await self._woken.wait()
+
+    async def _beat(self, link: Link) -> None:
+        """Send a heartbeat, which Redis rejects while it is full or read-only."""
+        self._beat_at = asyncio.get_running_loop().time() + BEAT_SECONDS
+        if self._bell is not None:
+            with suppress(*FAILURES):
+                await self._bell.send([("PING",)])
+        before, *alive = await link.pipeline(self._rosters.beat_commands())
+        raise_moved_on([before])
+        if isinstance(before, ResponseError):
+            self._health.fails("write", before)
+            self._rosters.note_outage()
+        else:
+            self._health.works("write")
+            self._rosters.handle_beat(before, alive)
+        self._has_closed = True
+        self._turns = self._turns or [*self._cursors.values()]
+        count = int(max(ROOMS_AT_ONCE, len(self._cursors) * BEAT_SECONDS // ROUND_SECONDS))
+        turn, self._turns = self._turns[:count], self._turns[count:]
+        self._doubt(*self._refused, *(each for each in turn if self._has(each)))
+        self._refused.clear()
+
+    def _has(self, cursor: Cursor) -> bool:
+        return self._cursors.get(cursor.keys.room) is cursor
+
+    async def _look(self, link: Link) -> None:
+        """Compare rooms with Redis: new and doubtful ones at once, all of them now and then."""
+        cursors = [*self._unsure][:ROOMS_AT_ONCE]
+        if not cursors:
+            return
+        for cursor in cursors:
+            del self._unsure[cursor]
+        length = self._history_length
+        commands = [each.look_command(self._process, link.server, length) for each in cursors]
+        answers = await link.pipeline(commands)
+        raise_moved_on(answers)
+        for cursor, answer in zip(cursors, answers, strict=True):
+            if self._has(cursor):
+                self._take_look(cursor, answer)
+
+    def _take_look(self, cursor: Cursor, answer: Any) -> None:
+        if isinstance(answer, ResponseError):
+            self._health.refuses("Redis refuses a room", cursor.keys.room, answer)
+            self._due.pop(cursor, None)
+            self._refused[cursor] = None
+            return
+        room = cursor.keys.room
+        epoch, offset, start, seen_end, is_listed, is_repaired = answer
+        if is_repaired:
+            self._health.breaks(room, CHANGED_KEYS)
+        self._rosters.note_listed(room, is_listed=is_listed == 1)
+        for gap in cursor.compare(epoch.decode(), int(offset), int(start), int(seen_end)):
             self._hub.deliver(gap)
+        if cursor.read or cursor.told > cursor.offset:
+            self._due[cursor] = cursor.told
 
     async def _read(self, link: Link) -> None:
-        full = self._hub.full_rooms()
-        known = [each for each in self._members if each.epoch and not each.is_broken]
-        cursors = [cursor for cursor in known if cursor.room not in full] if full else known
-        seconds = self._check_at - asyncio.get_running_loop().time()
-        if len(cursors) < len(known) or self._members.to_compare:
-            seconds = 0
-        if cursors:
-            await self._read_rooms(link, cursors, seconds)
-        elif seconds > 0:
-            await self._waker.sleep(seconds)
-        else:
-            await asyncio.sleep(0)  # let the hub fan out what is pending
+        """Read what comes next in some rooms, and pass it on."""
+        sure = [each for each in self._due if each not in self._unsure]
+        ready = [each for each in sure if not self._hub.is_full(each.keys.room)]
+        unread = [each for each in ready if not each.read][: self._count]
+        if unread:
+            for cursor in unread:  # the next time, others come first
+                self._due[cursor] = self._due.pop(cursor)
+            count = max(1, self._count // len(unread))
+            answers = await self._read_logs(link, unread, count)
+            for cursor, answer in zip(unread, answers, strict=True):
+                self._take_entries(cursor, answer)
+        for cursor in ready:
+            self._pass_on(cursor)
 
-    async def _read_rooms(self, link: Link, cursors: list[Cursor], seconds: float) -> None:
-        """Read the next messages of some rooms; block for up to some seconds if there are none."""
-        wait = max(1, int(1000 * seconds)) if seconds > 0 else 0
-        logs = [cursor.packed_log for cursor in cursors]
-        count = max(1, min(READ_COUNT, READ_TOTAL // len(cursors)))
-        packed = pack_read(count, wait, logs, [cursor.offset for cursor in cursors])
-        self._waker.is_blocked = wait > 0
+    async def _read_logs(self, link: Link, cursors: list[Cursor], count: int) -> list[Any]:
+        """Read up to `count` messages of each room; adapt how many are read the next time."""
+        clock = asyncio.get_running_loop().time
+        began = clock()
         try:
-            answer = await link.request_packed(packed)
-        finally:
-            self._waker.is_blocked = False
-        for log, entries in answer or ():
-            cursor = self._members.of_log(log)
-            # If the room was left and joined again meanwhile, its new cursor has no position yet.
-            if cursor is not None and cursor.epoch:
-                self._hand_over(cursor, entries)
+            answers = await link.pipeline(
+                [("XRANGE", c.keys.log, c.offset + 1, "+", "COUNT", count) for c in cursors],
+                self._seconds,
+            )
+        except TimeoutError:  # there may be too much for this connection
+            if self._count == 1:
+                self._seconds = min(2 * (self._seconds or ANSWER_SECONDS), MAX_READ_SECONDS)
+            self._count = max(1, self._count // 4)
+            raise
+        raise_moved_on(answers)
+        pages = [answer for answer in answers if not isinstance(answer, ResponseError)]
+        size = sum(len(value) for page in pages for entry in page for value in entry[1])
+        if clock() - began > SLOW_SECONDS or size > READ_BYTES:
+            self._count = max(1, self._count // 2)
+        elif any(len(page) == count for page in pages):
+            self._count, self._seconds = min(READ_COUNT, 2 * self._count), 0.0
+        return answers
 
-    def _hand_over(self, cursor: Cursor, entries: list[RawEntry]) -> None:
-        for raw in entries:
-            entry = read_entry(raw)
-            if entry is None or entry.epoch != cursor.epoch:
-                cursor.foreign_offset = offset_of(raw)
-                self._members.to_compare.add(cursor)
-                return
-            for event in cursor.take(entry):
+    def _take_entries(self, cursor: Cursor, answer: Any) -> None:
+        if not self._has(cursor):
+            return  # it was left meanwhile
+        if isinstance(answer, ResponseError):
+            self._doubt(cursor)
+            self._due.pop(cursor, None)
+        elif answer:
+            cursor.read.extend(read_entry(cursor.keys.room, each) for each in answer)
+        elif cursor.told > cursor.offset:  # Redis has lost messages that it had
+            for gap in cursor.lose():
+                self._hub.deliver(gap)
+        else:
+            self._due.pop(cursor, None)
+            self._doubt(cursor)
+
+    def _pass_on(self, cursor: Cursor) -> None:
+        if cursor not in self._due:
+            return
+        room = cursor.keys.room
+        while cursor.read and not self._hub.is_full(room):
+            if not cursor.read[0].epoch:
+                self._health.breaks(room, "there is an entry in the log that is no message")
+            for event in cursor.take():
                 self._hub.deliver(event)
+            if cursor.strange >= 0:
+                self._doubt(cursor)
+        if not cursor.read and self._due[cursor] <= cursor.offset:
+            del self._due[cursor]
+
+    async def _find_closed(self, link: Link, started_at: float) -> None:
+        """Set the position from which subjects are read, after a connect.
+
+        Where reading stopped, and at first the start of this process. If the stream ends before
+        that, Redis has lost a part of it: then `LOST_SECONDS` ago.
+        """
+        self._has_closed = True
+        seconds = int(asyncio.get_running_loop().time() - started_at)
+        if self._closed:
+            last = await link.request("XREVRANGE", self._keys.closed, "+", "-", "COUNT", 1)
+            if last and number(self._closed) <= number(last[0][0]):
+                return
+            seconds = LOST_SECONDS
+        now, _ = await link.request("TIME")
+        self._closed = b"%d-0" % (1000 * max(0, int(now) - seconds - 1))
+
+    async def _read_closed(self, link: Link, close_subject: CloseSubject) -> None:
+        while self._has_closed:
+            self._has_closed = False
+            stream = self._keys.closed
+            (answer,) = await link.pipeline(
+                [("XREAD", "COUNT", 1000, "STREAMS", stream, self._closed)]
+            )
+            raise_moved_on([answer])
+            if isinstance(answer, ResponseError):
+                self._health.breaks(stream, explain(answer))
+                return
+            for id, fields in answer[0][1] if answer else ():
+                self._closed, self._has_closed = id, True
+                if subject := read_subject(fields):
+                    close_subject(subject)
+                else:
+                    self._health.breaks(stream, "there is an entry that names no subject")
+
+
+def read_subject(fields: list[bytes]) -> str:
+    """Return the subject that an entry of the stream names; empty if it is none of ours."""
+    try:
+        return fields[1].decode() if fields[:1] == [b"subject"] else ""
+    except UnicodeDecodeError:
+        return ""
+
+
+def close_commands(keys: Keys, subject: str) -> list[Command]:
+    """Return the commands that ask every process to close a subject's connections."""
+    limit = ("MAXLEN", "~", MAX_CLOSED)
+    note = ("XADD", keys.closed, *limit, "*", "subject", subject)
+    return [note, ("EXPIRE", keys.closed, KEEP_SECONDS), ("PUBLISH", keys.closed, "")]
+
+
+def number(id: bytes) -> tuple[int, int]:
+    """Return the id of a stream entry as numbers that can be compared."""
+    milliseconds, _, count = id.partition(b"-")
+    return int(milliseconds), int(count)

@@ -1,31 +1,62 @@
 """Presence across processes: who is in a room."""
 
 import asyncio
+import json
+import logging
+import math
+import re
+from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from redis.exceptions import ResponseError
 
 from ..broker import BrokerUnavailable
 from ..events import PresenceEvent, Present
 from ..presence import COUNT_SECONDS, Presence, Roster
-from .change import Change
-from .commands import PATIENCE, Commands
-from .exchange import Exchange
-from .keys import Keys
-from .processes import Processes
-from .view import View
-from .who import Who
+from .connection import PATIENCE, Command, Commands, Health, explain
+from .scripts import EMPTY_SECONDS, Keys
 
-MAX_CHANGES = 1000
-"""Above this many waiting changes of a room, all its connections are sent instead."""
+logger = logging.getLogger(__name__)
+
+MAX_ROOMS = 100
+"""Maximum rooms to store, and maximum to fetch, in one round trip."""
+RETRY_SECONDS = 0.5
+"""Seconds from a failure to the next attempt."""
+PROCESS_SECONDS = 8
+"""Seconds without a heartbeat after which Redis forgets a process."""
+MISSING_SECONDS = 2.0
+"""Seconds that a process must be missing before it counts as dead."""
+GRACE_SECONDS = 13.0
+"""Seconds after an outage of Redis in which no process counts as dead."""
+
+PROCESS = re.compile("[0-9a-f]{8}")
+
+
+@dataclass(slots=True, eq=False)
+class RoomView:
+    """What this process knows of a room with members here."""
+
+    here: dict[str, str] = field(default_factory=dict)
+    """The sender of each connection of this process."""
+    elsewhere: dict[str, str] | None = None
+    """The same for other processes; `None` if not fetched yet, or too many to list."""
+    processes: set[str] = field(default_factory=set)
+    """The other processes with members."""
+    known: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once the roster was fetched."""
+    next_at: float = 0.0
+    """Earliest loop time of the next fetch; large rosters are fetched less often."""
 
 
 class Rosters:
     """Stores joins and leaves of this process in Redis, and notifies members of those in others.
 
-    Redis has a hash of connections for each room and process. Every change gives the room's
-    roster a new token, and other processes a notice. A process that knows another token fetches
-    the roster and notifies its members of the differences. Tokens are also compared when rooms
-    are, so missed notices and data that Redis has lost are repaired.
+    Redis has a hash for each room, with one field for each process: its connections and their
+    senders as JSON, or the number of its senders if there are too many to list. A process that
+    changes its field notifies the others, which fetch the hash and notify their members of the
+    differences. Missed notices and data that Redis has lost are found when rooms are compared.
     """
 
     def __init__(
@@ -33,50 +64,62 @@ class Rosters:
         presence: Presence,
         commands: Commands,
         keys: Keys,
-        processes: Processes,
+        process: str,
         limit: int,
+        health: Health,
     ) -> None:
         """Rooms with more than `limit` connections get counts instead of names."""
         self._presence = presence
-        self._processes = processes
+        self._commands = commands
+        self._keys = keys
+        self._process = process
         self._limit = limit
-        self._views: dict[str, View] = {}
-        self._exchange = Exchange(
-            commands, keys, processes.own, limit, self._take_told, self._take_who
-        )
+        self._health = health
+        self._views: dict[str, RoomView] = {}
+        self._changed: dict[str, None] = {}  # rooms to store
+        self._requests: dict[str, float] = {}  # rooms to fetch, and the earliest loop time
+        self._dead: dict[tuple[str, bytes], None] = {}  # rooms, and fields to delete there
+        self._spoilt: set[str] = set()  # rooms whose key has a wrong type
+        self._missing: dict[str, float] = {}  # loop time since when a process is missing
+        self._watched: list[str] = []
+        self._trusted_at = math.inf  # loop time from which missing processes are dead
+        self._woken = asyncio.Event()
 
     async def run(self) -> None:
         """Store changes and fetch rosters until cancelled."""
-        await self._exchange.run()
+        while True:
+            try:
+                await self._exchange()
+                await self._wait()
+            except BrokerUnavailable:
+                await asyncio.sleep(RETRY_SECONDS)
+            except Exception:  # a bug
+                logger.exception("failed to exchange rosters")
+                await asyncio.sleep(RETRY_SECONDS)
 
     async def close(self) -> None:
         """Remove the members of this process from all rooms; give up after `PATIENCE` seconds."""
-        for room in {*self._views, *self._exchange.changed_rooms()}:
-            self._exchange.add_change(Change(room, self._processes.own, is_reset=True))
+        self._changed |= dict.fromkeys(self._views)
         self._views.clear()
         with suppress(BrokerUnavailable, TimeoutError):
             async with asyncio.timeout(PATIENCE):
-                await self._exchange.flush()
+                while self._changed:
+                    await self._exchange()
 
     def announce(self, event: PresenceEvent) -> None:
         """Record that a connection of this process has joined or left, and notify other members."""
         room, connection = event.room, event.connection
-        view = self._views.get(room) or View()
+        view = self._views.get(room) or RoomView()
         if event.type == "joined":
-            if not view.here:
-                self._views[room] = view
-                self._exchange.request_roster(room)
+            self._views[room] = view
             view.here[connection] = event.sender
         elif view.here.pop(connection, None) is None:
             return
         self._presence.announce(event)
-        change = {connection: view.here.get(connection)}
-        self._exchange.add_change(Change(room, self._processes.own, change))
-        if len(self._exchange.pending_connections(room)) > MAX_CHANGES + len(view.here):
-            self._send_all(room, view)
+        self._store(room, view.next_at)
         if not view.here:
             self._presence.forget(room)
-            self._exchange.cancel_request(room)
+            self._requests.pop(room, None)
             del self._views[room]
             view.known.set()
 
@@ -84,7 +127,7 @@ class Rosters:
         """Return who is in a room; raises `BrokerUnavailable` if its roster can't be fetched."""
         view = self._views.get(room)
         if view is None:
-            return self._describe(room, await self._exchange.fetch_roster(room))
+            return await self._present_elsewhere(room)
         try:
             async with asyncio.timeout(PATIENCE):
                 await view.known.wait()
@@ -94,85 +137,216 @@ class Rosters:
             return await self.present(room)
         return self._presence.present(room)
 
-    def note_token(self, room: str, token: str) -> None:
-        """Fetch the roster if its token is new; if Redis has none, it has lost the roster."""
+    def note_moved(self, process: str, room: str) -> None:
+        """Record that another process has changed its field."""
         view = self._views.get(room)
-        if view is None or token == view.token or self._exchange.is_in_flight(token):
-            return
-        if not token:
-            self._send_all(room, view)
-        self._exchange.request_roster(room, view.next_at)
+        if view is not None and process != self._process:
+            self._fetch(room, view.next_at)
 
-    def remove_dead(self) -> None:
-        """Remove the members of dead processes from the rooms with members in this process."""
+    def note_listed(self, room: str, *, is_listed: bool) -> None:
+        """Record whether Redis has the members of this process."""
+        view = self._views.get(room)
+        if view is not None and not is_listed:
+            self._store(room, view.next_at)
+
+    def ask_all(self) -> None:
+        """Fetch all rosters: notices may have been missed."""
+        for room, view in self._views.items():
+            self._fetch(room, view.next_at)
+
+    def beat_commands(self) -> list[Command]:
+        """Return the heartbeat of this process, and questions after that of others."""
+        others = {process for view in self._views.values() for process in view.processes}
+        self._watched = [*others.union(self._missing)]
+        own = ("SET", self._keys.process(self._process), 1, "EX", PROCESS_SECONDS, "GET")
+        return [own, *(("EXISTS", self._keys.process(each)) for each in self._watched)]
+
+    def handle_beat(self, before: bytes | None, alive: list[Any]) -> None:
+        """Handle the answers. If Redis had lost this process, it may have lost others, too."""
+        now = asyncio.get_running_loop().time()
+        if before is None or self._trusted_at == math.inf:
+            self._trusted_at = now + GRACE_SECONDS
+        for process, answer in zip(self._watched, alive, strict=True):
+            if answer == 0:
+                self._missing.setdefault(process, now)
+            else:
+                self._missing.pop(process, None)
         for room, view in self._views.items():
             self._remove_dead(room, view.processes)
 
-    def _remove_dead(self, room: str, processes: set[str]) -> set[str]:
+    def note_outage(self) -> None:
+        """Record an outage of Redis: until it is over, no process counts as dead."""
+        self._trusted_at = math.inf
+
+    def _remove_dead(self, room: str, processes: Iterable[str]) -> set[str]:
         """Remove the members of dead processes from a room, and return these processes."""
-        dead = self._processes.dead(processes)
-        for process in dead:
-            self._exchange.add_change(Change(room, process, is_reset=True))
+        now = asyncio.get_running_loop().time()
+        if now < self._trusted_at:
+            return set()
+        limit = now - MISSING_SECONDS
+        dead = {each for each in processes if self._missing.get(each, now) <= limit}
+        self._delete(room, [process.encode() for process in dead])
         return dead
 
-    def _describe(self, room: str, who: Who) -> Present:
+    def _delete(self, room: str, fields: Iterable[bytes]) -> None:
+        for each in fields:
+            self._dead[room, each] = None
+            self._woken.set()
+
+    def _store(self, room: str, not_before: float) -> None:
+        self._changed[room] = None
+        self._fetch(room, not_before)
+
+    def _fetch(self, room: str, not_before: float) -> None:
+        self._requests.setdefault(room, not_before)
+        self._woken.set()
+
+    async def _wait(self) -> None:
+        """Wait until there is something to store or to fetch."""
+        self._woken.clear()
+        if not self._changed and not self._dead:
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(min(self._requests.values(), default=None)):
+                    await self._woken.wait()
+
+    async def _exchange(self) -> None:
+        """Make one round trip; raises `BrokerUnavailable`. What Redis rejects is retried later."""
+        now = asyncio.get_running_loop().time()
+        own = self._process.encode()
+        stored = [(room, own) for room in [*self._changed][:MAX_ROOMS]]
+        stored += [*self._dead][:MAX_ROOMS]
+        fetched = [room for room, time in self._requests.items() if time <= now][:MAX_ROOMS]
+        commands = [command for each in stored for command in self._store_commands(*each)]
+        commands += [("HGETALL", self._keys.room(room).people) for room in fetched]
+        for room, process in stored:
+            self._changed.pop(room, None)
+            self._dead.pop((room, process), None)
+        for room in fetched:
+            del self._requests[room]
+        if not commands:
+            return
+        try:
+            answers = await self._commands.run(*commands)
+        except BaseException:
+            self._changed |= dict.fromkeys(room for room, _ in stored)
+            for room in fetched:
+                self._fetch(room, now)
+            raise
+        refused = [*zip([room for room, _ in stored], answers[::3], strict=False)]
+        rosters = [*zip(fetched, answers[3 * len(stored) :], strict=True)]
+        for room, answer in refused + rosters:
+            if isinstance(answer, ResponseError):
+                self._retry_later(room, answer)
+        for room, answer in rosters:
+            if not isinstance(answer, ResponseError):
+                self._take_people(room, answer)
+
+    def _retry_later(self, room: str, error: ResponseError) -> None:
+        if str(error).startswith("WRONGTYPE"):
+            self._health.breaks(room, "another program has changed its keys; they are replaced")
+            self._spoilt.add(room)
+        loop = asyncio.get_running_loop()
+        loop.call_later(RETRY_SECONDS, self._store, room, loop.time())
+
+    def _store_commands(self, room: str, process: bytes) -> list[Command]:
+        """Return three commands: store or delete a field, let the key expire, notify others."""
+        people = self._keys.room(room).people
+        view = self._views.get(room) if process == self._process.encode() else None
+        change: Command = ("HDEL", people, process)
+        if room in self._spoilt:
+            self._spoilt.discard(room)
+            change = ("DEL", people)
+            self._store(room, 0.0)
+        elif view is not None:
+            change = ("HSET", people, process, self._encode(view))
+        notice = b"%b %b" % (process, room.encode())
+        return [change, ("EXPIRE", people, EMPTY_SECONDS), ("PUBLISH", self._keys.moves, notice)]
+
+    def _encode(self, view: RoomView) -> bytes:
+        is_large = len(view.here) > self._limit
+        return json.dumps(len({*view.here.values()}) if is_large else view.here).encode()
+
+    async def _present_elsewhere(self, room: str) -> Present:
+        (answer,) = await self._commands.run(("HGETALL", self._keys.room(room).people))
+        if isinstance(answer, ResponseError):
+            self._health.breaks(room, explain(answer))
+            raise BrokerUnavailable
+        people = self._read_people(room, answer)
+        now = asyncio.get_running_loop().time()
+        for process in people:
+            self._missing.setdefault(process, now)  # until the next heartbeat
         roster = Roster()
-        for connection, sender in who.elsewhere(self._remove_dead(room, who.processes)).items():
+        named, roster.count = self._sum_up(room, people, {})
+        for connection, sender in (named or {}).items():
             roster.add(connection, sender)
-        roster.count = who.count if who.rosters is None else 0
         return roster.present(self._limit)
 
-    def _take_told(self, change: Change, answer: list[Any]) -> None:
-        """Handle the answer of Redis to a change; fetch the roster if others changed it, too."""
-        before, has_changed, size = answer
-        view = self._views.get(change.room)
-        if view is None:
-            return
-        is_own, is_known = change.process == self._processes.own, view.elsewhere is not None
-        if (
-            is_own
-            and size != len(view.here)
-            and not self._exchange.pending_connections(change.room)
-        ):
-            self._send_all(change.room, view)
-        elif is_own and is_known and has_changed and before.decode() == view.token:
-            view.token = change.token
-        else:
-            self._exchange.request_roster(change.room, view.next_at)
+    def _read_people(self, room: str, answer: list[bytes]) -> dict[str, Any]:
+        """Return the members in each process, or their number; delete fields that are none."""
+        people: dict[str, Any] = {}
+        wrong: list[bytes] = []
+        for name, text in zip(answer[::2], answer[1::2], strict=True):
+            members = read_members(text)
+            if members is None or not PROCESS.fullmatch(name.decode(errors="replace")):
+                wrong.append(name)
+            else:
+                people[name.decode()] = members
+        if wrong:
+            self._health.breaks(room, "there is a field in its roster that is no process")
+            self._delete(room, wrong)
+        return people
 
-    def _take_who(self, room: str, who: Who) -> None:
-        view, own = self._views.get(room), self._processes.own
+    def _sum_up(
+        self, room: str, people: dict[str, Any], here: dict[str, str]
+    ) -> tuple[dict[str, str] | None, int]:
+        """Return who is elsewhere; `None` and the number of senders if there are too many to list.
+
+        A sender with connections to several processes counts twice if one of these has too many.
+        """
+        dead = self._remove_dead(room, people)
+        rosters = [members for process, members in people.items() if process not in dead]
+        named = {k: v for each in rosters if isinstance(each, dict) for k, v in each.items()}
+        count = sum(each for each in rosters if isinstance(each, int))
+        if not count and len(named) + len(here) <= self._limit:
+            return named, 0
+        return None, count + len({*named.values(), *here.values()})
+
+    def _take_people(self, room: str, answer: list[bytes]) -> None:
+        view = self._views.get(room)
         if view is None:
             return
-        if view.is_wrong(who, own, self._exchange.pending_connections(room)):
-            self._send_all(room, view)
-        view.token, view.processes = who.token, who.processes - {own}
-        dead = self._remove_dead(room, view.processes)
-        if who.rosters is None:
-            self._presence.merge(room, {*(view.elsewhere or ())}, {}, who.count)
-            view.elsewhere = None
+        people = self._read_people(room, answer)
+        own = people.pop(self._process, None)
+        if own != json.loads(self._encode(view)) and room not in self._changed:
+            self._store(room, view.next_at)
+        view.processes = {*people}
+        before = view.elsewhere
+        view.elsewhere, count = self._sum_up(room, people, view.here)
+        if view.elsewhere is None:
+            self._presence.merge(room, {*(before or ())}, {}, count)
             view.next_at = asyncio.get_running_loop().time() + COUNT_SECONDS
+        elif before is None:
+            self._presence.merge(room, set(), view.elsewhere, 0)
         else:
-            self._update_others(room, view, who.elsewhere(dead | {own}))
+            self._announce("left", room, before, view.elsewhere)
+            self._announce("joined", room, view.elsewhere, before)
         view.known.set()
 
-    def _send_all(self, room: str, view: View) -> None:
-        """Store all members of this process, replacing what Redis has."""
-        self._exchange.add_change(Change(room, self._processes.own, {**view.here}, is_reset=True))
-
-    def _update_others(self, room: str, view: View, now: dict[str, str]) -> None:
-        was_named = view.elsewhere is not None
-        gone, come = view.take_elsewhere(now)
-        if not was_named:
-            self._presence.merge(room, set(), come, 0)
-            return
-        for connection, sender in gone.items():
-            self._announce("left", room, connection, sender)
-        for connection, sender in come.items():
-            self._announce("joined", room, connection, sender)
-
     def _announce(
-        self, kind: Literal["joined", "left"], room: str, connection: str, sender: str
+        self, kind: Literal["joined", "left"], room: str, some: dict[str, str], but: dict[str, str]
     ) -> None:
-        event = PresenceEvent(type=kind, room=room, sender=sender, connection=connection)
-        self._presence.announce(event)
+        for connection, sender in some.items():
+            if but.get(connection) != sender:
+                event = PresenceEvent(type=kind, room=room, sender=sender, connection=connection)
+                self._presence.announce(event)
+
+
+def read_members(text: bytes) -> dict[str, str] | int | None:
+    """Return the sender of each connection, or the number of senders; `None` if it is neither."""
+    try:
+        members = json.loads(text)
+    except ValueError:
+        return None
+    if isinstance(members, dict):
+        return members if all(isinstance(each, str) for each in members.values()) else None
+    return members if type(members) is int and 0 < members < 2**31 else None

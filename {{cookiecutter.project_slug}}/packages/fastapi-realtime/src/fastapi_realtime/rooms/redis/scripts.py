@@ -1,153 +1,343 @@
-"""Lua scripts for publishing and reading. Redis runs each atomically."""
+"""Names of keys in Redis, and Lua scripts. Redis runs each atomically."""
 
 from hashlib import sha1
 from random import getrandbits
+
+from ..memory import MAX_ROOM_BYTES
 
 KEEP_SECONDS = 24 * 3600
 """Seconds until the keys of a room without members expire, after its last message or leave."""
 EMPTY_SECONDS = 600
 """The same for a room that has never had a message."""
 SENT_SECONDS = 60
-"""Seconds for which Redis remembers the numbers of published messages."""
+"""Seconds for which Redis remembers the last batch of each process."""
+LOG_SECONDS = 10
+"""The log of a room also keeps messages of the last 10 to 20 seconds, for slow readers."""
+LOG_LENGTH = 4096
+"""Maximum messages in a log; more if `history_length` is higher."""
+LOG_BYTES = 16 * 1024 * 1024
+"""Maximum bytes of messages in a log."""
 
-BEGIN = """
-local function begin_epoch(name, offset)
-    redis.call('HSET', KEYS[1], 'epoch', name, 'offset', offset, 'start', offset)
+
+class Keys:
+    """The keys of an application. They start with its name, so several can share a database."""
+
+    def __init__(self, application: str) -> None:
+        self.news = f"{application}:news"
+        """A channel: epoch, last offset and name of a room with new messages."""
+        self.moves = f"{application}:moves"
+        """A channel: a process, and the name of a room whose members there have changed."""
+        self.closed = f"{application}:closed"
+        """A stream of subjects whose connections must be closed, and a channel that announces it."""
+        self._application = application
+
+    def process(self, name: str) -> str:
+        """Return the key that exists while a process is running."""
+        return f"{self._application}:process:{name}"
+
+    def room(self, room: str) -> "RoomKeys":
+        """Return the keys of a room."""
+        tag = room.replace("%", "%25").replace("}", "%7D")  # a brace would end the hash tag
+        return RoomKeys(room, self._application + ":{" + tag + "}")
+
+
+class RoomKeys:
+    """The keys of a room. They share a hash tag."""
+
+    __slots__ = ("head", "room")
+
+    def __init__(self, room: str, head: str) -> None:
+        self.room = room
+        self.head = head
+        """A hash; its fields are listed at `OPEN`."""
+
+    @property
+    def log(self) -> str:
+        """A stream of messages; their entry ids are their offsets."""
+        return f"{self.head}:log"
+
+    @property
+    def refs(self) -> str:
+        """A sorted set of the refs of the messages in the history, by offset."""
+        return f"{self.head}:refs"
+
+    @property
+    def people(self) -> str:
+        """A hash of the members in each process."""
+        return f"{self.head}:people"
+
+    def sent(self, process: str) -> str:
+        """Return the key of the last batch of a process, and where its messages are."""
+        return f"{self.head}:sent:{process}"
+
+
+OPEN = """
+local head, log, refs = KEYS[1], KEYS[2], KEYS[3]
+local new_epoch, server, keep, empty = unpack(ARGV, 1, 4)
+local history_length, history_bytes = tonumber(ARGV[5]), tonumber(ARGV[6])
+local max_length, max_bytes, seconds = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
+local room = {}
+local is_repaired = 0
+
+local function save(...)
+    redis.call('HSET', head, ...)
 end
 
-local function begin_log(name, offset)
-    begin_epoch(name, offset)
-    redis.call('HSET', KEYS[1], 'bytes', 0)
-    redis.call('DEL', KEYS[2], KEYS[3])
+local function begin(offset, past)
+    room.epoch, room.offset, room.start, room.past = new_epoch, offset, offset, past
+    save('epoch', new_epoch, 'offset', offset, 'start', offset, 'past', past, 'server', server)
+end
+
+local function clear(offset)
+    begin(offset, '')
+    redis.call('DEL', log, refs)
+    room.bytes, room.peak, room.older, room.newer, room.at = 0, 0, offset, offset, 0
+    save('bytes', 0, 'peak', 0, 'older', offset, 'newer', offset, 'at', 0)
+end
+
+local function continue_epoch()
+    local past = room.past .. ' ' .. room.epoch .. ':' .. string.format('%.0f', room.offset)
+    if #past > 120 then past = string.match(past, '^ [^ ]+(.*)$') end
+    begin(room.offset, past)
+end
+
+local function is_type(key, expected)
+    local found = redis.call('TYPE', key).ok
+    return found == expected or found == 'none'
+end
+
+local function read_room()
+    if not (is_type(head, 'hash') and is_type(log, 'stream') and is_type(refs, 'zset')) then
+        return false
+    end
+    local names = {'offset', 'start', 'bytes', 'peak', 'older', 'newer', 'at'}
+    local found = redis.call('HMGET', head, unpack(names))
+    for i, name in ipairs(names) do
+        local text = found[i] or ''
+        if #text > 15 or not string.find(text, '^%d+$') then return false end
+        room[name] = tonumber(text)
+    end
+    room.epoch, room.past, room.server = unpack(redis.call('HMGET', head, 'epoch', 'past', 'server'))
+    return room.epoch and string.find(room.epoch, '^%x+$') and #room.epoch == 8
+        and room.past and string.find(room.past, '^[%x: ]*$') and #room.past <= 120
+end
+
+local function open()
+    if redis.call('EXISTS', head) == 0 then
+        clear(0)
+    elseif not read_room() then
+        is_repaired = 1
+        if not is_type(head, 'hash') then
+            redis.call('SET', head, '')
+            redis.call('DEL', head)
+        end
+        clear(0)
+    elseif room.server ~= server then
+        continue_epoch()
+    end
+end
+
+local function expire(...)
+    local time = room.offset == 0 and empty or keep
+    for _, key in ipairs({head, log, refs, ...}) do redis.call('EXPIRE', key, time) end
+end
+
+local function must_go(offset, length)
+    if offset <= room.older then return length > history_length or room.bytes > history_bytes end
+    return length > max_length or room.bytes > max_bytes
+end
+
+local function trim(before, length)
+    local now = tonumber(redis.call('TIME')[1])
+    if now - room.at >= seconds then
+        room.older = now - room.at < 2 * seconds and room.newer or before
+        room.newer, room.at = before, now
+    end
+    local first = room.offset - length + 1
+    local over = math.min(room.older - first + 1, length - history_length)
+    over = math.max(over, length - max_length)
+    -- Trimming in bulk is cheaper.
+    if over >= 64 or (over > 0 and over == length) or room.bytes > history_bytes then
+        while length > 0 and must_go(room.offset - length + 1, length) do
+            local oldest, last = redis.call('XRANGE', log, '-', '+', 'COUNT', 16), nil
+            for _, entry in ipairs(oldest) do
+                if not must_go(room.offset - length + 1, length) then break end
+                length, room.bytes = length - 1, math.max(0, room.bytes - #(entry[2][6] or ''))
+                last = string.match(entry[1], '^%d+')
+            end
+            redis.call('XTRIM', log, 'MINID', string.format('%.0f-0', last + 1))
+        end
+    end
+    redis.pcall('HSET', head,
+        'bytes', room.bytes, 'older', room.older, 'newer', room.newer, 'at', room.at)
 end
 """
-"""Begin an epoch of a room: `begin_epoch` keeps its log, `begin_log` empties it."""
+"""Functions of scripts that write: read the head of a room, begin an epoch, trim the log.
 
-TRIM = """
-local function trim(log, length, bytes, max_length, max_bytes)
-    while length > max_length or bytes > max_bytes do
-        local oldest, after = redis.call('XRANGE', log, '-', '+', 'COUNT', 64), nil
-        if #oldest == 0 then return 0 end
-        for _, entry in ipairs(oldest) do
-            if length <= max_length and bytes <= max_bytes then break end
-            length, bytes = length - 1, bytes - #(entry[2][8] or '')
-            after = string.match(entry[1], '^%d+') + 1
-        end
-        redis.call('XTRIM', log, 'MINID', string.format('%.0f-0', after))
-    end
-    return bytes
-end
+The head has `epoch`, the last `offset`, the offset `start` of the epoch, and `past`: earlier epochs
+that it continues, each with its last offset. The `server` is the instance of Redis that wrote last.
+After a restart or a failover it is another, and a new epoch begins: so it is known of each position
+whether Redis still has the messages up to it. `bytes` are in the log now, `peak` at most so far.
+Messages after the offset `older` are from the last seconds; it becomes `newer` in time, which was
+set `at` that second.
+
+A head that can't be right is replaced by a new one. Redis does not roll back a script that fails;
+the first write is one that it rejects when it is full or read-only, so nothing is written then.
 """
 
 PUBLISH = (
-    BEGIN
-    + TRIM
+    OPEN
     + """
-local head, log, refs, sent = unpack(KEYS)
-local process, slots, new_epoch = unpack(ARGV, 1, 3)
-local max_length, max_bytes = tonumber(ARGV[4]), tonumber(ARGV[5])
-local history_length, keep, keep_sent = unpack(ARGV, 6, 8)
+local sent = KEYS[4]
+local batch, channel, name, keep_sent = unpack(ARGV, 10, 13)
 
-local epoch = redis.call('HGET', head, 'epoch')
-if not epoch then
-    begin_log(new_epoch, 0)
-    epoch = new_epoch
+local before = {} -- perhaps the answer to the same batch, which was lost
+local text = redis.pcall('GET', sent)
+for word in string.gmatch(type(text) == 'string' and text or '', '%S+') do
+    before[#before + 1] = word
+end
+if before[1] == batch then return before end
+
+open()
+local first_new, bytes, new, answer, places = room.offset, 0, 0, {batch, 0, is_repaired}, {}
+
+-- Returns epoch and offset of the message in the history with a ref.
+local function find(ref)
+    local offset = redis.call('ZSCORE', refs, ref)
+    if not offset or tonumber(offset) <= first_new - history_length then return end
+    local entry = redis.call('XRANGE', log, offset .. '-0', offset .. '-0')[1]
+    if entry then return entry[2][2], offset end
 end
 
--- Returns epoch and offset if the message was published before.
-local function find(number, slot, ref)
-    local before = redis.call('HGET', sent, slot)
-    if before then -- a repeated message has the number in its slot
-        local known, epoch, offset = string.match(before, '^(%d+) (%x+) (%d+)$')
-        if known == number then return epoch, offset end
-    end
+local offset, added = room.offset, {}
+for i = 14, #ARGV, 3 do
+    local ref, epoch, at = ARGV[i], nil, nil
     if ref ~= '' then
-        local known = redis.call('ZSCORE', refs, ref)
-        local forgotten = redis.call('HGET', head, 'offset') - history_length
-        if known and tonumber(known) > forgotten then return epoch, known end
+        at = added[ref]
+        if not at then epoch, at = find(ref) end
     end
+    if not at then
+        offset = offset + 1
+        at = string.format('%.0f', offset)
+        places[i] = at
+        if ref ~= '' then added[ref] = at end
+    end
+    answer[#answer + 1] = epoch or false
+    answer[#answer + 1] = at
 end
 
-local positions, bytes, has_refs = {}, 0, false
-for i = 9, #ARGV, 4 do
-    local number, ref, origin, message = unpack(ARGV, i, i + 3)
-    local slot = number % slots
-    local known_epoch, offset = find(number, slot, ref)
-    if not offset then
-        offset = tostring(redis.call('HINCRBY', head, 'offset', 1))
-        redis.call('XADD', log, offset .. '-0',
-            'e', epoch, 'o', origin, 'n', process .. number, 'm', message)
-        bytes = bytes + #message
-        if ref ~= '' then
-            has_refs = true
-            redis.call('ZADD', refs, offset, ref)
+room.offset = offset
+save('offset', offset)
+for i = 14, #ARGV, 3 do
+    local at = places[i]
+    if at then
+        local ref, origin, message = unpack(ARGV, i, i + 2)
+        local result = redis.pcall('XADD', log, at .. '-0', 'e', room.epoch, 'o', origin, 'm', message)
+        if type(result) == 'table' and new == 0 then -- another program has written to the log
+            clear(first_new)
+            room.offset, answer[3] = offset, 1
+            save('offset', offset)
+            redis.call('XADD', log, at .. '-0', 'e', room.epoch, 'o', origin, 'm', message)
         end
-        redis.call('HSET', sent, slot, number .. ' ' .. epoch .. ' ' .. offset)
+        if ref ~= '' then redis.call('ZADD', refs, at, ref) end
+        bytes, new = bytes + #message, new + 1
     end
-    positions[#positions + 1] = known_epoch or epoch
-    positions[#positions + 1] = offset
 end
+for i = 4, #answer, 2 do answer[i] = answer[i] or room.epoch end
 
-local length, total = redis.call('XLEN', log), redis.call('HINCRBY', head, 'bytes', bytes)
-if length * 4 <= #ARGV - 8 and total ~= bytes then -- the log was evicted before
-    redis.call('HSET', head, 'bytes', bytes)
-    total = bytes
-end
--- Trimming in bulk is cheaper.
-if length >= max_length + 64 or total > max_bytes then
-    redis.call('HSET', head, 'bytes', trim(log, length, total, max_length, max_bytes))
-end
-if has_refs then
-    local offset = redis.call('HGET', head, 'offset')
+if new > 0 then
+    local length = redis.call('XLEN', log)
+    room.bytes = length > new and room.bytes + bytes or bytes
+    trim(first_new, length)
     redis.call('ZREMRANGEBYSCORE', refs, '-inf', offset - history_length)
+    if room.bytes > room.peak then
+        answer[2] = room.bytes - room.peak
+        save('peak', room.bytes)
+    end
 end
-for i, key in ipairs(KEYS) do redis.call('EXPIRE', key, i < 4 and keep or keep_sent) end
-return positions
+answer[2] = tostring(answer[2])
+redis.call('SET', sent, batch .. ' 0 0 ' .. table.concat(answer, ' ', 4), 'EX', keep_sent)
+expire()
+if new > 0 then
+    redis.pcall('PUBLISH', channel, string.format('%s %.0f %s', room.epoch, offset, name))
+end
+return answer
 """
 )
-"""Publish messages of a process to a room, except those published before.
+"""Publish a batch of messages of a process to a room, once however often it is sent.
 
-Returns epoch and offset of each. Redis does not roll back a script that fails; the first write is
-one that it rejects when it is full or read-only, so nothing is written then.
+Returns the number of the batch, by how many bytes the room has grown beyond its peak, 1 if the
+room was repaired, then epoch and offset of each message.
 """
 
 LOOK = (
-    BEGIN
+    OPEN
     + """
-local head, log = unpack(KEYS, 1, 2)
-local seen_epoch, seen, seen_mark, new_epoch, keep, empty, confirmed = unpack(ARGV)
-local epoch, offset = unpack(redis.call('HMGET', head, 'epoch', 'offset'))
-if not epoch then
-    begin_log(new_epoch, 0)
-elseif epoch == seen_epoch then
-    -- A failover or an old snapshot: Redis has lost the last message read, and reuses its offset.
-    local last = redis.call('XRANGE', log, seen .. '-0', seen .. '-0')[1]
-    local is_another = last and seen_mark ~= '' and last[2][6] ~= seen_mark
-    if is_another or tonumber(offset) < tonumber(confirmed) then begin_epoch(new_epoch, offset) end
+local people = KEYS[4]
+local process, seen_epoch, seen, may_begin = unpack(ARGV, 10, 13)
+if may_begin == '0' and redis.call('EXISTS', head) == 0 then return {} end
+open()
+if room.epoch == seen_epoch and tonumber(seen) > room.offset then continue_epoch() end
+local last = string.format('(%.0f-0', room.offset)
+if #redis.call('XREVRANGE', log, '+', last, 'COUNT', 1) > 0 then
+    is_repaired = 1 -- another program has written to the log
+    clear(room.offset)
 end
-local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
-local last_offset = redis.call('HGET', head, 'offset')
-if last and last[1] ~= last_offset .. '-0'
-    and tonumber(string.match(last[1], '^%d+')) >= tonumber(last_offset) then
-    -- A foreign entry, at or above our last offset.
-    begin_log(new_epoch, last_offset)
-    last = nil
+local length = redis.call('XLEN', log)
+if length > 0 then trim(room.offset, length) end
+expire(people)
+local seen_end = string.format('%.0f', room.offset)
+if seen_epoch ~= room.epoch then
+    seen_end = string.match(room.past, ' ' .. seen_epoch .. ':(%d+)') or '-1'
 end
-if last_offset == '0' then keep = empty end
-for _, key in ipairs(KEYS) do redis.call('EXPIRE', key, keep) end
-
-local now = redis.call('HMGET', head, 'epoch', 'offset', 'start', 'roster')
-local has_roster = now[4] and redis.call('EXISTS', unpack(KEYS, 4)) == 3
-local is_whole = now[2] == '0' or (last and last[1] == now[2] .. '-0')
-local mark, roster = last and last[2][6] or '', has_roster and now[4] or ''
-return {now[1], now[2], now[3], mark, is_whole and 1 or 0, roster}
+local is_listed = redis.pcall('HEXISTS', people, process)
+return {
+    room.epoch, string.format('%.0f', room.offset), string.format('%.0f', room.start),
+    seen_end, is_listed == 1 and 1 or 0, is_repaired
+}
 """
 )
-"""Compare a room with a process's cursor; begin a new epoch if Redis has lost messages.
+"""Compare a room with what a process has seen of it; begin a new epoch if that is lost.
 
-Returns epoch, last offset, the offset at which the epoch began, the mark of the last message, 1
-if the log has that message, and the token of the roster, empty if keys of the roster are missing.
+Returns epoch, last offset, start of the epoch, the last offset of the epoch seen (-1 if this epoch
+does not continue it), 1 if the process has members in the room, and 1 if the room was repaired.
+Returns nothing if there is no such room and the process may not begin one.
 """
+
+HISTORY = """
+local head, log = KEYS[1], KEYS[2]
+local since_epoch, since, before, oldest, max_bytes = unpack(ARGV)
+local epoch, offset, past = unpack(redis.call('HMGET', head, 'epoch', 'offset', 'past'))
+if not epoch then return {} end
+local last = since_epoch == epoch and offset or nil
+if since_epoch ~= '' and not last then
+    last = string.match(past or '', ' ' .. since_epoch .. ':(%d+)')
+end
+local is_known = last ~= nil and tonumber(since) <= tonumber(last)
+local floor = tonumber(offset) - tonumber(oldest)
+if is_known then floor = math.max(floor, tonumber(since)) end
+local first = string.format('(%.0f-0', math.max(floor, 0))
+local entries, bytes = {}, 0
+before = before == '' and '+' or '(' .. before .. '-0'
+while bytes < tonumber(max_bytes) do
+    local some = redis.call('XREVRANGE', log, before, first, 'COUNT', 8)
+    for _, entry in ipairs(some) do
+        bytes = bytes + #(entry[2][6] or '')
+        entries[#entries + 1] = entry
+        before = '(' .. entry[1]
+        if bytes >= tonumber(max_bytes) then break end
+    end
+    if #some < 8 then break end
+end
+return {epoch, offset, is_known and 1 or 0, entries}
+"""
+"""Return a page of the history, the latest messages first; nothing is written.
+
+Returns epoch and last offset of the room, 1 if the position `since` is known, and messages after
+it, from before an offset on.
+"""
+
+SCRIPTS = PUBLISH, LOOK, HISTORY
 
 
 def new_epoch() -> str:
@@ -160,4 +350,10 @@ def digest(script: str) -> str:
     return sha1(script.encode(), usedforsecurity=False).hexdigest()
 
 
-PUBLISH_SHA, LOOK_SHA = digest(PUBLISH), digest(LOOK)
+PUBLISH_SHA, LOOK_SHA, HISTORY_SHA = map(digest, SCRIPTS)
+
+
+def room_arguments(server: str, history_length: int) -> tuple[str | int, ...]:
+    """Return the arguments that `PUBLISH` and `LOOK` begin with."""
+    log = max(LOG_LENGTH, history_length), LOG_BYTES, LOG_SECONDS
+    return new_epoch(), server, KEEP_SECONDS, EMPTY_SECONDS, history_length, MAX_ROOM_BYTES, *log

@@ -1,29 +1,24 @@
 """Publishing without an event loop, from other processes than the server."""
 
-import os
 import time
 from contextlib import suppress
-from itertools import count
 from secrets import token_hex
-from threading import Lock
-from typing import Any
 
 from pydantic import JsonValue
 from redis import ConnectionPool, Redis
 from redis.backoff import NoBackoff
-from redis.connection import parse_url
+from redis.connection import AbstractConnection, parse_url
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.retry import Retry
 
 from ..access import RoomAccess, RoomPolicy
 from ..broker import BrokerUnavailable
 from ..events import MessageEvent
-from .broker import RedisSettings
-from .keys import Keys, RoomKeys
-from .link import FORCED, MOVED_ON
-from .messages import pack
-from .scripts import PUBLISH
-from .unsent import Publication, publish_command
+from .connection import FORCED, MOVED_ON, read_info
+from .log import pack
+from .publisher import publish_command, read_positions
+from .scripts import PUBLISH, Keys
+from .settings import RedisSettings
 
 PATIENCE = 3.0
 """Seconds within which Redis must confirm a message."""
@@ -46,13 +41,14 @@ class SyncRooms:
         """
         if settings.is_in_memory:
             raise ValueError("these rooms are in the server's memory; use post_message()")
-        self._url = settings.broker_url.get_secret_value()
+        options = parse_url(settings.broker_url.get_secret_value()) | FORCED
+        options |= {"socket_timeout": ANSWER_SECONDS, "socket_connect_timeout": ANSWER_SECONDS}
+        options |= {"retry": Retry(NoBackoff(), 0), "redis_connect_func": self._greet}
+        self._redis = Redis(connection_pool=ConnectionPool(**options))
+        self._server = ""  # the name of the instance that was connected to last
         self._history_length = settings.history_length
         self._access = RoomAccess(policy)
         self._keys = Keys(settings.application)
-        # By process: another thread of a parent may hold one at a fork.
-        self._locks: dict[int, Lock] = {}
-        self._pid = 0
 
     def publish(self, room: str, data: JsonValue, sender: str = "", ref: str = "") -> str:
         """Send a message to all members of a room, and return its id.
@@ -67,43 +63,32 @@ class SyncRooms:
         """
         self._access.check_target(room)
         packed = pack(MessageEvent(room=room, sender=sender, data=data))
-        key = self._access.ref_key(sender, ref)
-        deadline = time.monotonic() + PATIENCE
-        lock = self._locks.setdefault(os.getpid(), Lock())
-        if not lock.acquire(timeout=PATIENCE):
-            raise BrokerUnavailable
-        try:
-            self._connect_once()
-            publication = Publication(key.encode(), b"", packed, next(self._numbers))
-            epoch, offset = self._send(self._keys.room(room), publication, deadline)
-        finally:
-            lock.release()
-        return f"{epoch.decode()}-{int(offset)}"
-
-    def close(self) -> None:
-        """Close the connection; the next `publish` opens a new one."""
-        if self._pid == os.getpid():
-            self._redis.connection_pool.disconnect()
-
-    def _connect_once(self) -> None:
-        """Create the connection and the process name, once in each process, also after a fork."""
-        if self._pid != os.getpid():
-            self._pid = os.getpid()
-            self._process = token_hex(4)
-            self._numbers = count(1)
-            options = parse_url(self._url) | FORCED
-            options |= {"socket_timeout": ANSWER_SECONDS, "socket_connect_timeout": ANSWER_SECONDS}
-            pool = ConnectionPool(retry=Retry(NoBackoff(), 0), **options)
-            self._redis = Redis(connection_pool=pool)
-
-    def _send(self, keys: RoomKeys, publication: Publication, deadline: float) -> Any:
-        """Send a message until Redis confirms it; repeating it does not publish it twice."""
-        command = publish_command(keys, [publication], self._process, self._history_length)
+        message = self._access.ref_key(sender, ref).encode(), b"", packed
+        # As if from a process of its own: Redis knows it when it is repeated.
+        batch = token_hex(8), 1
+        keys, deadline = self._keys.room(room), time.monotonic() + PATIENCE
         while True:
             try:
-                return self._redis.execute_command(*command)
+                if not self._server:
+                    self._redis.ping()
+                command = publish_command(
+                    keys, self._keys.news, [message], batch, self._server, self._history_length
+                )
+                answer = self._redis.execute_command(*command)
+                ((epoch, offset),) = read_positions(answer, 1)
+                return f"{epoch}-{offset}"
             except RedisError as error:
                 self._recover(error, deadline)
+
+    def close(self) -> None:
+        """Close all connections; the next `publish` opens a new one."""
+        self._redis.connection_pool.disconnect()
+
+    def _greet(self, connection: AbstractConnection) -> None:
+        """Set up a connection, and note which instance of Redis it leads to."""
+        connection.on_connect()
+        connection.send_command("INFO", "server")
+        self._server, _ = read_info(connection.read_response())
 
     def _recover(self, error: RedisError, deadline: float) -> None:
         """Prepare another attempt, or raise `BrokerUnavailable`."""
@@ -114,5 +99,6 @@ class SyncRooms:
             with suppress(RedisError):
                 self._redis.script_load(PUBLISH)
         else:
-            self._redis.connection_pool.disconnect()
+            self._server = ""
+            self._redis.connection_pool.disconnect(inuse_connections=False)
             time.sleep(RETRY_SECONDS)

@@ -1,0 +1,205 @@
+"""Messages in the log of a room: packing, checking, and reading the history."""
+
+import asyncio
+import re
+from collections import deque
+from typing import Any, NamedTuple
+
+from pydantic_core import from_json
+from redis.exceptions import ResponseError
+
+from ...server.fast_path import server_frame
+from ..batch import EncodedEvent
+from ..broker import BrokerUnavailable
+from ..events import MessageEvent
+from ..formats import EVENTS, RoomFormat
+from ..history import Replay
+from ..memory import MAX_ROOM_BYTES
+from .connection import Commands, Health, explain
+from .scripts import HISTORY_SHA, RoomKeys
+
+REPLAYS_AT_ONCE = 4
+"""Histories that are read at the same time; others wait, and clients take turns."""
+REPLAY_SECONDS = 30.0
+"""Seconds for a history to be read, with the time that it waits."""
+PAGE_BYTES = 128 * 1024
+"""Bytes of a history that are read at once; at least one message is."""
+
+FIELDS = [b"e", b"o", b"m"]
+"""The field names of an entry: epoch, origin, packed message."""
+BEFORE_ID = b'{"type":"message","id":"'
+"""The start of a message's JSON, up to its id, which Redis assigns."""
+EPOCH = re.compile("[0-9a-f]{8}")
+POSITION = re.compile("([0-9a-f]{8})-([0-9]{1,15})")
+ENTRY_ID = re.compile(b"([0-9]{1,15})-([0-9]+)")
+
+
+def pack(event: MessageEvent) -> bytes:
+    """Return the packed form of a message: its JSON without `BEFORE_ID`."""
+    text = EVENTS.encode(event)
+    assert text is not None
+    assert text.startswith(BEFORE_ID + b'"')
+    return text[len(BEFORE_ID) :]
+
+
+class LogEntry(NamedTuple):
+    """An entry in the log of a room."""
+
+    offset: int
+    """-1 if it is too high for a message."""
+    epoch: str = ""
+    """Empty if the entry is not a message of this room."""
+    origin: str = ""
+    """The connection that sent it, or an empty string."""
+    text: bytes = b""
+    """The message as JSON, as under `events.v1`."""
+    event: MessageEvent | None = None
+
+
+def read_entry(room: str, raw: Any) -> LogEntry:
+    """Return an entry from Redis: an id, and field names and values in turn."""
+    found = ENTRY_ID.fullmatch(raw[0])
+    offset = int(found[1]) if found else -1
+    try:
+        if found is None or found[2] != b"0" or raw[1][::2] != FIELDS:
+            return LogEntry(offset)
+        epoch, origin, packed = raw[1][1::2]
+        text = b"%b%b-%d%b" % (BEFORE_ID, epoch, offset, packed)
+        event = MessageEvent(**from_json(text, allow_inf_nan=False))
+        # `id` is as it was written here, unless the packed text has another one.
+        is_ours = event.room == room and event.type == "message" and isinstance(event.sender, str)
+        if is_ours and EPOCH.fullmatch(epoch.decode()) and event.id == f"{epoch.decode()}-{offset}":
+            return LogEntry(offset, epoch.decode(), origin.decode(), text, event)
+    except (ValueError, TypeError):
+        pass
+    return LogEntry(offset)
+
+
+class LoggedMessage(EncodedEvent):
+    """A message from the log. It is JSON already."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, entry: LogEntry) -> None:
+        assert entry.event is not None
+        super().__init__(entry.event, entry.origin, entry.offset)
+        self._text = entry.text
+
+    def _encode(self, format: RoomFormat) -> bytes | None:
+        return self._text if format is EVENTS else super()._encode(format)
+
+
+class Replays:
+    """Reads the history of rooms for members that return.
+
+    It has connections of its own. They are few, and clients take turns: who asks often waits
+    for its own earlier requests. A history is read in pages, from the latest message back.
+    """
+
+    def __init__(self, url: str, history_length: int, health: Health) -> None:
+        self._history_length = history_length
+        self._health = health
+        self._all = [Commands(url) for _ in range(REPLAYS_AT_ONCE)]
+        self._free = [*self._all]
+        self._waiting: dict[str, deque[asyncio.Future[Commands]]] = {}  # by client
+
+    async def close(self) -> None:
+        """Close the connections."""
+        for commands in self._all:
+            await commands.close()
+
+    async def read(self, keys: RoomKeys, since: str, client: str) -> Replay:
+        """Return the messages after a position; if some are lost, all that are kept.
+
+        Raises `BrokerUnavailable`.
+        """
+        try:
+            async with asyncio.timeout(REPLAY_SECONDS):
+                commands = await self._take(client)
+                try:
+                    return await self._read(commands, keys, since)
+                finally:
+                    self._give_back(commands)
+        except TimeoutError:
+            raise BrokerUnavailable from None
+
+    async def _take(self, client: str) -> Commands:
+        if self._free:
+            return self._free.pop()
+        turn: asyncio.Future[Commands] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(client, deque()).append(turn)
+        try:
+            return await turn
+        except BaseException:
+            if turn.done() and not turn.cancelled():
+                self._give_back(turn.result())
+            raise
+
+    def _give_back(self, commands: Commands) -> None:
+        """Pass a connection to the next client, which then waits for all others."""
+        while self._waiting:
+            client, turns = next(iter(self._waiting.items()))
+            del self._waiting[client]
+            turn = turns.popleft()
+            if turns:
+                self._waiting[client] = turns
+            if not turn.done():
+                turn.set_result(commands)
+                return
+        self._free.append(commands)
+
+    async def _read(self, commands: Commands, keys: RoomKeys, since: str) -> Replay:
+        found = POSITION.fullmatch(since)
+        epoch, seen = (found[1], int(found[2])) if found else ("", 0)
+        frames: deque[bytes] = deque()
+        size = 0
+        room = await self._read_page(commands, keys, epoch, seen, None)
+        first = max(seen if room.is_known else 0, room.offset - self._history_length) + 1
+        entries, oldest = deque(room.entries), room.offset + 1
+        while entries and oldest > first:
+            entry = entries.popleft()
+            frame = server_frame(entry.text, is_text=True)
+            size += len(frame)
+            if not entry.epoch or entry.offset != oldest - 1 or size > MAX_ROOM_BYTES:
+                break  # what is older is not connected to this, or not kept
+            frames.appendleft(frame)
+            oldest = entry.offset
+            if not entries and oldest > first:
+                page = await self._read_page(commands, keys, epoch, seen, oldest)
+                entries.extend(page.entries)
+        is_complete = room.is_known and oldest == seen + 1
+        # The reader may be behind: what it passes on up to this offset is known to the member.
+        last_offset = room.offset if frames else seen if room.is_known else 0
+        position = f"{room.epoch}-{room.offset}"
+        return Replay([*frames], last_offset, is_complete, position, sum(map(len, frames)))
+
+    async def _read_page(
+        self, commands: Commands, keys: RoomKeys, epoch: str, seen: int, before: int | None
+    ) -> "Page":
+        (answer,) = await commands.run(
+            (
+                *("EVALSHA", HISTORY_SHA, 2, keys.head, keys.log),
+                *(epoch, seen, before or "", self._history_length, PAGE_BYTES),
+            )
+        )
+        if isinstance(answer, ResponseError):
+            self._health.breaks(keys.room, explain(answer))
+            raise BrokerUnavailable
+        if not answer:
+            return Page("", 0, False, [])
+        entries = [read_entry(keys.room, each) for each in answer[3]]
+        if not all(entry.epoch for entry in entries):
+            self._health.breaks(keys.room, "there is an entry in the log that is no message")
+        return Page(answer[0].decode(errors="replace"), int(answer[1]), answer[2] == 1, entries)
+
+
+class Page(NamedTuple):
+    """A page of the history of a room."""
+
+    epoch: str
+    offset: int
+    """That of the last message in the room."""
+    is_known: bool
+    """Whether Redis knows the position that the history is read from."""
+    entries: list[LogEntry]
+    """The latest first."""
