@@ -62,6 +62,7 @@ class Talk:
         self.accepted: dict[str, str] = {}
         self.refused: list[str] = []
         self.listeners: list[Listener] = []
+        self.last = ""
         self._is_over = False
 
     async def __aenter__(self) -> "Talk":
@@ -97,7 +98,7 @@ class Talk:
         """Return what each listener received, which must be the same, up to a last message."""
         for process in self.processes:
             await ready(process)
-        last = await self.processes[0].publish("last")
+        self.last = last = await self.processes[0].publish("last")
         seen = []
         for listener in self.listeners:
             events = [await listener.next()]
@@ -107,8 +108,8 @@ class Talk:
         assert all(events == seen[0] for events in seen)
         return seen[0]
 
-    async def check(self) -> None:
-        """All that was accepted has arrived once, in order, and under its id."""
+    async def check(self) -> list[str]:
+        """All that was accepted has arrived once, in order, and under its id; return all ids."""
         events = await self.received()
         assert {event["type"] for event in events} == {"message"}
         texts = [str(event["data"]) for event in events]
@@ -118,3 +119,4 @@ class Talk:
         for name in {text.split()[0] for text in texts}:
             own = [text for text in texts if text.startswith(name)]
             assert own == sorted(own)
+        return [*map(str, ids.values()), self.last]
