@@ -37,11 +37,16 @@ class Process(NamedTuple):
         return listener
 
     async def publish(
-        self, data: JsonValue, room: str = "lobby", origin: str = "", ref: str = ""
+        self,
+        data: JsonValue,
+        room: str = "lobby",
+        origin: str = "",
+        ref: str = "",
+        address: str = "",
     ) -> str:
         """Publish a message, and return its id."""
         event = MessageEvent(room=room, sender="zoe", data=data)
-        published = await self.broker.publish(event, origin, ref)
+        published = await self.broker.publish(event, origin, ref, address)
         return published if isinstance(published, str) else await published
 
 

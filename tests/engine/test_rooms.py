@@ -173,7 +173,7 @@ class SlowBroker(MemoryBroker):
         self.asked = asyncio.Event()
         self.published = asyncio.Event()
 
-    async def replay(self, room: str, since: str) -> Replay:
+    async def replay(self, room: str, since: str, address: str = "") -> Replay:
         self.asked.set()
         await self.published.wait()
         return await super().replay(room, since)
@@ -230,15 +230,17 @@ def test_a_member_that_disconnects_during_its_replay_was_never_there() -> None:
 class AbsentBroker(MemoryBroker):
     """A broker that is away, but for rooms that it knows."""
 
-    async def enter(self, room: str) -> str:
+    async def enter(self, room: str, address: str = "") -> str:
         if room == "unknown":
             raise BrokerUnavailable
         return await super().enter(room)
 
-    async def replay(self, room: str, since: str) -> Replay:
+    async def replay(self, room: str, since: str, address: str = "") -> Replay:
         raise BrokerUnavailable
 
-    async def publish(self, event: MessageEvent, origin: str = "", ref: str = "") -> str:
+    async def publish(
+        self, event: MessageEvent, origin: str = "", ref: str = "", address: str = ""
+    ) -> str:
         raise BrokerUnavailable
 
 

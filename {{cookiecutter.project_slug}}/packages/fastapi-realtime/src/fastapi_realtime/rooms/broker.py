@@ -35,6 +35,14 @@ class BrokerUnavailable(HTTPException):
         super().__init__(503, "rooms are not available now; try again later")
 
 
+class RoomRefused(HTTPException):
+    """An address has stored too much to begin a room, or to publish to it: 429."""
+
+    def __init__(self, room: str) -> None:
+        detail = f"the room {room!r} is refused: this address has stored too much; try again later"
+        super().__init__(429, detail)
+
+
 class Broker(Protocol):
     """Gives messages an id and an order, keeps the latest ones, and passes events to the hub."""
 
@@ -53,12 +61,15 @@ class Broker(Protocol):
         """
         ...
 
-    async def publish(self, event: MessageEvent, origin: str = "", ref: str = "") -> Published:
+    async def publish(
+        self, event: MessageEvent, origin: str = "", ref: str = "", address: str = ""
+    ) -> Published:
         """Send a message to its room, except to the connection `origin`; return its id.
 
         Messages of a room are published in the order of the calls, even if calls return before
         that. If the room's history has a message with the same `ref`, nothing is sent, and the
-        id is that of the earlier message. Raises `BrokerUnavailable`, as the future may.
+        id is that of the earlier message. `address` is that of a client that sends it. Raises
+        `BrokerUnavailable`, as the future may, and `RoomRefused`.
         """
         ...
 
@@ -74,15 +85,15 @@ class Broker(Protocol):
         """Ask other processes to close a subject's connections; raises `BrokerUnavailable`."""
         ...
 
-    async def replay(self, room: str, since: str) -> Replay:
+    async def replay(self, room: str, since: str, address: str = "") -> Replay:
         """Return the messages after the position `since`; raises `BrokerUnavailable`."""
         ...
 
-    async def enter(self, room: str) -> str:
+    async def enter(self, room: str, address: str = "") -> str:
         """Count a member that joins a room, and return the room's position.
 
         Every message after that position is passed to the hub. If this raises
-        `BrokerUnavailable`, the member is not counted.
+        `BrokerUnavailable` or `RoomRefused`, the member is not counted.
         """
         ...
 

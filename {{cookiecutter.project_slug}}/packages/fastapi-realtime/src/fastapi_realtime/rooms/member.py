@@ -9,9 +9,10 @@ from pydantic import JsonValue
 from ..close_codes import CloseCode
 from ..connection import Connection
 from ..formats import DETAILS, ErrorCode, dump_json
+from ..limits import network_of
 from ..realtime import realtime_of
 from .access import RoomAccess
-from .broker import Broker, BrokerUnavailable
+from .broker import Broker, BrokerUnavailable, RoomRefused
 from .confirmations import Confirmations
 from .events import (
     AcceptedEvent,
@@ -82,8 +83,8 @@ class Member:
     async def __aenter__(self) -> Self:
         """Accept the handshake, send missed messages, and notify the other members.
 
-        Raises a 403 if the client may not join the room, and a 503 while the broker is
-        unavailable. If the broker fails after the handshake, the connection closes with 1013.
+        Raises a 403 if the client may not join the room, a 429 if it is new and the client's
+        address has stored too much, and a 503 while the broker is unavailable. If the broker fails after the handshake, the connection closes with 1013.
         """
         await self._access.check_join(self._connection.identity, self.room)
         position = await self._enter()
@@ -147,8 +148,9 @@ class Member:
         """Send a message to all other members of the room. Waits while too much is pending.
 
         With a `ref`, the member gets an `accepted` event with the message's id, and a message
-        that is resent with the same `ref` is not published twice. If the policy forbids it, or
-        the broker is unavailable, the member gets an error, perhaps after this has returned.
+        that is resent with the same `ref` is not published twice. If the policy forbids it, the
+        member's address has stored too much, or the broker is unavailable, the member gets an
+        error, perhaps after this has returned.
         Raises `WebSocketDisconnect` if the connection closes while the policy is consulted.
         """
         connection = self._connection
@@ -160,15 +162,22 @@ class Member:
         event = MessageEvent(room=self.room, sender=self.name, data=data)
         key = self._access.ref_key(connection.subject, ref)
         try:
-            published = await self._broker.publish(event, connection.id, key)
+            published = await self._broker.publish(event, connection.id, key, self._address)
         except BrokerUnavailable:
             await self._refuse(ref)
+            return
+        except RoomRefused:
+            await self._send_error(ErrorCode.RATE_LIMITED, ref)
             return
         if isinstance(published, str):
             await self._accept(ref, published)
         else:
             self._confirmations = self._confirmations or Confirmations(self._accept, self._refuse)
             await self._confirmations.add(ref, published)
+
+    @property
+    def _address(self) -> str:
+        return network_of(self._connection.host)
 
     async def _accept(self, ref: str, message_id: str) -> None:
         if ref:
@@ -204,7 +213,7 @@ class Member:
         """Subscribe, and return the position after which the member receives every message."""
         self._subscriber = self._hub.subscribe(self.room, self._connection)
         try:
-            return await self._broker.enter(self.room)
+            return await self._broker.enter(self.room, self._address)
         except BaseException:
             self._hub.unsubscribe(self._subscriber)
             raise
@@ -251,7 +260,7 @@ class Member:
     async def _replay(self) -> Replay:
         """Send the messages after `since`, with `gap` before them if some are lost."""
         room, since, connection = self.room, self._since, self._connection
-        replay = await self._broker.replay(room, since)
+        replay = await self._broker.replay(room, since, self._address)
         self._hub.hold(self._subscriber, replay.size)
         if not replay.is_complete:
             await connection.send_message(dump_json(GapEvent(room=room, since=since)))

@@ -47,7 +47,9 @@ class MemoryBroker:
         self._loop = asyncio.get_running_loop()
         yield
 
-    async def publish(self, event: MessageEvent, origin: str = "", ref: str = "") -> str:
+    async def publish(
+        self, event: MessageEvent, origin: str = "", ref: str = "", address: str = ""
+    ) -> str:
         """Send a message to its room, except to the connection `origin`; return its id.
 
         If the history has a message with the same `ref`, return the id of that one. Waits while
@@ -79,11 +81,11 @@ class MemoryBroker:
     async def close_subject(self, subject: str) -> None:
         """Do nothing: there are no other processes."""
 
-    async def replay(self, room: str, since: str) -> Replay:
+    async def replay(self, room: str, since: str, address: str = "") -> Replay:
         """Return the messages after the position `since`."""
         return self._histories.get(room, History()).since(since)
 
-    async def enter(self, room: str) -> str:
+    async def enter(self, room: str, address: str = "") -> str:
         """Count a member that joins a room, and return the room's position."""
         self._check_loop()
         history = self._history(room)

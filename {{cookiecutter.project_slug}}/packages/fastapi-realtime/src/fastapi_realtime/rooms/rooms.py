@@ -3,6 +3,7 @@
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import Annotated, TypeVar
 
 from fastapi import Depends, HTTPException
@@ -34,6 +35,9 @@ SPLIT_ROOMS = (
 )
 
 logger = logging.getLogger(__name__)
+
+client_address: ContextVar[str] = ContextVar("client_address", default="")
+"""The address of the client whose HTTP request is being handled."""
 
 running: "set[Rooms]" = set()
 """The rooms of all applications that run in this process; more than one only in tests."""
@@ -107,12 +111,14 @@ class Rooms:
         consulted.
 
         Waits while the room has too much pending. Raises `InvalidRoom`, a `ValueError`, for a room
-        that can't exist, and `BrokerUnavailable`: 422 and 503 if a route does not catch them.
-        Raises `RuntimeError` outside of the application's event loop.
+        that can't exist, and `BrokerUnavailable`: 422 and 503 if a route does not catch them; a
+        429 in a route whose client's address has stored too much; and `RuntimeError` outside of
+        the application's event loop.
         """
         self._access.check_target(room)
         event = MessageEvent(room=room, sender=sender, data=data)
-        published = await self.broker.publish(event, ref=self._access.ref_key(sender, ref))
+        key, address = self._access.ref_key(sender, ref), client_address.get()
+        published = await self.broker.publish(event, ref=key, address=address)
         return published if isinstance(published, str) else await published
 
     async def present(self, room: str) -> Present:
@@ -129,6 +135,7 @@ class Rooms:
 
     def limit_requests(self, subject: str, host: str, cost: int = 1) -> None:
         """Count a request of a subject, else of an address; raise a 429 above the limit."""
+        client_address.set(network_of(host))
         if not self._request_limiter.allow(subject or network_of(host), cost):
             raise HTTPException(429, "too many requests; see APP_MESSAGES_PER_SECOND")
 

@@ -8,14 +8,14 @@ from weakref import WeakValueDictionary
 
 from redis.exceptions import ResponseError
 
-from ..broker import FOREIGN_LOOP, Broker, BrokerUnavailable, CloseSubject
+from ..broker import FOREIGN_LOOP, Broker, BrokerUnavailable, CloseSubject, RoomRefused
 from ..events import MessageEvent, PresenceEvent, Present
 from ..history import Replay
 from ..hub import Hub
 from ..presence import Presence
 from ..rooms import memory_broker
 from .connection import PATIENCE, Commands, Health, reap
-from .log import Replays, pack
+from .log import Replays, StoredBytes, pack
 from .publisher import Publisher
 from .reader import Reader, close_commands
 from .rosters import Rosters
@@ -45,10 +45,11 @@ class RedisBroker:
         self._health = health = Health("publish", "read", "write", "listen")
         self._commands = Commands(url)
         self._replays = Replays(url, length, health)
-        self._publisher = Publisher(url, process, keys, length, health)
+        self._stored = stored = StoredBytes()
+        self._publisher = Publisher(url, process, keys, length, health, stored)
         presence = Presence(hub.deliver, limit)
         self._rosters = Rosters(presence, self._commands, keys, process, limit, health)
-        self._reader = Reader(url, process, keys, hub, self._rosters, health, length)
+        self._reader = Reader(url, process, keys, hub, self._rosters, health, length, stored)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -78,29 +79,33 @@ class RedisBroker:
             await self._replays.close()
 
     async def publish(
-        self, event: MessageEvent, origin: str = "", ref: str = ""
+        self, event: MessageEvent, origin: str = "", ref: str = "", address: str = ""
     ) -> asyncio.Future[str]:
         """Send a message to its room, except to the connection `origin`; return a future of its id.
 
         The future is done once Redis has the message. If the history has a message with the same
         `ref`, it is the id of that one. Waits while the room has too much pending in this
-        process. Raises `BrokerUnavailable`, as the future may, and `RuntimeError` outside of the
-        application's event loop.
+        process. Raises `BrokerUnavailable`, as the future may, `RoomRefused` if the address of
+        the client has stored too much, and `RuntimeError` outside of the application's event loop.
         """
         if self._loop is not asyncio.get_running_loop():
             raise RuntimeError(FOREIGN_LOOP)
         room, packed = event.room, pack(event)
+        if self._stored.is_full(address):
+            self._health.limits(address, room)
+            raise RoomRefused(room)
+        message = packed, origin, ref, address
         # Those who wait keep their turn, even if the last member leaves meanwhile.
         turn = self._turns.get(room)
         if turn is None:
             if self._reader.get(room) is None:
-                return self._publisher.publish(self._keys.room(room), None, packed, origin, ref)
+                return self._publisher.publish(self._keys.room(room), None, *message)
             turn = self._turns[room] = asyncio.Lock()
         async with turn:
             cursor = self._reader.get(room)
             if cursor is not None:
                 await self._reader.wait_near(cursor, len(packed))
-            return self._publisher.publish(self._keys.room(room), cursor, packed, origin, ref)
+            return self._publisher.publish(self._keys.room(room), cursor, *message)
 
     async def announce(self, event: PresenceEvent) -> None:
         """Record that a connection has joined or left a room, and notify the other members."""
@@ -116,17 +121,17 @@ class RedisBroker:
         if isinstance(answers[0], ResponseError):
             raise BrokerUnavailable
 
-    async def replay(self, room: str, since: str) -> Replay:
+    async def replay(self, room: str, since: str, address: str = "") -> Replay:
         """Return the messages after the position `since`; raises `BrokerUnavailable`."""
-        return await self._replays.read(self._keys.room(room), since, room)
+        return await self._replays.read(self._keys.room(room), since, address)
 
-    async def enter(self, room: str) -> str:
+    async def enter(self, room: str, address: str = "") -> str:
         """Count a member that joins a room, and return the room's position.
 
         Raises `BrokerUnavailable` while Redis is down, if this process has no other member of
-        the room.
+        the room, and `RoomRefused` if the room is new and the address has stored too much.
         """
-        return await self._reader.enter(room)
+        return await self._reader.enter(room, address)
 
     def leave(self, room: str) -> None:
         """Stop counting a member that leaves a room."""

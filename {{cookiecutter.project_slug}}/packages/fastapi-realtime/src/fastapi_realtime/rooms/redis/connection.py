@@ -203,6 +203,10 @@ class Health:
         """Log that Redis has rejected something in a room."""
         self._report(what, reason=explain(error), room=room)
 
+    def limits(self, address: str, room: str) -> None:
+        """Log that a room was refused to an address that has stored too much."""
+        self._report("an address has stored too much in Redis", address=address, room=room)
+
     def breaks(self, room: str, reason: str) -> None:
         """Log that Redis has something wrong in a room."""
         self._report("a room is broken in Redis", room=room, reason=reason)

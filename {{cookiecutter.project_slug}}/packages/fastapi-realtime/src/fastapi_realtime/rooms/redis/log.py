@@ -1,8 +1,10 @@
-"""Messages in the log of a room: packing, checking, and reading the history."""
+"""Messages in the log of a room: packing, checking, what clients may store, and the history."""
 
 import asyncio
 import re
-from collections import deque
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from pydantic_core import from_json
@@ -16,7 +18,7 @@ from ..formats import EVENTS, RoomFormat
 from ..history import Replay
 from ..memory import MAX_ROOM_BYTES
 from .connection import Commands, Health, explain
-from .scripts import HISTORY_SHA, RoomKeys
+from .scripts import HISTORY_SHA, KEEP_SECONDS, RoomKeys
 
 REPLAYS_AT_ONCE = 4
 """Histories that are read at the same time; others wait, and clients take turns."""
@@ -24,6 +26,11 @@ REPLAY_SECONDS = 30.0
 """Seconds for a history to be read, with the time that it waits."""
 PAGE_BYTES = 128 * 1024
 """Bytes of a history that are read at once; at least one message is."""
+
+STORED_BYTES = 256 * 1024 * 1024
+"""Bytes that an address may store in Redis within `KEEP_SECONDS`, by way of this process."""
+MAX_ADDRESSES = 10_000
+"""Maximum addresses to keep; the one that is silent for longest is forgotten."""
 
 FIELDS = [b"e", b"o", b"m"]
 """The field names of an entry: epoch, origin, packed message."""
@@ -87,6 +94,35 @@ class LoggedMessage(EncodedEvent):
 
     def _encode(self, format: RoomFormat) -> bytes | None:
         return self._text if format is EVENTS else super()._encode(format)
+
+
+class StoredBytes:
+    """What each address has stored. It expires evenly, in `KEEP_SECONDS`.
+
+    Only the growth of a room beyond its peak counts: where new messages replace old ones,
+    nothing more is stored.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._stored: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def add(self, address: str, size: int) -> None:
+        """Count bytes that a client has stored; an empty address has no limit."""
+        if address and size:
+            self._stored[address] = self._left(address) + size, self._clock()
+            self._stored.move_to_end(address)
+            if len(self._stored) > MAX_ADDRESSES:
+                self._stored.popitem(last=False)
+
+    def is_full(self, address: str) -> bool:
+        """Return whether an address has stored too much."""
+        return self._left(address) >= STORED_BYTES
+
+    def _left(self, address: str) -> float:
+        """Return what an address has stored, without what has expired."""
+        size, since = self._stored.get(address, (0.0, 0.0))
+        return max(0.0, size - (self._clock() - since) * STORED_BYTES / KEEP_SECONDS)
 
 
 class Replays:

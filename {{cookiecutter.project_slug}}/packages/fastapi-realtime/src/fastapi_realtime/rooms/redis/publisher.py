@@ -20,8 +20,9 @@ from .connection import (
     keep_connected,
     raise_moved_on,
 )
+from .log import StoredBytes
 from .reader import Cursor
-from .scripts import PUBLISH_SHA, SENT_SECONDS, Keys, RoomKeys, room_arguments
+from .scripts import PUBLISH_SHA, ROOM_BYTES, SENT_SECONDS, Keys, RoomKeys, room_arguments
 
 KNOWN_SECONDS = SENT_SECONDS / 2
 """Seconds for which a batch may be sent again; Redis remembers it for longer."""
@@ -47,6 +48,8 @@ class Unconfirmed:
     packed: bytes
     published: asyncio.Future[str]
     """A future of its id."""
+    address: str
+    """That of the client that sent it, or an empty string."""
 
     def settle(self, position: tuple[str, int] | None) -> None:
         """Record where it was published; `None` if it was not, or if that is unknown."""
@@ -78,7 +81,7 @@ def publish_command(
     return (
         *("EVALSHA", PUBLISH_SHA, 4, keys.head, keys.log, keys.refs, keys.sent(process)),
         *room_arguments(server, history_length),
-        *(batch, channel, keys.room, SENT_SECONDS),
+        *(batch, channel, keys.room, SENT_SECONDS, ROOM_BYTES),
         *(part for message in messages for part in message),
     )
 
@@ -104,9 +107,16 @@ class Publisher:
     """
 
     def __init__(
-        self, url: str, process: str, keys: Keys, history_length: int, health: Health
+        self,
+        url: str,
+        process: str,
+        keys: Keys,
+        history_length: int,
+        health: Health,
+        stored: StoredBytes,
     ) -> None:
         """`process` is the name of this process."""
+        self._stored = stored
         self._url = url
         self._process = process
         self._channel = keys.news
@@ -133,7 +143,13 @@ class Publisher:
             self._give_up()
 
     def publish(
-        self, keys: RoomKeys, cursor: Cursor | None, packed: bytes, origin: str, ref: str
+        self,
+        keys: RoomKeys,
+        cursor: Cursor | None,
+        packed: bytes,
+        origin: str = "",
+        ref: str = "",
+        address: str = "",
     ) -> asyncio.Future[str]:
         """Queue a message, and return a future of its id.
 
@@ -143,7 +159,8 @@ class Publisher:
         if self._is_given_up or is_full:
             raise BrokerUnavailable
         published = asyncio.get_running_loop().create_future()
-        message = Unconfirmed(keys, cursor, ref.encode(), origin.encode(), packed, published)
+        texts = ref.encode(), origin.encode()
+        message = Unconfirmed(keys, cursor, *texts, packed, published, address)
         self._queue.append(message)
         if cursor is not None:
             cursor.unconfirmed += 1
@@ -206,7 +223,9 @@ class Publisher:
             return
         if int(answer[2]):
             self._health.breaks(room, CHANGED_KEYS)
+        grown, size = int(answer[1]), sum(len(message.packed) for message in messages)
         for message, position in zip(messages, positions, strict=True):
+            self._stored.add(message.address, grown * len(message.packed) // size)
             message.settle(position)
 
     def _start_giving_up(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from ..batch import AFTER_ALL, EncodedEvent
-from ..broker import BrokerUnavailable, CloseSubject
+from ..broker import BrokerUnavailable, CloseSubject, RoomRefused
 from ..events import GapEvent
 from ..hub import Hub
 from .connection import (
@@ -24,9 +24,9 @@ from .connection import (
     keep_connected,
     raise_moved_on,
 )
-from .log import LogEntry, LoggedMessage, read_entry
+from .log import LogEntry, LoggedMessage, StoredBytes, read_entry
 from .rosters import Rosters
-from .scripts import KEEP_SECONDS, LOOK_SHA, Keys, RoomKeys, room_arguments
+from .scripts import EMPTY_BYTES, KEEP_SECONDS, LOOK_SHA, Keys, RoomKeys, room_arguments
 
 BEAT_SECONDS = 1.0
 """Seconds between two heartbeats; at each, some rooms are compared with Redis."""
@@ -69,6 +69,8 @@ class Cursor:
     """Set once the position is known, or the room is refused."""
     may_begin: bool = False
     """Whether the room may be created if Redis has none of this name."""
+    address: str = ""
+    """That of the client that entered first, or an empty string."""
     read: deque[LogEntry] = field(default_factory=deque)
     """What comes next, and was not passed on, since the room had too much pending."""
     strange: int = -1
@@ -107,7 +109,7 @@ class Cursor:
         return (
             *("EVALSHA", LOOK_SHA, 4, keys.head, keys.log, keys.refs, keys.people),
             *room_arguments(server, history_length),
-            *(process, self.epoch, self.confirmed, int(self.may_begin or self.known.is_set())),
+            *(process, self.epoch, self.confirmed, int(self.may_begin or self.epoch != "")),
         )
 
     def compare(self, epoch: str, offset: int, start: int, seen_end: int) -> list[EncodedEvent]:
@@ -174,8 +176,10 @@ class Reader:
         rosters: Rosters,
         health: Health,
         history_length: int,
+        stored: StoredBytes,
     ) -> None:
         """`process` is the name of this process."""
+        self._stored = stored
         self._url = url
         self._process = process
         self._keys = keys
@@ -202,15 +206,17 @@ class Reader:
         """Return the cursor of a room; `None` if it has no members in this process."""
         return self._cursors.get(room)
 
-    async def enter(self, room: str) -> str:
+    async def enter(self, room: str, address: str) -> str:
         """Count a member, and return the position after which it receives every message.
 
-        Raises `BrokerUnavailable` after `PATIENCE` seconds.
+        Raises `BrokerUnavailable` after `PATIENCE` seconds, and `RoomRefused` if the address may
+        not begin the room.
         """
         cursor = self._cursors.get(room)
         if cursor is None:
-            cursor = self._cursors[room] = Cursor(self._keys.room(room), may_begin=True)
+            cursor = self._cursors[room] = Cursor(self._keys.room(room), address=address)
             self._doubt(cursor)
+        cursor.may_begin = cursor.may_begin or not self._stored.is_full(address)
         cursor.members += 1
         try:
             async with asyncio.timeout(PATIENCE):
@@ -221,6 +227,10 @@ class Reader:
         except BaseException:
             self.leave(room)
             raise
+        if not cursor.epoch:
+            self.leave(room)
+            self._health.limits(address, room)
+            raise RoomRefused(room)
         return cursor.position
 
     def leave(self, room: str) -> None:
@@ -384,8 +394,12 @@ class Reader:
             self._due.pop(cursor, None)
             self._refused[cursor] = None
             return
+        if not answer:  # there is no such room
+            cursor.known.set()
+            return
         room = cursor.keys.room
-        epoch, offset, start, seen_end, is_listed, is_repaired = answer
+        epoch, offset, start, seen_end, is_listed, is_repaired, is_new = answer
+        self._stored.add(cursor.address, is_new * EMPTY_BYTES)
         if is_repaired:
             self._health.breaks(room, CHANGED_KEYS)
         self._rosters.note_listed(room, is_listed=is_listed == 1)

@@ -15,6 +15,10 @@ LOG_SECONDS = 10
 """The log of a room also keeps messages of the last 10 to 20 seconds, for slow readers."""
 LOG_LENGTH = 4096
 """Maximum messages in a log; more if `history_length` is higher."""
+ROOM_BYTES = 5 * 1024
+"""Memory of the keys of a room with a message, without the messages, in bytes."""
+EMPTY_BYTES = 1024
+"""Memory of a room without messages, in bytes."""
 LOG_BYTES = 16 * 1024 * 1024
 """Maximum bytes of messages in a log."""
 
@@ -77,7 +81,7 @@ local new_epoch, server, keep, empty = unpack(ARGV, 1, 4)
 local history_length, history_bytes = tonumber(ARGV[5]), tonumber(ARGV[6])
 local max_length, max_bytes, seconds = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
 local room = {}
-local is_repaired = 0
+local is_repaired, is_new = 0, 0
 
 local function save(...)
     redis.call('HSET', head, ...)
@@ -124,6 +128,7 @@ end
 
 local function open()
     if redis.call('EXISTS', head) == 0 then
+        is_new = 1
         clear(0)
     elseif not read_room() then
         is_repaired = 1
@@ -189,7 +194,7 @@ PUBLISH = (
     OPEN
     + """
 local sent = KEYS[4]
-local batch, channel, name, keep_sent = unpack(ARGV, 10, 13)
+local batch, channel, name, keep_sent, room_bytes = unpack(ARGV, 10, 14)
 
 local before = {} -- perhaps the answer to the same batch, which was lost
 local text = redis.pcall('GET', sent)
@@ -210,7 +215,7 @@ local function find(ref)
 end
 
 local offset, added = room.offset, {}
-for i = 14, #ARGV, 3 do
+for i = 15, #ARGV, 3 do
     local ref, epoch, at = ARGV[i], nil, nil
     if ref ~= '' then
         at = added[ref]
@@ -228,7 +233,7 @@ end
 
 room.offset = offset
 save('offset', offset)
-for i = 14, #ARGV, 3 do
+for i = 15, #ARGV, 3 do
     local at = places[i]
     if at then
         local ref, origin, message = unpack(ARGV, i, i + 2)
@@ -251,7 +256,7 @@ if new > 0 then
     trim(first_new, length)
     redis.call('ZREMRANGEBYSCORE', refs, '-inf', offset - history_length)
     if room.bytes > room.peak then
-        answer[2] = room.bytes - room.peak
+        answer[2] = room.bytes - room.peak + (room.peak == 0 and tonumber(room_bytes) or 0)
         save('peak', room.bytes)
     end
 end
@@ -266,8 +271,9 @@ return answer
 )
 """Publish a batch of messages of a process to a room, once however often it is sent.
 
-Returns the number of the batch, by how many bytes the room has grown beyond its peak, 1 if the
-room was repaired, then epoch and offset of each message.
+Returns the number of the batch, by how many bytes the room has grown beyond its peak (with those
+of its keys if it had no message before), 1 if the room was repaired, then epoch and offset of each
+message.
 """
 
 LOOK = (
@@ -293,15 +299,15 @@ end
 local is_listed = redis.pcall('HEXISTS', people, process)
 return {
     room.epoch, string.format('%.0f', room.offset), string.format('%.0f', room.start),
-    seen_end, is_listed == 1 and 1 or 0, is_repaired
+    seen_end, is_listed == 1 and 1 or 0, is_repaired, is_new
 }
 """
 )
 """Compare a room with what a process has seen of it; begin a new epoch if that is lost.
 
 Returns epoch, last offset, start of the epoch, the last offset of the epoch seen (-1 if this epoch
-does not continue it), 1 if the process has members in the room, and 1 if the room was repaired.
-Returns nothing if there is no such room and the process may not begin one.
+does not continue it), 1 if the process has members in the room, 1 if the room was repaired, and 1
+if it is new. Returns nothing if there is no such room and the process may not begin one.
 """
 
 HISTORY = """
