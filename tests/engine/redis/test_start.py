@@ -1,8 +1,11 @@
 """Redis that cannot be used at the start."""
 
+import sys
+
 import pytest
+from fastapi_realtime import command_line, run_command
 from fastapi_realtime.rooms import BrokerUnavailable
-from fastapi_realtime.rooms.redis import connection, publisher
+from fastapi_realtime.rooms.redis import RedisSettings, connection, publisher
 
 from ..redis_server import RedisServer, running_redis
 from .talk import Start, until
@@ -63,3 +66,31 @@ async def test_a_redis_that_is_too_old_is_refused_with_both_versions(
     await until(lambda: caplog.records)
     assert "is too old, 99.1 is needed" in vars(caplog.records[0])["reason"]
     assert not process.broker.is_ready
+
+
+def run(monkeypatch: pytest.MonkeyPatch, url: str) -> list[str]:
+    """Run the command of an application with rooms at a URL; return what it serves."""
+    served: list[str] = []
+    monkeypatch.setenv("APP_BROKER_URL", url)
+    monkeypatch.setattr(
+        command_line, "serve", lambda application, *given: served.append(application)
+    )
+    monkeypatch.setattr(sys, "argv", ["shop"])
+    run_command("shop.main:app", RedisSettings)
+    return served
+
+
+def test_a_database_that_redis_does_not_have_ends_the_command_with_a_sentence(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(
+        SystemExit, match="APP_BROKER_URL: Redis answers that it has no database 99"
+    ):
+        run(monkeypatch, f"{server.url}?db=99")
+
+
+@pytest.mark.parametrize("url", ["{url}?db=15", "{url}.not", "redis://127.0.0.1:1/99", "memory://"])
+def test_a_redis_that_works_or_is_away_does_not_end_the_command(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    assert run(monkeypatch, url.format(url=server.url)) == ["shop.main:app"]

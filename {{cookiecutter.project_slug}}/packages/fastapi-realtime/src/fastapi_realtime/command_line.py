@@ -45,6 +45,7 @@ def run_command(
     try:
         if arguments.run is None:
             settings = load_settings(kind)
+            settings.check_services()
             serve(application, settings, page(settings))
         else:
             print(arguments.run(arguments, lambda: load_settings(kind)))

@@ -233,6 +233,12 @@ class RealtimeSettings(BaseSettings):
     shared_env_file: bool = False
     """Ignore unknown `APP_*` variables in `.env`, which is shared with other programs."""
 
+    def check_services(self) -> None:
+        """Raise `SettingsError` if a service that these settings name answers that they are wrong.
+
+        A service that can't be reached is no error: it may be there later.
+        """
+
     @field_validator("*")
     @classmethod
     def check_encoding(cls, value: Any) -> Any:

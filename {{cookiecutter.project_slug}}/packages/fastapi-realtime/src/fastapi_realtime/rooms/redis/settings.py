@@ -7,11 +7,21 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from pydantic import SecretStr, field_validator
 from redis.asyncio.connection import URL_QUERY_ARGUMENT_PARSERS, SSLConnection
+from redis.backoff import NoBackoff
+from redis.connection import Connection, parse_url
+from redis.exceptions import RedisError
+from redis.retry import Retry
 
-from ...settings import RoomSettings
-from .connection import Link
+from ...settings import RoomSettings, SettingsError
+from .connection import FORCED, Link
 
 MEMORY = "memory://"
+CHECK_SECONDS = 1.0
+"""Seconds to wait for Redis before the server starts without it."""
+NO_DATABASE = (
+    "These settings do not work:\n  APP_BROKER_URL: Redis answers that it has no database {}; "
+    "the highest is one less than its own setting `databases`, which is 16 by default"
+)
 URL_FORM = (
     "a broker is redis://[[user]:password@]host[:port][/database], the same with rediss:// (TLS), "
     "unix:///path/of.sock, or memory://"
@@ -34,6 +44,22 @@ class RedisSettings(RoomSettings):
     def is_in_memory(self) -> bool:
         """Whether rooms are in the memory of a single process."""
         return self.broker_url.get_secret_value() == MEMORY
+
+    def check_services(self) -> None:
+        """Raise `SettingsError` if Redis answers that it doesn't have the database in the URL."""
+        if self.is_in_memory:
+            return
+        options = parse_url(self.broker_url.get_secret_value()) | FORCED
+        options |= {"socket_timeout": CHECK_SECONDS, "socket_connect_timeout": CHECK_SECONDS}
+        options["retry"] = Retry(NoBackoff(), 0)
+        connection = options.pop("connection_class", Connection)(**options)
+        try:
+            connection.connect()
+        except RedisError as error:
+            if "DB index" in str(error):
+                raise SettingsError(NO_DATABASE.format(options["db"])) from None
+        finally:
+            connection.disconnect()
 
     @field_validator("broker_url")
     @classmethod
