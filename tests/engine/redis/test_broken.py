@@ -71,7 +71,7 @@ async def publish(process: Process, text: str) -> str:
     async with asyncio.timeout(10):
         while True:
             with suppress(BrokerUnavailable):
-                return await process.publish(text, "broken")
+                return await process.publish(text, "broken", ref=text)
 
 
 PACKED = b'","room":"lobby","sender":"zoe","data":1}'

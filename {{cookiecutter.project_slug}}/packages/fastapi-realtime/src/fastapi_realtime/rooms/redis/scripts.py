@@ -80,29 +80,27 @@ local head, log, refs = KEYS[1], KEYS[2], KEYS[3]
 local new_epoch, server, keep, empty = unpack(ARGV, 1, 4)
 local history_length, history_bytes = tonumber(ARGV[5]), tonumber(ARGV[6])
 local max_length, max_bytes, seconds = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
-local room = {}
-local is_repaired, is_new = 0, 0
+local room, is_repaired, is_new, now = {}, 0, 0, tonumber(redis.call('TIME')[1])
 
-local function save(...)
-    redis.call('HSET', head, ...)
-end
-
-local function begin(offset, past)
-    room.epoch, room.offset, room.start, room.past = new_epoch, offset, offset, past
-    save('epoch', new_epoch, 'offset', offset, 'start', offset, 'past', past, 'server', server)
+local function save()
+    redis.call('HSET', head, 'epoch', room.epoch, 'offset', room.offset, 'start', room.start,
+        'past', room.past, 'server', server, 'bytes', room.bytes, 'peak', room.peak,
+        'older', room.older, 'newer', room.newer, 'at', room.at)
 end
 
 local function clear(offset)
-    begin(offset, '')
+    room = {
+        epoch = new_epoch, offset = offset, start = offset, past = '', bytes = 0, peak = 0,
+        older = offset, newer = offset, at = 0
+    }
+    save()
     redis.call('DEL', log, refs)
-    room.bytes, room.peak, room.older, room.newer, room.at = 0, 0, offset, offset, 0
-    save('bytes', 0, 'peak', 0, 'older', offset, 'newer', offset, 'at', 0)
 end
 
 local function continue_epoch()
     local past = room.past .. ' ' .. room.epoch .. ':' .. string.format('%.0f', room.offset)
     if #past > 120 then past = string.match(past, '^ [^ ]+(.*)$') end
-    begin(room.offset, past)
+    room.epoch, room.start, room.past, room.is_changed = new_epoch, room.offset, past, true
 end
 
 local function is_type(key, expected)
@@ -110,41 +108,44 @@ local function is_type(key, expected)
     return found == expected or found == 'none'
 end
 
-local function read_room()
-    if not (is_type(head, 'hash') and is_type(log, 'stream') and is_type(refs, 'zset')) then
-        return false
-    end
-    local names = {'offset', 'start', 'bytes', 'peak', 'older', 'newer', 'at'}
-    local found = redis.call('HMGET', head, unpack(names))
-    for i, name in ipairs(names) do
+local function read(found)
+    local epoch, past = found[1], found[2]
+    if not (epoch and past and string.find(epoch, '^%x+$') and #epoch == 8) then return false end
+    if not string.find(past, '^[%x: ]*$') or #past > 120 then return false end
+    for i = 4, 10 do
         local text = found[i] or ''
         if #text > 15 or not string.find(text, '^%d+$') then return false end
-        room[name] = tonumber(text)
+        found[i] = tonumber(text)
     end
-    room.epoch, room.past, room.server = unpack(redis.call('HMGET', head, 'epoch', 'past', 'server'))
-    return room.epoch and string.find(room.epoch, '^%x+$') and #room.epoch == 8
-        and room.past and string.find(room.past, '^[%x: ]*$') and #room.past <= 120
+    room.epoch, room.past, room.offset, room.start = epoch, past, found[4], found[5]
+    room.bytes, room.peak, room.older, room.newer, room.at = unpack(found, 6, 10)
+    return true
 end
 
 local function open()
-    if redis.call('EXISTS', head) == 0 then
+    local found = redis.pcall('HMGET', head, 'epoch', 'past', 'server', 'offset', 'start',
+        'bytes', 'peak', 'older', 'newer', 'at')
+    if found.err then -- it is no hash
+        redis.call('SET', head, '')
+        redis.call('DEL', head)
+    elseif read(found) then
+        if found[3] ~= server then continue_epoch() end
+        return
+    elseif redis.call('EXISTS', head) == 0 then
         is_new = 1
         clear(0)
-    elseif not read_room() then
-        is_repaired = 1
-        if not is_type(head, 'hash') then
-            redis.call('SET', head, '')
-            redis.call('DEL', head)
-        end
-        clear(0)
-    elseif room.server ~= server then
-        continue_epoch()
+        return
     end
+    is_repaired = 1
+    clear(0)
 end
 
-local function expire(...)
-    local time = room.offset == 0 and empty or keep
-    for _, key in ipairs({head, log, refs, ...}) do redis.call('EXPIRE', key, time) end
+-- Let messages become old; return whether some seconds have passed since the last time.
+local function age(offset)
+    if now - room.at < seconds then return false end
+    room.older = now - room.at < 2 * seconds and room.newer or offset
+    room.newer, room.at = offset, now
+    return true
 end
 
 local function must_go(offset, length)
@@ -152,29 +153,27 @@ local function must_go(offset, length)
     return length > max_length or room.bytes > max_bytes
 end
 
-local function trim(before, length)
-    local now = tonumber(redis.call('TIME')[1])
-    if now - room.at >= seconds then
-        room.older = now - room.at < 2 * seconds and room.newer or before
-        room.newer, room.at = before, now
-    end
+local function trim(length)
     local first = room.offset - length + 1
     local over = math.min(room.older - first + 1, length - history_length)
     over = math.max(over, length - max_length)
     -- Trimming in bulk is cheaper.
-    if over >= 64 or (over > 0 and over == length) or room.bytes > history_bytes then
-        while length > 0 and must_go(room.offset - length + 1, length) do
-            local oldest, last = redis.call('XRANGE', log, '-', '+', 'COUNT', 16), nil
-            for _, entry in ipairs(oldest) do
-                if not must_go(room.offset - length + 1, length) then break end
-                length, room.bytes = length - 1, math.max(0, room.bytes - #(entry[2][6] or ''))
-                last = string.match(entry[1], '^%d+')
-            end
-            redis.call('XTRIM', log, 'MINID', string.format('%.0f-0', last + 1))
+    if over < 64 and over < length and room.bytes <= history_bytes then return end
+    local bytes = room.bytes
+    while length > 0 and must_go(room.offset - length + 1, length) do
+        local oldest, last = redis.call('XRANGE', log, '-', '+', 'COUNT', 16), nil
+        for _, entry in ipairs(oldest) do
+            if not must_go(room.offset - length + 1, length) then break end
+            length, room.bytes = length - 1, math.max(0, room.bytes - #(entry[2][6] or ''))
+            last = string.match(entry[1], '^%d+')
         end
+        redis.call('XTRIM', log, 'MINID', string.format('%.0f-0', last + 1))
     end
-    redis.pcall('HSET', head,
-        'bytes', room.bytes, 'older', room.older, 'newer', room.newer, 'at', room.at)
+    if room.bytes ~= bytes then redis.call('HSET', head, 'bytes', room.bytes) end
+end
+
+local function expire(key)
+    redis.call('EXPIRE', key, room.offset == 0 and empty or keep)
 end
 """
 """Functions of scripts that write: read the head of a room, begin an epoch, trim the log.
@@ -204,68 +203,77 @@ end
 if before[1] == batch then return before end
 
 open()
-local first_new, bytes, new, answer, places = room.offset, 0, 0, {batch, 0, is_repaired}, {}
+local answer, places, added, has_refs = {batch, '0', is_repaired}, {}, {}, nil
+local first, bytes, new = room.offset, 0, 0
 
 -- Returns epoch and offset of the message in the history with a ref.
 local function find(ref)
+    if not has_refs and not is_type(refs, 'zset') then
+        clear(first)
+        answer[3] = 1
+    end
+    has_refs = true
+    if added[ref] then return false, added[ref] end
     local offset = redis.call('ZSCORE', refs, ref)
-    if not offset or tonumber(offset) <= first_new - history_length then return end
+    if not offset or tonumber(offset) <= first - history_length then return end
     local entry = redis.call('XRANGE', log, offset .. '-0', offset .. '-0')[1]
     if entry then return entry[2][2], offset end
 end
 
-local offset, added = room.offset, {}
 for i = 15, #ARGV, 3 do
-    local ref, epoch, at = ARGV[i], nil, nil
-    if ref ~= '' then
-        at = added[ref]
-        if not at then epoch, at = find(ref) end
-    end
+    local ref, epoch, at = ARGV[i], false, nil
+    if ref ~= '' then epoch, at = find(ref) end
     if not at then
-        offset = offset + 1
-        at = string.format('%.0f', offset)
-        places[i] = at
-        if ref ~= '' then added[ref] = at end
+        new, bytes = new + 1, bytes + #ARGV[i + 2]
+        at = string.format('%.0f', first + new)
+        places[i], added[ref] = at, at
     end
     answer[#answer + 1] = epoch or false
     answer[#answer + 1] = at
 end
 
-room.offset = offset
-save('offset', offset)
-for i = 15, #ARGV, 3 do
-    local at = places[i]
-    if at then
-        local ref, origin, message = unpack(ARGV, i, i + 2)
-        local result = redis.pcall('XADD', log, at .. '-0', 'e', room.epoch, 'o', origin, 'm', message)
-        if type(result) == 'table' and new == 0 then -- another program has written to the log
-            clear(first_new)
-            room.offset, answer[3] = offset, 1
-            save('offset', offset)
-            redis.call('XADD', log, at .. '-0', 'e', room.epoch, 'o', origin, 'm', message)
+if new > 0 then
+    local length = redis.pcall('XLEN', log)
+    if type(length) == 'table' then length = 0 end
+    local is_due = age(first) or length == 0
+    local function advance(before)
+        room.offset, room.bytes = first + new, before + bytes
+        if room.bytes > room.peak then
+            local size = room.bytes - room.peak + (room.peak == 0 and tonumber(room_bytes) or 0)
+            room.peak, answer[2] = room.bytes, string.format('%.0f', size)
         end
-        if ref ~= '' then redis.call('ZADD', refs, at, ref) end
-        bytes, new = bytes + #message, new + 1
+        save()
     end
+    advance(length > 0 and room.bytes or 0)
+    for i = 15, #ARGV, 3 do
+        local at = places[i]
+        if at then
+            local ref, origin, message = unpack(ARGV, i, i + 2)
+            local function add()
+                return redis.pcall('XADD', log, at .. '-0', 'e', room.epoch, 'o', origin, 'm', message)
+            end
+            if type(add()) == 'table' then -- another program has changed the log
+                clear(first)
+                advance(0)
+                answer[3] = 1
+                add()
+            end
+            if ref ~= '' then redis.call('ZADD', refs, at, ref) end
+        end
+    end
+    trim(length + new)
+    if has_refs then
+        redis.call('ZREMRANGEBYSCORE', refs, '-inf', room.offset - history_length)
+        expire(refs)
+    end
+    if is_due then
+        expire(head)
+        expire(log)
+    end
+    redis.pcall('PUBLISH', channel, string.format('%s %.0f %s', room.epoch, room.offset, name))
 end
 for i = 4, #answer, 2 do answer[i] = answer[i] or room.epoch end
-
-if new > 0 then
-    local length = redis.call('XLEN', log)
-    room.bytes = length > new and room.bytes + bytes or bytes
-    trim(first_new, length)
-    redis.call('ZREMRANGEBYSCORE', refs, '-inf', offset - history_length)
-    if room.bytes > room.peak then
-        answer[2] = room.bytes - room.peak + (room.peak == 0 and tonumber(room_bytes) or 0)
-        save('peak', room.bytes)
-    end
-end
-answer[2] = tostring(answer[2])
 redis.call('SET', sent, batch .. ' 0 0 ' .. table.concat(answer, ' ', 4), 'EX', keep_sent)
-expire()
-if new > 0 then
-    redis.pcall('PUBLISH', channel, string.format('%s %.0f %s', room.epoch, offset, name))
-end
 return answer
 """
 )
@@ -283,15 +291,21 @@ local people = KEYS[4]
 local process, seen_epoch, seen, may_begin = unpack(ARGV, 10, 13)
 if may_begin == '0' and redis.call('EXISTS', head) == 0 then return {} end
 open()
+local at = room.at
 if room.epoch == seen_epoch and tonumber(seen) > room.offset then continue_epoch() end
 local last = string.format('(%.0f-0', room.offset)
-if #redis.call('XREVRANGE', log, '+', last, 'COUNT', 1) > 0 then
-    is_repaired = 1 -- another program has written to the log
+if not (is_type(log, 'stream') and is_type(refs, 'zset'))
+    or #redis.call('XREVRANGE', log, '+', last, 'COUNT', 1) > 0 then
+    is_repaired = 1 -- another program has changed them
     clear(room.offset)
 end
 local length = redis.call('XLEN', log)
-if length > 0 then trim(room.offset, length) end
-expire(people)
+if length > 0 then age(room.offset) end
+-- Not needed on a Redis that is full, which rejects it.
+if room.at ~= at then redis.pcall('HSET', head, 'older', room.older, 'newer', room.newer, 'at', room.at) end
+if room.is_changed then save() end
+trim(length)
+for _, key in ipairs({head, log, refs, people}) do expire(key) end
 local seen_end = string.format('%.0f', room.offset)
 if seen_epoch ~= room.epoch then
     seen_end = string.match(room.past, ' ' .. seen_epoch .. ':(%d+)') or '-1'
