@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 from fastapi_realtime.rooms import BrokerUnavailable
-from fastapi_realtime.rooms.redis import log
+from fastapi_realtime.rooms.redis import history
 from fastapi_realtime.rooms.redis.connection import Commands, Health
-from fastapi_realtime.rooms.redis.log import Replays
+from fastapi_realtime.rooms.redis.history import Replays
 
 from ..redis_server import KEYS, RedisServer
 from .talk import Start, ready
@@ -20,7 +20,9 @@ def pages_read(server: RedisServer) -> int:
     """Return how many pages of histories were read since the last time."""
     calls: int = server.call("INFO", "commandstats")["cmdstat_evalsha"]["calls"]
     server.call("CONFIG", "RESETSTAT")
-    server.call("EVALSHA_RO", log.HISTORY_SHA, 2, "a", "b", "", 0, "", 0, 0)  # counted next time
+    server.call(
+        "EVALSHA_RO", history.HISTORY_SHA, 2, "a", "b", "", 0, "", 0, 0
+    )  # counted next time
     return calls - 1
 
 
@@ -54,7 +56,7 @@ async def test_a_position_that_is_not_known_or_the_last_one_is_read_once(
 async def test_few_histories_are_read_at_once_and_clients_take_turns(
     server: RedisServer, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log, "REPLAYS_AT_ONCE", 1)
+    monkeypatch.setattr(history, "REPLAYS_AT_ONCE", 1)
     process = await start(server.url)
     position = await process.publish("a")
     replays, order = Replays(server.url, 100, Health()), []
@@ -74,7 +76,7 @@ async def test_few_histories_are_read_at_once_and_clients_take_turns(
 async def test_who_is_cancelled_when_its_turn_comes_passes_it_on(
     server: RedisServer, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log, "REPLAYS_AT_ONCE", 1)
+    monkeypatch.setattr(history, "REPLAYS_AT_ONCE", 1)
     replays = Replays(server.url, 100, Health())
     commands = await replays._take("a")
     waiting = asyncio.create_task(replays._take("a"))
@@ -88,7 +90,7 @@ async def test_who_is_cancelled_when_its_turn_comes_passes_it_on(
 async def test_histories_that_cannot_be_read_hold_up_neither_joins_nor_presence(
     server: RedisServer, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log, "REPLAY_SECONDS", 0.3)
+    monkeypatch.setattr(history, "REPLAY_SECONDS", 0.3)
     process = await start(server.url)
     await ready(process)
     run, reading = Commands.run, asyncio.Event()

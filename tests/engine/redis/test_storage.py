@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 from fastapi_realtime.rooms.broker import RoomRefused
-from fastapi_realtime.rooms.redis import RedisBroker, log, scripts
-from fastapi_realtime.rooms.redis.log import StoredBytes
+from fastapi_realtime.rooms.redis import RedisBroker, history, scripts
+from fastapi_realtime.rooms.redis.history import StoredBytes
 from websockets.exceptions import InvalidStatus
 
 from ..redis_server import KEYS, RedisServer, rooms_at
@@ -22,7 +22,7 @@ TEXT = "x" * 10_000
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let an address store little."""
-    monkeypatch.setattr(log, "STORED_BYTES", 100_000)
+    monkeypatch.setattr(history, "STORED_BYTES", 100_000)
 
 
 async def test_an_address_stores_so_much_and_no_more(
@@ -90,7 +90,7 @@ def test_what_an_address_has_stored_expires() -> None:
 
 
 def test_only_so_many_addresses_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log, "MAX_ADDRESSES", 2)
+    monkeypatch.setattr(history, "MAX_ADDRESSES", 2)
     stored = StoredBytes(lambda: 0.0)
     for address in (ANN, BOB, ANN, "192.0.2.3"):
         stored.add(address, 10**6)

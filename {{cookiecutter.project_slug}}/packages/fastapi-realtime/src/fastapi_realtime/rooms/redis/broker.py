@@ -1,26 +1,134 @@
-"""The broker for several processes; Redis keeps a log for each room."""
+"""The broker for several processes, and its settings; Redis keeps a log for each room."""
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
+from inspect import signature
 from secrets import token_hex
+from typing import ClassVar
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from weakref import WeakValueDictionary
 
-from redis.exceptions import ResponseError
+from pydantic import SecretStr, field_validator
+from redis.asyncio.connection import URL_QUERY_ARGUMENT_PARSERS, SSLConnection
+from redis.backoff import NoBackoff
+from redis.connection import Connection, parse_url
+from redis.exceptions import RedisError, ResponseError
+from redis.retry import Retry
 
+from ...settings import RoomSettings, SettingsError
 from ..broker import FOREIGN_LOOP, Broker, BrokerUnavailable, CloseSubject, RoomRefused
 from ..events import MessageEvent, PresenceEvent, Present
 from ..history import Replay
 from ..hub import Hub
 from ..presence import Presence
 from ..rooms import memory_broker
-from .connection import PATIENCE, Commands, Health, reap
-from .log import Replays, StoredBytes, pack
+from .connection import FORCED, PATIENCE, Commands, Health, Link, Shared, reap
+from .history import Replays, StoredBytes
+from .log import pack
 from .publisher import Publisher
 from .reader import Reader, close_commands
 from .rosters import Rosters
 from .scripts import Keys
-from .settings import RedisSettings
+
+MEMORY = "memory://"
+CHECK_SECONDS = 1.0
+"""Seconds to wait for Redis before the server starts without it."""
+NO_DATABASE = (
+    "These settings do not work:\n  APP_BROKER_URL: Redis answers that it has no database {}; "
+    "the highest is one less than its own setting `databases`, which is 16 by default"
+)
+URL_FORM = (
+    "a broker is redis://[[user]:password@]host[:port][/database], the same with rediss:// (TLS), "
+    "unix:///path/of.sock, or memory://"
+)
+OPTIONS = {*URL_QUERY_ARGUMENT_PARSERS}.union(
+    *(signature(each).parameters for each in SSLConnection.__mro__)
+)
+"""Names of options that redis-py knows, if not for every kind of connection."""
+
+
+class RedisSettings(RoomSettings):
+    """Settings of an application that can use Redis."""
+
+    broker_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    """`redis://`, `rediss://` or `unix://` URL of Redis, or `memory://` for a single process."""
+
+    several_workers_need: ClassVar[str] = "another APP_BROKER_URL than memory://"
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether rooms are in the memory of a single process."""
+        return self.broker_url.get_secret_value() == MEMORY
+
+    def check_services(self) -> None:
+        """Raise `SettingsError` if Redis answers that it doesn't have the database in the URL."""
+        if self.is_in_memory:
+            return
+        options = parse_url(self.broker_url.get_secret_value()) | FORCED
+        options |= {"socket_timeout": CHECK_SECONDS, "socket_connect_timeout": CHECK_SECONDS}
+        options["retry"] = Retry(NoBackoff(), 0)
+        connection = options.pop("connection_class", Connection)(**options)
+        try:
+            connection.connect()
+        except RedisError as error:
+            if "DB index" in str(error):
+                raise SettingsError(NO_DATABASE.format(options["db"])) from None
+        finally:
+            connection.disconnect()
+
+    @field_validator("broker_url")
+    @classmethod
+    def check_broker_url(cls, value: SecretStr) -> SecretStr:
+        """Reject an invalid URL; see `check_url`."""
+        url = value.get_secret_value()
+        if url != MEMORY:
+            check_url(url)
+        return value
+
+
+def check_url(url: str) -> None:
+    """Raise `ValueError` for a URL that redis-py rejects, or of which it would ignore a part.
+
+    The error shows nothing of it but options that exist: anything else may be a password.
+    """
+    try:
+        parts = urlsplit(url)
+        options = parse_qsl(parts.query, keep_blank_values=True)
+        plain = urlunsplit(parts._replace(query="", fragment=""))
+        is_socket = parts.scheme == "unix"
+        is_ignored = parts.port == 0 or (is_socket and bool(parts.hostname))
+    except Exception:
+        raise ValueError(URL_FORM) from None
+    if is_ignored or "#" in url or not is_accepted(plain):
+        raise ValueError(URL_FORM)
+    names = [name for name, _ in options]
+    if not is_socket and not re.fullmatch(r"/?|/[0-9]+", parts.path):
+        raise ValueError("the database must be a number, as in redis://host/0")
+    if len({*names}) < len(names) or ("db" in names and parts.path.strip("/") and not is_socket):
+        raise ValueError("an option, or the database, is there twice")
+    if all(value for _, value in options) and is_accepted(url):
+        return
+    wrong = next(
+        (
+            name
+            for name, value in options
+            if not value or not is_accepted(f"{plain}?{urlencode({name: value})}")
+        ),
+        "",
+    )
+    which = f"the option {wrong}" if wrong in OPTIONS else "an option"
+    raise ValueError(f"{which} does not exist here, or has a wrong value")
+
+
+def is_accepted(url: str) -> bool:
+    """Return whether redis-py accepts a URL."""
+    try:
+        Link(url)
+    except Exception:
+        return False
+    return True
 
 
 def redis_broker(settings: RedisSettings, hub: Hub) -> Broker:
@@ -38,18 +146,18 @@ class RedisBroker:
     """
 
     def __init__(self, settings: RedisSettings, hub: Hub) -> None:
-        url, process = settings.broker_url.get_secret_value(), token_hex(4)
-        length, limit = settings.history_length, settings.presence_limit
-        self.presence_limit = limit
-        self._keys = keys = Keys(settings.application)
-        self._health = health = Health("publish", "read", "write", "listen")
+        url, keys = settings.broker_url.get_secret_value(), Keys(settings.application)
+        self.presence_limit = settings.presence_limit
+        self._keys = keys
+        self._health = Health("publish", "read", "write", "listen")
+        self._stored = StoredBytes()
         self._commands = Commands(url)
-        self._replays = Replays(url, length, health)
-        self._stored = stored = StoredBytes()
-        self._publisher = Publisher(url, process, keys, length, health, stored)
-        presence = Presence(hub.deliver, limit)
-        self._rosters = Rosters(presence, self._commands, keys, process, limit, health)
-        self._reader = Reader(url, process, keys, hub, self._rosters, health, length, stored)
+        self._replays = Replays(url, settings.history_length, self._health)
+        shared = Shared(url, token_hex(4), keys, settings.history_length, self._health)
+        self._publisher = Publisher(shared, self._stored)
+        presence = Presence(hub.deliver, settings.presence_limit)
+        self._rosters = Rosters(shared, presence, self._commands, settings.presence_limit)
+        self._reader = Reader(shared, hub, self._rosters, self._stored)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._loop: asyncio.AbstractEventLoop | None = None
 

@@ -5,7 +5,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis.asyncio.connection import Connection, parse_url
 from redis.asyncio.retry import Retry
@@ -19,7 +19,7 @@ from redis.exceptions import (
 )
 
 from ..broker import BrokerUnavailable
-from .scripts import SCRIPTS
+from .scripts import SCRIPTS, Keys
 
 logger = logging.getLogger(__name__)
 
@@ -222,10 +222,20 @@ class Health:
             logger.warning(message, extra=fields)
 
 
+class Shared(NamedTuple):
+    """What the parts of a broker have in common."""
+
+    url: str
+    process: str
+    """The name of this process."""
+    keys: Keys
+    history_length: int
+    health: Health
+
+
 async def keep_connected(
-    url: str,
+    shared: Shared,
     part: str,
-    health: Health,
     work: Callable[[Link], Awaitable[None]],
     note_failure: Callable[[], None],
 ) -> None:
@@ -233,9 +243,9 @@ async def keep_connected(
 
     Delays grow until `work` reports to `health` that `part` works.
     """
-    delays = backoff()
+    delays, health = backoff(), shared.health
     while True:
-        link = Link(url)
+        link = Link(shared.url)
         try:
             await link.connect()
             await work(link)

@@ -1,43 +1,24 @@
-"""Messages in the log of a room: packing, checking, what clients may store, and the history."""
+"""The log of a room: its messages, and how far this process has read it."""
 
 import asyncio
 import re
-import time
-from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections import deque
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from pydantic_core import from_json
-from redis.exceptions import ResponseError
 
-from ...server.fast_path import server_frame
-from ..batch import EncodedEvent
-from ..broker import BrokerUnavailable
-from ..events import MessageEvent
+from ..batch import AFTER_ALL, EncodedEvent
+from ..events import GapEvent, MessageEvent
 from ..formats import EVENTS, RoomFormat
-from ..history import Replay
-from ..memory import MAX_ROOM_BYTES
-from .connection import Commands, Health, explain
-from .scripts import HISTORY_SHA, KEEP_SECONDS, RoomKeys
-
-REPLAYS_AT_ONCE = 4
-"""Histories that are read at the same time; others wait, and clients take turns."""
-REPLAY_SECONDS = 30.0
-"""Seconds for a history to be read, with the time that it waits."""
-PAGE_BYTES = 128 * 1024
-"""Bytes of a history that are read at once; at least one message is."""
-
-STORED_BYTES = 256 * 1024 * 1024
-"""Bytes that an address may store in Redis within `KEEP_SECONDS`, by way of this process."""
-MAX_ADDRESSES = 10_000
-"""Maximum addresses to keep; the one that is silent for longest is forgotten."""
+from .connection import Command
+from .scripts import LOOK_SHA, RoomKeys, room_arguments
 
 FIELDS = [b"e", b"o", b"m"]
 """The field names of an entry: epoch, origin, packed message."""
 BEFORE_ID = b'{"type":"message","id":"'
 """The start of a message's JSON, up to its id, which Redis assigns."""
 EPOCH = re.compile("[0-9a-f]{8}")
-POSITION = re.compile("([0-9a-f]{8})-([0-9]{1,15})")
 ENTRY_ID = re.compile(b"([0-9]{1,15})-([0-9]+)")
 
 
@@ -96,146 +77,108 @@ class LoggedMessage(EncodedEvent):
         return self._text if format is EVENTS else super()._encode(format)
 
 
-class StoredBytes:
-    """What each address has stored. It expires evenly, in `KEEP_SECONDS`.
+@dataclass(slots=True, eq=False)
+class Cursor:
+    """The position in a room's log up to which its messages have been passed to the hub."""
 
-    Only the growth of a room beyond its peak counts: where new messages replace old ones,
-    nothing more is stored.
-    """
+    keys: RoomKeys
+    members: int = 0
+    epoch: str = ""
+    """Empty until the room was compared with Redis."""
+    offset: int = 0
+    start: int = 0
+    """The offset at which the epoch began; up to it, messages are of earlier epochs."""
+    told: int = 0
+    """The last offset of the room when it was last compared with Redis."""
+    known: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once the position is known, or the room is refused."""
+    may_begin: bool = False
+    """Whether the room may be created if Redis has none of this name."""
+    address: str = ""
+    """That of the client that entered first, or an empty string."""
+    read: deque[LogEntry] = field(default_factory=deque)
+    """What comes next, and was not passed on, since the room had too much pending."""
+    strange: int = -1
+    """The offset of what comes next, if it is of an unknown epoch; else -1."""
+    targets: dict[str, int] = field(default_factory=dict)
+    """The offset of the last message that this process has published here, by epoch."""
+    unconfirmed: int = 0
+    """Messages of this process that Redis has not confirmed."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._stored: OrderedDict[str, tuple[float, float]] = OrderedDict()
+    @property
+    def position(self) -> str:
+        """The id of the last message that was passed to the hub."""
+        return f"{self.epoch}-{self.offset}"
 
-    def add(self, address: str, size: int) -> None:
-        """Count bytes that a client has stored; an empty address has no limit."""
-        if address and size:
-            self._stored[address] = self._left(address) + size, self._clock()
-            self._stored.move_to_end(address)
-            if len(self._stored) > MAX_ADDRESSES:
-                self._stored.popitem(last=False)
+    @property
+    def confirmed(self) -> int:
+        """The highest offset of this epoch that Redis is known to have reached."""
+        read = self.read[-1].offset if self.read else self.offset
+        return max(read, self.targets.get(self.epoch, 0))
 
-    def is_full(self, address: str) -> bool:
-        """Return whether an address has stored too much."""
-        return self._left(address) >= STORED_BYTES
+    @property
+    def lag(self) -> int:
+        """Messages published by this process and not yet passed on; a lower bound."""
+        return self.unconfirmed + self.confirmed - self.offset
 
-    def _left(self, address: str) -> float:
-        """Return what an address has stored, without what has expired."""
-        size, since = self._stored.get(address, (0.0, 0.0))
-        return max(0.0, size - (self._clock() - since) * STORED_BYTES / KEEP_SECONDS)
+    def confirm(self, position: tuple[str, int] | None) -> None:
+        """Record where a message of this process was published; `None` if it was not."""
+        self.unconfirmed -= 1
+        if position is not None:
+            epoch, offset = position  # perhaps that of an earlier message with the same ref
+            self.targets[epoch] = max(offset, self.targets.get(epoch, 0))
 
-
-class Replays:
-    """Reads the history of rooms for members that return.
-
-    It has connections of its own. They are few, and clients take turns: who asks often waits
-    for its own earlier requests. A history is read in pages, from the latest message back.
-    """
-
-    def __init__(self, url: str, history_length: int, health: Health) -> None:
-        self._history_length = history_length
-        self._health = health
-        self._all = [Commands(url) for _ in range(REPLAYS_AT_ONCE)]
-        self._free = [*self._all]
-        self._waiting: dict[str, deque[asyncio.Future[Commands]]] = {}  # by client
-
-    async def close(self) -> None:
-        """Close the connections."""
-        for commands in self._all:
-            await commands.close()
-
-    async def read(self, keys: RoomKeys, since: str, client: str) -> Replay:
-        """Return the messages after a position; if some are lost, all that are kept.
-
-        Raises `BrokerUnavailable`.
-        """
-        try:
-            async with asyncio.timeout(REPLAY_SECONDS):
-                commands = await self._take(client)
-                try:
-                    return await self._read(commands, keys, since)
-                finally:
-                    self._give_back(commands)
-        except TimeoutError:
-            raise BrokerUnavailable from None
-
-    async def _take(self, client: str) -> Commands:
-        if self._free:
-            return self._free.pop()
-        turn: asyncio.Future[Commands] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(client, deque()).append(turn)
-        try:
-            return await turn
-        except BaseException:
-            if turn.done() and not turn.cancelled():
-                self._give_back(turn.result())
-            raise
-
-    def _give_back(self, commands: Commands) -> None:
-        """Pass a connection to the next client, which then waits for all others."""
-        while self._waiting:
-            client, turns = next(iter(self._waiting.items()))
-            del self._waiting[client]
-            turn = turns.popleft()
-            if turns:
-                self._waiting[client] = turns
-            if not turn.done():
-                turn.set_result(commands)
-                return
-        self._free.append(commands)
-
-    async def _read(self, commands: Commands, keys: RoomKeys, since: str) -> Replay:
-        found = POSITION.fullmatch(since)
-        epoch, seen = (found[1], int(found[2])) if found else ("", 0)
-        frames: deque[bytes] = deque()
-        size = 0
-        room = await self._read_page(commands, keys, epoch, seen, None)
-        first = max(seen if room.is_known else 0, room.offset - self._history_length) + 1
-        entries, oldest = deque(room.entries), room.offset + 1
-        while entries and oldest > first:
-            entry = entries.popleft()
-            frame = server_frame(entry.text, is_text=True)
-            size += len(frame)
-            if not entry.epoch or entry.offset != oldest - 1 or size > MAX_ROOM_BYTES:
-                break  # what is older is not connected to this, or not kept
-            frames.appendleft(frame)
-            oldest = entry.offset
-            if not entries and oldest > first:
-                page = await self._read_page(commands, keys, epoch, seen, oldest)
-                entries.extend(page.entries)
-        is_complete = room.is_known and oldest == seen + 1
-        # The reader may be behind: what it passes on up to this offset is known to the member.
-        last_offset = room.offset if frames else seen if room.is_known else 0
-        position = f"{room.epoch}-{room.offset}"
-        return Replay([*frames], last_offset, is_complete, position, sum(map(len, frames)))
-
-    async def _read_page(
-        self, commands: Commands, keys: RoomKeys, epoch: str, seen: int, before: int | None
-    ) -> "Page":
-        (answer,) = await commands.run(
-            (
-                *("EVALSHA", HISTORY_SHA, 2, keys.head, keys.log),
-                *(epoch, seen, before or "", self._history_length, PAGE_BYTES),
-            )
+    def look_command(self, process: str, server: str, history_length: int) -> Command:
+        """Return the command that compares this with Redis."""
+        keys = self.keys
+        return (
+            *("EVALSHA", LOOK_SHA, 4, keys.head, keys.log, keys.refs, keys.people),
+            *room_arguments(server, history_length),
+            *(process, self.epoch, self.confirmed, int(self.may_begin or self.epoch != "")),
         )
-        if isinstance(answer, ResponseError):
-            self._health.breaks(keys.room, explain(answer))
-            raise BrokerUnavailable
-        if not answer:
-            return Page("", 0, False, [])
-        entries = [read_entry(keys.room, each) for each in answer[3]]
-        if not all(entry.epoch for entry in entries):
-            self._health.breaks(keys.room, "there is an entry in the log that is no message")
-        return Page(answer[0].decode(errors="replace"), int(answer[1]), answer[2] == 1, entries)
 
+    def compare(self, epoch: str, offset: int, start: int, seen_end: int) -> list[EncodedEvent]:
+        """Apply the result of a comparison; return a `gap` event if messages were lost.
 
-class Page(NamedTuple):
-    """A page of the history of a room."""
+        `seen_end` is the last offset of the epoch known here, or -1.
+        """
+        strange, self.strange, self.told = self.strange, -1, offset
+        gap: list[EncodedEvent] = []
+        if not self.known.is_set():
+            self.epoch, self.offset = epoch, offset
+            self.known.set()
+        elif epoch != self.epoch and seen_end < self.confirmed:
+            gap = self._skip_to(min(self.offset, seen_end) if seen_end >= 0 else start)
+        elif epoch == self.epoch and strange >= 0:
+            gap = self._skip_to(strange)
+        if epoch != self.epoch:
+            target = min(self.targets.get(self.epoch, 0), offset)
+            self.targets = {epoch: max(target, self.targets.get(epoch, 0))}
+        self.epoch, self.start = epoch, start
+        return gap
 
-    epoch: str
-    offset: int
-    """That of the last message in the room."""
-    is_known: bool
-    """Whether Redis knows the position that the history is read from."""
-    entries: list[LogEntry]
-    """The latest first."""
+    def take(self) -> list[EncodedEvent]:
+        """Advance to the next entry, and return its message, after a `gap` if some are missing."""
+        entry = self.read.popleft()
+        if entry.offset < 0 or (entry.epoch not in ("", self.epoch) and entry.offset > self.start):
+            self.strange = max(entry.offset, self.offset)
+            self.read.clear()
+            return []
+        is_next = entry.epoch and entry.offset == self.offset + 1
+        gap = [] if is_next else self._gap()
+        self.offset = entry.offset
+        return [*gap, LoggedMessage(entry)] if entry.epoch else gap
+
+    def lose(self) -> list[EncodedEvent]:
+        """Go to the end of the room as it was last compared, and return a `gap`."""
+        return self._skip_to(self.told)
+
+    def _skip_to(self, offset: int) -> list[EncodedEvent]:
+        gap = self._gap()
+        self.offset = offset
+        self.read.clear()
+        return gap
+
+    def _gap(self) -> list[EncodedEvent]:
+        event = GapEvent(room=self.keys.room, since=self.position)
+        return [EncodedEvent(event, offset=AFTER_ALL)]

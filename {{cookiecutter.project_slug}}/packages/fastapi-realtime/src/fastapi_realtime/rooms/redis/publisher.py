@@ -15,14 +15,14 @@ from .connection import (
     MOVED_ON,
     PATIENCE,
     Command,
-    Health,
     Link,
+    Shared,
     keep_connected,
     raise_moved_on,
 )
-from .log import StoredBytes
-from .reader import Cursor
-from .scripts import PUBLISH_SHA, ROOM_BYTES, SENT_SECONDS, Keys, RoomKeys, room_arguments
+from .history import StoredBytes
+from .log import Cursor
+from .scripts import PUBLISH_SHA, ROOM_BYTES, SENT_SECONDS, RoomKeys, room_arguments
 
 KNOWN_SECONDS = SENT_SECONDS / 2
 """Seconds for which a batch may be sent again; Redis remembers it for longer."""
@@ -106,22 +106,10 @@ class Publisher:
     rejected, and new ones until it is back.
     """
 
-    def __init__(
-        self,
-        url: str,
-        process: str,
-        keys: Keys,
-        history_length: int,
-        health: Health,
-        stored: StoredBytes,
-    ) -> None:
-        """`process` is the name of this process."""
+    def __init__(self, shared: Shared, stored: StoredBytes) -> None:
+        self._shared = shared
+        self._health = shared.health
         self._stored = stored
-        self._url = url
-        self._process = process
-        self._channel = keys.news
-        self._health = health
-        self._history_length = history_length
         self._numbers = count(1)
         self._number = 0
         self._batch: dict[str, list[Unconfirmed]] = {}  # by room; sent, and perhaps published
@@ -135,9 +123,7 @@ class Publisher:
     async def run(self) -> None:
         """Publish until cancelled; then reject all waiting messages."""
         try:
-            await keep_connected(
-                self._url, "publish", self._health, self._work, self._start_giving_up
-            )
+            await keep_connected(self._shared, "publish", self._work, self._start_giving_up)
         finally:
             self._stop_giving_up()
             self._give_up()
@@ -207,9 +193,9 @@ class Publisher:
 
     def _command(self, batch: list[Unconfirmed], link: Link) -> Command:
         messages = [(each.ref, each.origin, each.packed) for each in batch]
-        sender = self._process, self._number
-        keys, length = batch[0].keys, self._history_length
-        return publish_command(keys, self._channel, messages, sender, link.server, length)
+        shared, keys = self._shared, batch[0].keys
+        sender, length = (shared.process, self._number), shared.history_length
+        return publish_command(keys, shared.keys.news, messages, sender, link.server, length)
 
     def _settle(self, room: str, messages: list[Unconfirmed], answer: Any) -> None:
         try:

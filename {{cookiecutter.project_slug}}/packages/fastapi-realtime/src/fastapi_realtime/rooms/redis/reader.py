@@ -1,16 +1,12 @@
 """Reading from Redis: the messages of rooms with members in this process."""
 
 import asyncio
-from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 from redis.exceptions import ResponseError
 
-from ..batch import AFTER_ALL, EncodedEvent
 from ..broker import BrokerUnavailable, CloseSubject, RoomRefused
-from ..events import GapEvent
 from ..hub import Hub
 from .connection import (
     ANSWER_SECONDS,
@@ -18,15 +14,16 @@ from .connection import (
     FAILURES,
     PATIENCE,
     Command,
-    Health,
     Link,
+    Shared,
     explain,
     keep_connected,
     raise_moved_on,
 )
-from .log import LogEntry, LoggedMessage, StoredBytes, read_entry
+from .history import StoredBytes
+from .log import Cursor, read_entry
 from .rosters import Rosters
-from .scripts import EMPTY_BYTES, KEEP_SECONDS, LOOK_SHA, Keys, RoomKeys, room_arguments
+from .scripts import EMPTY_BYTES, KEEP_SECONDS, Keys
 
 BEAT_SECONDS = 1.0
 """Seconds between two heartbeats; at each, some rooms are compared with Redis."""
@@ -52,113 +49,6 @@ LOST_SECONDS = 60
 """After Redis has lost a part of that stream, it is read again from this many seconds ago."""
 
 
-@dataclass(slots=True, eq=False)
-class Cursor:
-    """The position in a room's log up to which its messages have been passed to the hub."""
-
-    keys: RoomKeys
-    members: int = 0
-    epoch: str = ""
-    """Empty until the room was compared with Redis."""
-    offset: int = 0
-    start: int = 0
-    """The offset at which the epoch began; up to it, messages are of earlier epochs."""
-    told: int = 0
-    """The last offset of the room when it was last compared with Redis."""
-    known: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set once the position is known, or the room is refused."""
-    may_begin: bool = False
-    """Whether the room may be created if Redis has none of this name."""
-    address: str = ""
-    """That of the client that entered first, or an empty string."""
-    read: deque[LogEntry] = field(default_factory=deque)
-    """What comes next, and was not passed on, since the room had too much pending."""
-    strange: int = -1
-    """The offset of what comes next, if it is of an unknown epoch; else -1."""
-    targets: dict[str, int] = field(default_factory=dict)
-    """The offset of the last message that this process has published here, by epoch."""
-    unconfirmed: int = 0
-    """Messages of this process that Redis has not confirmed."""
-
-    @property
-    def position(self) -> str:
-        """The id of the last message that was passed to the hub."""
-        return f"{self.epoch}-{self.offset}"
-
-    @property
-    def confirmed(self) -> int:
-        """The highest offset of this epoch that Redis is known to have reached."""
-        read = self.read[-1].offset if self.read else self.offset
-        return max(read, self.targets.get(self.epoch, 0))
-
-    @property
-    def lag(self) -> int:
-        """Messages published by this process and not yet passed on; a lower bound."""
-        return self.unconfirmed + self.confirmed - self.offset
-
-    def confirm(self, position: tuple[str, int] | None) -> None:
-        """Record where a message of this process was published; `None` if it was not."""
-        self.unconfirmed -= 1
-        if position is not None:
-            epoch, offset = position  # perhaps that of an earlier message with the same ref
-            self.targets[epoch] = max(offset, self.targets.get(epoch, 0))
-
-    def look_command(self, process: str, server: str, history_length: int) -> Command:
-        """Return the command that compares this with Redis."""
-        keys = self.keys
-        return (
-            *("EVALSHA", LOOK_SHA, 4, keys.head, keys.log, keys.refs, keys.people),
-            *room_arguments(server, history_length),
-            *(process, self.epoch, self.confirmed, int(self.may_begin or self.epoch != "")),
-        )
-
-    def compare(self, epoch: str, offset: int, start: int, seen_end: int) -> list[EncodedEvent]:
-        """Apply the result of a comparison; return a `gap` event if messages were lost.
-
-        `seen_end` is the last offset of the epoch known here, or -1.
-        """
-        strange, self.strange, self.told = self.strange, -1, offset
-        gap: list[EncodedEvent] = []
-        if not self.known.is_set():
-            self.epoch, self.offset = epoch, offset
-            self.known.set()
-        elif epoch != self.epoch and seen_end < self.confirmed:
-            gap = self._skip_to(min(self.offset, seen_end) if seen_end >= 0 else start)
-        elif epoch == self.epoch and strange >= 0:
-            gap = self._skip_to(strange)
-        if epoch != self.epoch:
-            target = min(self.targets.get(self.epoch, 0), offset)
-            self.targets = {epoch: max(target, self.targets.get(epoch, 0))}
-        self.epoch, self.start = epoch, start
-        return gap
-
-    def take(self) -> list[EncodedEvent]:
-        """Advance to the next entry, and return its message, after a `gap` if some are missing."""
-        entry = self.read.popleft()
-        if entry.offset < 0 or (entry.epoch not in ("", self.epoch) and entry.offset > self.start):
-            self.strange = max(entry.offset, self.offset)
-            self.read.clear()
-            return []
-        is_next = entry.epoch and entry.offset == self.offset + 1
-        gap = [] if is_next else self._gap()
-        self.offset = entry.offset
-        return [*gap, LoggedMessage(entry)] if entry.epoch else gap
-
-    def lose(self) -> list[EncodedEvent]:
-        """Go to the end of the room as it was last compared, and return a `gap`."""
-        return self._skip_to(self.told)
-
-    def _skip_to(self, offset: int) -> list[EncodedEvent]:
-        gap = self._gap()
-        self.offset = offset
-        self.read.clear()
-        return gap
-
-    def _gap(self) -> list[EncodedEvent]:
-        event = GapEvent(room=self.keys.room, since=self.position)
-        return [EncodedEvent(event, offset=AFTER_ALL)]
-
-
 class Reader:
     """Passes the messages of rooms to the hub: each once, in order.
 
@@ -167,26 +57,13 @@ class Reader:
     waits: a room with too much pending is left out, and delays no other.
     """
 
-    def __init__(
-        self,
-        url: str,
-        process: str,
-        keys: Keys,
-        hub: Hub,
-        rosters: Rosters,
-        health: Health,
-        history_length: int,
-        stored: StoredBytes,
-    ) -> None:
-        """`process` is the name of this process."""
-        self._stored = stored
-        self._url = url
-        self._process = process
-        self._keys = keys
+    def __init__(self, shared: Shared, hub: Hub, rosters: Rosters, stored: StoredBytes) -> None:
+        self._shared = shared
+        self._keys = shared.keys
+        self._health = shared.health
         self._hub = hub
         self._rosters = rosters
-        self._health = health
-        self._history_length = history_length
+        self._stored = stored
         self._cursors: dict[str, Cursor] = {}
         self._unsure: dict[Cursor, None] = {}  # to compare with Redis before they are read
         self._refused: dict[Cursor, None] = {}  # to compare again at the next heartbeat
@@ -262,7 +139,7 @@ class Reader:
 
     async def listen(self) -> None:
         """Hear which rooms have news, until cancelled."""
-        await keep_connected(self._url, "listen", self._health, self._hear, self._note_deaf)
+        await keep_connected(self._shared, "listen", self._hear, self._note_deaf)
 
     async def run(self, close_subject: CloseSubject) -> None:
         """Read until cancelled."""
@@ -284,7 +161,7 @@ class Reader:
                 self._note_progress()
                 await self._wait()
 
-        await keep_connected(self._url, "read", self._health, work, self._note_failure)
+        await keep_connected(self._shared, "read", work, self._note_failure)
 
     async def _hear(self, link: Link) -> None:
         channels = [self._keys.news, self._keys.moves, self._keys.closed]
@@ -380,8 +257,8 @@ class Reader:
             return
         for cursor in cursors:
             del self._unsure[cursor]
-        length = self._history_length
-        commands = [each.look_command(self._process, link.server, length) for each in cursors]
+        process, length = self._shared.process, self._shared.history_length
+        commands = [each.look_command(process, link.server, length) for each in cursors]
         answers = await link.pipeline(commands)
         raise_moved_on(answers)
         for cursor, answer in zip(cursors, answers, strict=True):

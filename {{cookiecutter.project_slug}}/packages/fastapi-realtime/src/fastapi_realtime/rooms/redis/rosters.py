@@ -15,8 +15,8 @@ from redis.exceptions import ResponseError
 from ..broker import BrokerUnavailable
 from ..events import PresenceEvent, Present
 from ..presence import COUNT_SECONDS, Presence, Roster
-from .connection import PATIENCE, Command, Commands, Health, explain
-from .scripts import EMPTY_SECONDS, Keys
+from .connection import PATIENCE, Command, Commands, Shared, explain
+from .scripts import EMPTY_SECONDS
 
 logger = logging.getLogger(__name__)
 
@@ -59,22 +59,14 @@ class Rosters:
     differences. Missed notices and data that Redis has lost are found when rooms are compared.
     """
 
-    def __init__(
-        self,
-        presence: Presence,
-        commands: Commands,
-        keys: Keys,
-        process: str,
-        limit: int,
-        health: Health,
-    ) -> None:
+    def __init__(self, shared: Shared, presence: Presence, commands: Commands, limit: int) -> None:
         """Rooms with more than `limit` connections get counts instead of names."""
+        self._process = shared.process
+        self._keys = shared.keys
+        self._health = shared.health
         self._presence = presence
         self._commands = commands
-        self._keys = keys
-        self._process = process
         self._limit = limit
-        self._health = health
         self._views: dict[str, RoomView] = {}
         self._changed: dict[str, None] = {}  # rooms to store
         self._requests: dict[str, float] = {}  # rooms to fetch, and the earliest loop time

@@ -14,11 +14,11 @@ from redis.retry import Retry
 from ..access import RoomAccess, RoomPolicy
 from ..broker import BrokerUnavailable
 from ..events import MessageEvent
+from .broker import RedisSettings
 from .connection import FORCED, MOVED_ON, read_info
 from .log import pack
 from .publisher import publish_command, read_positions
 from .scripts import PUBLISH, Keys
-from .settings import RedisSettings
 
 PATIENCE = 3.0
 """Seconds within which Redis must confirm a message."""
