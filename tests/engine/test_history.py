@@ -16,34 +16,34 @@ def history_of(*frames: bytes) -> tuple[History, list[str]]:
 
 def test_what_came_after_a_message_is_replayed() -> None:
     history, (first, second, third) = history_of(b"a", b"b", b"c")
-    assert history.since(first) == ([b"b", b"c"], 3, True, third)
-    assert history.since(second) == ([b"c"], 3, True, third)
-    assert history.since(third) == ([], 0, True, third)
+    assert history.since(first)[:4] == ([b"b", b"c"], 3, True, third)
+    assert history.since(second)[:4] == ([b"c"], 3, True, third)
+    assert history.since(third)[:4] == ([], 0, True, third)
 
 
 def test_the_position_before_the_first_message_can_be_resumed_from() -> None:
     history = History()
     position = history.position
-    assert history.since(position) == ([], 0, True, position)
+    assert history.since(position)[:4] == ([], 0, True, position)
     id = history.next_id
     history.advance()
     history.append(b"a")
-    assert history.since(position) == ([b"a"], 1, True, id)
+    assert history.since(position)[:4] == ([b"a"], 1, True, id)
 
 
 def test_a_message_that_is_not_kept_any_more_makes_the_replay_incomplete() -> None:
     history, (first, second, third) = history_of(b"a", b"b", b"c")
     history.drop_oldest()
-    assert history.since(first) == ([b"b", b"c"], 3, True, third)
+    assert history.since(first)[:4] == ([b"b", b"c"], 3, True, third)
     history.drop_oldest()
-    assert history.since(first) == ([b"c"], 3, False, third)
-    assert history.since(second) == ([b"c"], 3, True, third)
+    assert history.since(first)[:4] == ([b"c"], 3, False, third)
+    assert history.since(second)[:4] == ([b"c"], 3, True, third)
 
 
 @pytest.mark.parametrize("position", ["", "x", "-", "EPOCH-", "EPOCH-9", "EPOCH--1", "EPOCH-²"])
 def test_after_an_unknown_position_all_that_is_kept_is_replayed(position: str) -> None:
     history, (id,) = history_of(b"a")
-    assert history.since(position.replace("EPOCH", history.epoch)) == ([b"a"], 1, False, id)
+    assert history.since(position.replace("EPOCH", history.epoch))[:4] == ([b"a"], 1, False, id)
 
 
 def test_a_ref_is_found_as_long_as_its_message_is_kept() -> None:
