@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from fastapi import WebSocketDisconnect
 from fastapi_realtime.rooms import BrokerUnavailable
-from fastapi_realtime.rooms.confirmations import (
+from fastapi_realtime.rooms.member import (
     MAX_UNCONFIRMED,
     Confirmations,
 )

@@ -6,18 +6,18 @@ from contextlib import ExitStack
 
 import pytest
 from fastapi_realtime.rooms import hub as hub_module
-from fastapi_realtime.rooms import room as room_module
-from fastapi_realtime.rooms.batch import (
-    AFTER_ALL,
-    EncodedEvent,
-)
+from fastapi_realtime.rooms import hub as room_module
 from fastapi_realtime.rooms.events import (
     GapEvent,
     MessageEvent,
     PresentEvent,
 )
 from fastapi_realtime.rooms.hub import Hub
-from fastapi_realtime.rooms.subscriber import Subscriber
+from fastapi_realtime.rooms.subscriber import (
+    AFTER_ALL,
+    EncodedEvent,
+    Subscriber,
+)
 
 from .hub_client import Client
 

@@ -7,10 +7,9 @@ from typing import Any, Literal
 
 import pytest
 from fastapi_realtime.rooms import presence
-from fastapi_realtime.rooms.batch import EncodedEvent
-from fastapi_realtime.rooms.events import PresenceEvent
-from fastapi_realtime.rooms.formats import EVENTS
+from fastapi_realtime.rooms.events import EVENTS, PresenceEvent
 from fastapi_realtime.rooms.presence import Presence
+from fastapi_realtime.rooms.subscriber import EncodedEvent
 
 from .hub_client import split_frame
 from .room_app import connect_events, next_event, request, room_app, token_app

@@ -5,19 +5,17 @@ from dataclasses import asdict, replace
 
 import pytest
 from fastapi_realtime.formats import ErrorCode
-from fastapi_realtime.rooms.batch import (
-    Batch,
-    EncodedEvent,
-)
 from fastapi_realtime.rooms.events import (
+    EVENTS,
+    TEXT,
     MessageEvent,
     PresenceEvent,
     RoomEvent,
-)
-from fastapi_realtime.rooms.formats import (
-    EVENTS,
-    TEXT,
     TextFormat,
+)
+from fastapi_realtime.rooms.subscriber import (
+    Batch,
+    EncodedEvent,
 )
 
 MESSAGE = MessageEvent(id="a-1", room="tea", sender="zoe", data={"sugar": 2})

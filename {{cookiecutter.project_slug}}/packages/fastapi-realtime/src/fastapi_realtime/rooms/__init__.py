@@ -3,8 +3,7 @@
 from ..settings import RoomSettings
 from .access import check_name, check_room, user_room
 from .broker import BrokerUnavailable
-from .events import ClientMessage, MessageEvent, Present, ServerEvent
-from .formats import EVENTS_V1, RoomText
+from .events import EVENTS_V1, ClientMessage, MessageEvent, Present, RoomText, ServerEvent
 from .member import Member
 from .parameters import (
     JSON_BODY,

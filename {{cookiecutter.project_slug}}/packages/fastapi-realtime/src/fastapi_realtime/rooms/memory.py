@@ -5,13 +5,12 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-from .batch import EncodedEvent
 from .broker import FOREIGN_LOOP, CloseSubject
-from .events import MessageEvent, PresenceEvent, Present
-from .formats import EVENTS
+from .events import EVENTS, MessageEvent, PresenceEvent, Present
 from .history import HISTORY_BYTES, History, Replay
 from .hub import Hub
 from .presence import Presence
+from .subscriber import EncodedEvent
 
 MAX_BYTES = 64 * 1024 * 1024
 """Maximum memory of the histories of all rooms, in bytes."""

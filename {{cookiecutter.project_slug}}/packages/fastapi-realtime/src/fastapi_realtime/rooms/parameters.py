@@ -16,8 +16,7 @@ from ..handshake import ANONYMOUS, Identity, check_origin
 from ..limits import COUNTED_BYTES
 from ..realtime import RealtimeDep
 from .access import check_name, check_room
-from .events import MAX_REF
-from .formats import EVENTS_V1, RoomText
+from .events import EVENTS_V1, MAX_REF, RoomText
 from .rooms import RoomsDep
 
 RoomConnection = Annotated[Connection[str, RoomText], Depends(Admission(EVENTS_V1))]

@@ -4,8 +4,8 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 
-from .batch import EncodedEvent
 from .events import PresenceEvent, Present, PresentEvent, PresentMember
+from .subscriber import EncodedEvent
 
 COUNT_SECONDS = 1.0
 """Minimum seconds between two `present` events with counts in a large room."""

@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 
 from pydantic_core import from_json
 
-from ..batch import AFTER_ALL, EncodedEvent
-from ..events import GapEvent, MessageEvent
-from ..formats import EVENTS, RoomFormat
+from ..events import EVENTS, GapEvent, MessageEvent, RoomFormat
+from ..subscriber import AFTER_ALL, EncodedEvent
 from .connection import Command
 from .scripts import LOOK_SHA, RoomKeys, room_arguments
 
