@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import pytest
 from fastapi_realtime.rooms import BrokerUnavailable
-from fastapi_realtime.rooms.redis import connection, publisher, reader, scripts
+from fastapi_realtime.rooms.redis import RedisBroker, connection, publisher, reader, scripts
 
 from ..brokers import running_process
 from ..redis_server import KEYS, RedisServer, rooms_at
@@ -116,6 +116,26 @@ async def test_a_log_keeps_the_history_and_for_a_while_more(
     assert not (await process.broker.replay("lobby", last.partition("-")[0] + "-1")).is_complete
     await process.publish("on")
     assert (await process.broker.replay("lobby", last)).is_complete
+
+
+async def test_a_log_is_trimmed_when_the_last_member_has_left_or_there_was_none(
+    server: RedisServer, start: Start
+) -> None:
+    process = await start(server.url, history_length=5)
+    await process.join("left")
+    for room in ("left", "without members"):
+        await asyncio.gather(*(process.publish(number, room) for number in range(200)))
+        assert server.call("XLEN", KEYS.room(room).log) == 200
+        server.call("HSET", KEYS.room(room).head, "at", 0)  # as if these were old
+    process.broker.leave("left")
+    assert isinstance(process.broker, RedisBroker)
+    waiting = process.broker._reader._to_trim
+    assert {*waiting} == {"left", "without members"}
+    for room in [*waiting]:
+        waiting[room] = 0.0
+    await until(lambda: not waiting)
+    assert server.call("XLEN", KEYS.room("left").log) == 5
+    assert server.call("XLEN", KEYS.room("without members").log) == 5
 
 
 async def test_what_redis_may_have_forgotten_is_not_sent_again(

@@ -207,6 +207,7 @@ class RedisBroker:
         turn = self._turns.get(room)
         if turn is None:
             if self._reader.get(room) is None:
+                self._reader.trim_later(room)
                 return self._publisher.publish(self._keys.room(room), None, *message)
             turn = self._turns[room] = asyncio.Lock()
         async with turn:

@@ -23,7 +23,7 @@ from .connection import (
 from .history import StoredBytes
 from .log import Cursor, read_entry
 from .rosters import Rosters
-from .scripts import EMPTY_BYTES, KEEP_SECONDS, Keys
+from .scripts import EMPTY_BYTES, KEEP_SECONDS, LOG_SECONDS, Keys
 
 BEAT_SECONDS = 1.0
 """Seconds between two heartbeats; at each, some rooms are compared with Redis."""
@@ -31,6 +31,8 @@ ROOMS_AT_ONCE = 200
 """Maximum rooms that are compared at once."""
 ROUND_SECONDS = 60.0
 """Seconds until all rooms have been compared; where there are many, more are compared at once."""
+TRIM_SECONDS = 2.0 * LOG_SECONDS
+"""Seconds after which the log of a room is trimmed that has no more members here."""
 READ_COUNT = 512
 """Maximum messages that are read at once, of all rooms together."""
 READ_BYTES = 1024 * 1024
@@ -69,6 +71,7 @@ class Reader:
         self._refused: dict[Cursor, None] = {}  # to compare again at the next heartbeat
         self._due: dict[Cursor, int] = {}  # to read, or to pass on, up to this offset
         self._turns: list[Cursor] = []
+        self._to_trim: dict[str, float] = {}  # rooms without members here, and the loop time
         self._count = READ_COUNT // 8
         self._seconds = 0.0
         self._beat_at = self._read_at = 0.0
@@ -119,6 +122,11 @@ class Reader:
             for cursors in (self._unsure, self._refused, self._due):
                 cursors.pop(cursor, None)
             self._note_progress()  # nobody reads on for publishers that wait
+            self.trim_later(room)
+
+    def trim_later(self, room: str) -> None:
+        """Let the log of a room be trimmed to its history, in case nothing more is published."""
+        self._to_trim.setdefault(room, asyncio.get_running_loop().time() + TRIM_SECONDS)
 
     async def catch_up(self) -> None:
         """Wait until everything that this process has published to these rooms was read back."""
@@ -240,6 +248,7 @@ class Reader:
         else:
             self._health.works("write")
             self._rosters.handle_beat(before, alive)
+        await self._trim(link)
         self._has_closed = True
         self._turns = self._turns or [*self._cursors.values()]
         count = int(max(ROOMS_AT_ONCE, len(self._cursors) * BEAT_SECONDS // ROUND_SECONDS))
@@ -247,19 +256,28 @@ class Reader:
         self._doubt(*self._refused, *(each for each in turn if self._has(each)))
         self._refused.clear()
 
+    async def _trim(self, link: Link) -> None:
+        """Compare some rooms without members here, which trims their logs."""
+        now = asyncio.get_running_loop().time()
+        rooms = [room for room, at in self._to_trim.items() if at <= now][:ROOMS_AT_ONCE]
+        raise_moved_on(await self._compare(link, [Cursor(self._keys.room(each)) for each in rooms]))
+        for room in rooms:
+            del self._to_trim[room]
+
+    async def _compare(self, link: Link, cursors: list[Cursor]) -> list[Any]:
+        process, length = self._shared.process, self._shared.history_length
+        commands = [each.look_command(process, link.server, length) for each in cursors]
+        return await link.pipeline(commands) if commands else []
+
     def _has(self, cursor: Cursor) -> bool:
         return self._cursors.get(cursor.keys.room) is cursor
 
     async def _look(self, link: Link) -> None:
         """Compare rooms with Redis: new and doubtful ones at once, all of them now and then."""
         cursors = [*self._unsure][:ROOMS_AT_ONCE]
-        if not cursors:
-            return
         for cursor in cursors:
             del self._unsure[cursor]
-        process, length = self._shared.process, self._shared.history_length
-        commands = [each.look_command(process, link.server, length) for each in cursors]
-        answers = await link.pipeline(commands)
+        answers = await self._compare(link, cursors)
         raise_moved_on(answers)
         for cursor, answer in zip(cursors, answers, strict=True):
             if self._has(cursor):
