@@ -119,7 +119,7 @@ async def test_a_log_keeps_the_history_and_for_a_while_more(
 
 
 async def test_a_log_is_trimmed_when_the_last_member_has_left_or_there_was_none(
-    server: RedisServer, start: Start
+    server: RedisServer, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     process = await start(server.url, history_length=5)
     await process.join("left")
@@ -130,6 +130,12 @@ async def test_a_log_is_trimmed_when_the_last_member_has_left_or_there_was_none(
     process.broker.leave("left")
     assert isinstance(process.broker, RedisBroker)
     waiting = process.broker._reader._to_trim
+    assert {*waiting} == {"left", "without members"}
+    monkeypatch.setattr(reader, "MAX_TO_TRIM", 2)
+    process.broker._reader.trim_later("another")
+    assert {*waiting} == {"left", "another"}
+    process.broker._reader.trim_later("without members")
+    process.broker._reader.trim_later("left")
     assert {*waiting} == {"left", "without members"}
     for room in [*waiting]:
         waiting[room] = 0.0

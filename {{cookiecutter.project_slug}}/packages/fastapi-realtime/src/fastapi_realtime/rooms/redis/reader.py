@@ -33,6 +33,8 @@ ROUND_SECONDS = 60.0
 """Seconds until all rooms have been compared; where there are many, more are compared at once."""
 TRIM_SECONDS = 2.0 * LOG_SECONDS
 """Seconds after which the log of a room is trimmed that has no more members here."""
+MAX_TO_TRIM = 10_000
+"""Maximum rooms that wait for this."""
 READ_COUNT = 512
 """Maximum messages that are read at once, of all rooms together."""
 READ_BYTES = 1024 * 1024
@@ -127,6 +129,8 @@ class Reader:
     def trim_later(self, room: str) -> None:
         """Let the log of a room be trimmed to its history, in case nothing more is published."""
         self._to_trim.setdefault(room, asyncio.get_running_loop().time() + TRIM_SECONDS)
+        if len(self._to_trim) > MAX_TO_TRIM:
+            del self._to_trim[next(iter(self._to_trim))]
 
     async def catch_up(self) -> None:
         """Wait until everything that this process has published to these rooms was read back."""
@@ -240,14 +244,14 @@ class Reader:
         if self._bell is not None:
             with suppress(*FAILURES):
                 await self._bell.send([("PING",)])
-        before, *alive = await link.pipeline(self._rosters.beat_commands())
-        raise_moved_on([before])
-        if isinstance(before, ResponseError):
-            self._health.fails("write", before)
+        was_alive, beat, *alive = await link.pipeline(self._rosters.beat_commands())
+        raise_moved_on([beat])
+        if isinstance(beat, ResponseError):
+            self._health.fails("write", beat)
             self._rosters.note_outage()
         else:
             self._health.works("write")
-            self._rosters.handle_beat(before, alive)
+            self._rosters.handle_beat(was_alive == 1, alive)
         await self._trim(link)
         self._has_closed = True
         self._turns = self._turns or [*self._cursors.values()]
@@ -379,8 +383,9 @@ class Reader:
         self._has_closed = True
         seconds = int(asyncio.get_running_loop().time() - started_at)
         if self._closed:
-            last = await link.request("XREVRANGE", self._keys.closed, "+", "-", "COUNT", 1)
-            if last and number(self._closed) <= number(last[0][0]):
+            (last,) = await link.pipeline([("XREVRANGE", self._keys.closed, "+", "-", "COUNT", 1)])
+            is_there = bool(last) and not isinstance(last, ResponseError)
+            if is_there and number(self._closed) <= number(last[0][0]):
                 return
             seconds = LOST_SECONDS
         now, _ = await link.request("TIME")
@@ -396,6 +401,8 @@ class Reader:
             raise_moved_on([answer])
             if isinstance(answer, ResponseError):
                 self._health.breaks(stream, explain(answer))
+                if str(answer).startswith("WRONGTYPE"):
+                    await link.pipeline([("DEL", stream)])
                 return
             for id, fields in answer[0][1] if answer else ():
                 self._closed, self._has_closed = id, True

@@ -28,6 +28,8 @@ PROCESS_SECONDS = 8
 """Seconds without a heartbeat after which Redis forgets a process."""
 MISSING_SECONDS = 2.0
 """Seconds that a process must be missing before it counts as dead."""
+FORGET_SECONDS = 60.0
+"""Seconds after which a missing process is no longer asked for, unless it is in a roster again."""
 GRACE_SECONDS = 13.0
 """Seconds after an outage of Redis in which no process counts as dead."""
 
@@ -150,19 +152,19 @@ class Rosters:
         """Return the heartbeat of this process, and questions after that of others."""
         others = {process for view in self._views.values() for process in view.processes}
         self._watched = [*others.union(self._missing)]
-        own = ("SET", self._keys.process(self._process), 1, "EX", PROCESS_SECONDS, "GET")
-        return [own, *(("EXISTS", self._keys.process(each)) for each in self._watched)]
+        own = self._keys.process(self._process)
+        beat: list[Command] = [("EXISTS", own), ("SET", own, 1, "EX", PROCESS_SECONDS)]
+        return beat + [("EXISTS", self._keys.process(each)) for each in self._watched]
 
-    def handle_beat(self, before: bytes | None, alive: list[Any]) -> None:
+    def handle_beat(self, was_alive: bool, alive: list[Any]) -> None:
         """Handle the answers. If Redis had lost this process, it may have lost others, too."""
         now = asyncio.get_running_loop().time()
-        if before is None or self._trusted_at == math.inf:
+        if not was_alive or self._trusted_at == math.inf:
             self._trusted_at = now + GRACE_SECONDS
         for process, answer in zip(self._watched, alive, strict=True):
-            if answer == 0:
-                self._missing.setdefault(process, now)
-            else:
-                self._missing.pop(process, None)
+            since = self._missing.setdefault(process, now)
+            if answer != 0 or now - since > FORGET_SECONDS:
+                del self._missing[process]
         for room, view in self._views.items():
             self._remove_dead(room, view.processes)
 

@@ -1,11 +1,12 @@
 """Publishing without an event loop, from other processes than the server."""
 
 import time
-from contextlib import suppress
 from secrets import token_hex
+from typing import Any
+from weakref import WeakKeyDictionary
 
 from pydantic import JsonValue
-from redis import ConnectionPool, Redis
+from redis import ConnectionPool
 from redis.backoff import NoBackoff
 from redis.connection import AbstractConnection, parse_url
 from redis.exceptions import NoScriptError, RedisError, ResponseError
@@ -44,8 +45,8 @@ class SyncRooms:
         options = parse_url(settings.broker_url.get_secret_value()) | FORCED
         options |= {"socket_timeout": ANSWER_SECONDS, "socket_connect_timeout": ANSWER_SECONDS}
         options |= {"retry": Retry(NoBackoff(), 0), "redis_connect_func": self._greet}
-        self._redis = Redis(connection_pool=ConnectionPool(**options))
-        self._server = ""  # the name of the instance that was connected to last
+        self._pool = ConnectionPool(**options)
+        self._servers: WeakKeyDictionary[AbstractConnection, str] = WeakKeyDictionary()
         self._history_length = settings.history_length
         self._access = RoomAccess(policy)
         self._keys = Keys(settings.application)
@@ -66,39 +67,45 @@ class SyncRooms:
         message = self._access.ref_key(sender, ref).encode(), b"", packed
         # As if from a process of its own: Redis knows it when it is repeated.
         batch = token_hex(8), 1
-        keys, deadline = self._keys.room(room), time.monotonic() + PATIENCE
+        deadline = time.monotonic() + PATIENCE
         while True:
             try:
-                if not self._server:
-                    self._redis.ping()
-                command = publish_command(
-                    keys, self._keys.news, [message], batch, self._server, self._history_length
-                )
-                answer = self._redis.execute_command(*command)
-                ((epoch, offset),) = read_positions(answer, 1)
+                ((epoch, offset),) = read_positions(self._send(room, message, batch), 1)
                 return f"{epoch}-{offset}"
             except RedisError as error:
                 self._recover(error, deadline)
 
     def close(self) -> None:
         """Close all connections; the next `publish` opens a new one."""
-        self._redis.connection_pool.disconnect()
+        self._pool.disconnect()
+
+    def _send(self, room: str, message: tuple[bytes, bytes, bytes], batch: tuple[str, int]) -> Any:
+        connection = self._pool.get_connection()
+        try:
+            keys, server = self._keys.room(room), self._servers[connection]
+            length = self._history_length
+            command = publish_command(keys, self._keys.news, [message], batch, server, length)
+            connection.send_command(*command)
+            try:
+                return connection.read_response()
+            except NoScriptError:
+                connection.send_command("SCRIPT", "LOAD", PUBLISH)
+                connection.read_response()
+                connection.send_command(*command)
+                return connection.read_response()
+        finally:
+            self._pool.release(connection)
 
     def _greet(self, connection: AbstractConnection) -> None:
         """Set up a connection, and note which instance of Redis it leads to."""
         connection.on_connect()
         connection.send_command("INFO", "server")
-        self._server, _ = read_info(connection.read_response())
+        self._servers[connection], _ = read_info(connection.read_response())
 
     def _recover(self, error: RedisError, deadline: float) -> None:
         """Prepare another attempt, or raise `BrokerUnavailable`."""
         is_refused = isinstance(error, ResponseError) and not isinstance(error, MOVED_ON)
         if is_refused or time.monotonic() > deadline:
             raise BrokerUnavailable from error
-        if isinstance(error, NoScriptError):
-            with suppress(RedisError):
-                self._redis.script_load(PUBLISH)
-        else:
-            self._server = ""
-            self._redis.connection_pool.disconnect(inuse_connections=False)
-            time.sleep(RETRY_SECONDS)
+        self._pool.disconnect(inuse_connections=False)
+        time.sleep(RETRY_SECONDS)
