@@ -5,6 +5,7 @@ from contextlib import suppress
 
 import pytest
 from fastapi_realtime.rooms import BrokerUnavailable
+from fastapi_realtime.rooms.events import PresenceEvent
 from fastapi_realtime.rooms.redis import connection
 
 from ..brokers import Process
@@ -155,13 +156,20 @@ async def test_a_batch_that_redis_remembers_wrongly_is_refused(
     assert (await process.publish("c")).endswith("-2")
 
 
-async def test_no_right_is_needed_for_transactions(server: RedisServer, start: Start) -> None:
-    rights = ("~fastapi_realtime:*", "&fastapi_realtime:*", "+@all", "-multi", "-exec")
-    server.call("ACL", "SETUSER", "chat", "on", ">secret", *rights)
+async def test_few_rights_are_enough(server: RedisServer, start: Start) -> None:
+    rights = "~fastapi_realtime:* &fastapi_realtime:* +@all -@admin -@dangerous +info"
+    server.call("ACL", "SETUSER", "chat", "on", ">secret", *rights.split(), "-@transaction")
     process = await start(server.url.replace("unix://", "unix://chat:secret@"))
-    await process.join()
-    last = await process.publish("a")
+    listener = await process.join()
+    last = await process.publish("a", ref="r1")
+    assert await listener.take(1) == ["a"]
     assert (await process.broker.replay("lobby", last)).is_complete
+    event = PresenceEvent(type="joined", room="tea", sender="zoe", connection="c")
+    await process.broker.announce(event)
+    assert (await process.broker.present("tea")).count == 1
+    await process.broker.close_subject("zoe")
+    await until(lambda: process.closed == ["zoe"])
+    await ready(process)
 
 
 async def test_each_room_is_said_once_in_a_while(caplog: pytest.LogCaptureFixture) -> None:

@@ -237,7 +237,7 @@ async def keep_connected(
     shared: Shared,
     part: str,
     work: Callable[[Link], Awaitable[None]],
-    note_failure: Callable[[], None],
+    note_failure: Callable[[], None] = lambda: None,
 ) -> None:
     """Connect and run `work`; whenever that fails, connect again.
 

@@ -151,7 +151,14 @@ class Reader:
 
     async def listen(self) -> None:
         """Hear which rooms have news, until cancelled."""
-        await keep_connected(self._shared, "listen", self._hear, self._note_deaf)
+
+        async def work(link: Link) -> None:
+            try:
+                await self._hear(link)
+            finally:
+                self._bell = None  # nothing may be sent on it from now on
+
+        await keep_connected(self._shared, "listen", work)
 
     async def run(self, close_subject: CloseSubject) -> None:
         """Read until cancelled."""
@@ -217,9 +224,6 @@ class Reader:
     def _doubt(self, *cursors: Cursor) -> None:
         self._unsure |= dict.fromkeys(cursors)
         self._woken.set()
-
-    def _note_deaf(self) -> None:
-        self._bell = None
 
     def _note_failure(self) -> None:
         self._rosters.note_outage()
