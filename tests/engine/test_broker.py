@@ -103,6 +103,15 @@ async def test_the_oldest_messages_are_forgotten(start: Start, room: str) -> Non
     assert await since(process, second, room) == (True, [third, fourth])
 
 
+async def test_a_history_takes_at_most_a_mebibyte(start: Start, room: str) -> None:
+    process = await start()
+    ids = [await process.publish("x" * 60_000, room) for _ in range(30)]
+    replay = await process.broker.replay(room, ids[0])
+    assert not replay.is_complete
+    assert 0.9 * 2**20 < sum(map(len, replay.frames)) < 2**20
+    assert await since(process, ids[-6], room) == (True, ids[-5:])
+
+
 @pytest.mark.parametrize(
     "position",
     ["", "rubbish", "-", "EPOCH-", "EPOCH-9", "EPOCH--1", "EPOCH-²", f"EPOCH-{'9' * 5000}"],
