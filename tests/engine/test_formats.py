@@ -59,6 +59,7 @@ def test_string_may_contain_what_no_number_may(text: str) -> None:
         ('{"x":1e309,"y":1}', ErrorCode.INVALID_JSON, ""),
         ('{"x":1,"y":1,"z":[{"a":-1E+0400}]}', ErrorCode.INVALID_JSON, ""),
         ('{"x":1,"y":%s.0}' % ("9" * 310), ErrorCode.INVALID_JSON, ""),
+        ('{"x":1,"y":1%se99}' % ("0" * 210), ErrorCode.INVALID_JSON, ""),
         ("[" * 1000, ErrorCode.INVALID_JSON, ""),
         ("null", ErrorCode.INVALID_SHAPE, ""),
         ('{"x":1}', ErrorCode.INVALID_SHAPE, "y"),

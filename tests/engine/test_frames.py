@@ -341,6 +341,32 @@ def test_a_control_frame_that_is_too_long_is_1002(ping: bytes) -> None:
     assert server.transport.written[2:4] == b"\x03\xea"
 
 
+def test_control_frames_do_not_count_as_a_part_of_a_message() -> None:
+    server = Server(limit=3)
+    server.read(frame(0x01, b"ab") + frame(0x89, b"ping") + frame(0x80, b"c"))
+    server.read(frame(0x88, b"\x0f\xa1going"))
+    closed = {"type": "websocket.disconnect", "code": 4001, "reason": "going"}
+    assert server.taken[1:] == [("abc", 3), (closed, 0)]
+    assert server.transport.written == b"\x8a\x04ping\x88\x07\x0f\xa1going"
+
+
+@pytest.mark.parametrize("makes_progress", [True, False])
+def test_a_pong_behind_a_full_inbox_is_waited_for_while_messages_are_read(
+    makes_progress: bool,
+) -> None:
+    server = Server()
+    server.take = Mock()
+    server.protocol.data_received(frame(0x81, b"a") * (MAX_MESSAGES + 6))
+    server.protocol.send_ping()
+    written = server.transport.written
+    if makes_progress:
+        server.protocol.inbox.take()
+    server.protocol.miss_pong()
+    assert (server.transport.written == written) == makes_progress
+    server.protocol.miss_pong()
+    assert server.transport.written != written
+
+
 def send(server: Server, event: Any) -> None:
     """Have the application send an event of ASGI."""
     with pytest.raises(StopIteration):

@@ -1,6 +1,7 @@
 """Clients that leave while the server works for them, before the handshake and after it."""
 
 import asyncio
+import socket
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -17,7 +18,7 @@ from fastapi_realtime.rooms import Rooms, RoomsDep, RoomSettings
 from starlette.types import Message
 from websockets.exceptions import InvalidStatus
 
-from .room_app import EventsAdmitted, SubjectAsToken, connect_events, next_event
+from .room_app import EventsAdmitted, SubjectAsToken, connect_events, next_event, request
 from .serving import (
     NO_RATE_LIMIT,
     Serve,
@@ -26,6 +27,7 @@ from .serving import (
     handshake,
     raw_client,
     realtime_app,
+    running,
     text_frame,
 )
 
@@ -220,7 +222,7 @@ def test_a_check_ends_when_its_client_leaves(serve_both_ways: Serve, where: str)
     work = Work()
     url = serve_both_ways(app_with_slow_checks(where, work))
     with dial(url) as client:
-        client.sendall(handshake("/room", "Authorization: Bearer zoe\r\n"))
+        client.sendall(handshake("/room", "Authorization: Bearer zoe\r\n") + UNREAD)
         assert work.has_begun.wait(10)
         with pytest.raises(InvalidStatus), connect_events(f"{url}/room", "ann"):
             pytest.fail("there is one place")
@@ -248,6 +250,53 @@ def test_checks_that_take_too_long_are_503(
     assert refusal.value.response.status_code == 503
     assert b"0.05 seconds" in (refusal.value.response.body or b"")
     assert work.has_ended.is_set()
+
+
+def test_a_check_ends_when_the_server_stops() -> None:
+    work = Work()
+    app = app_with_slow_checks("dependency", work)
+    refused: list[int] = []
+
+    @app.get("/close")
+    async def close() -> None:
+        for connection in app.state.realtime.connections:
+            connection.close_soon(1012, "restarting")
+
+    def knock(url: str) -> None:
+        with pytest.raises(InvalidStatus) as refusal, connect_events(f"{url}/room", "ann"):
+            pass
+        refused.append(refusal.value.response.status_code)
+
+    with running(app) as url:
+        thread = threading.Thread(target=knock, args=[url])
+        thread.start()
+        assert work.has_begun.wait(10)
+        request(f"{url.replace('ws:', 'http:')}/close")
+        thread.join(10)
+    assert refused == [503]
+
+
+@pytest.mark.parametrize("end", [CLOSE, b""], ids=["closed", "gone"])
+def test_all_messages_before_the_end_are_published_though_none_can_be_confirmed(
+    serve_both_ways: Serve, end: bytes
+) -> None:
+    settings = RoomSettings.model_validate(NO_RATE_LIMIT)
+    app = realtime_app(settings, services=[Rooms(settings)])
+
+    @app.websocket("/rooms/{sender}")
+    async def room(connection: EventsAdmitted, rooms: RoomsDep, sender: str) -> None:
+        async with rooms.join(connection, "lobby", sender) as present:
+            async for message in present:
+                await present.publish(message.data, message.ref)
+
+    url = serve_both_ways(app)
+    offered = "Sec-WebSocket-Protocol: events.v1\r\n"
+    with connect_events(f"{url}/rooms/bob") as bob, dial(url) as ann:
+        sent = [text_frame(b'{"type":"message","data":%d,"ref":"%d"}' % (n, n)) for n in range(60)]
+        ann.sendall(handshake("/rooms/ann", offered) + b"".join(sent) + end)
+        if not end:
+            ann.shutdown(socket.SHUT_WR)
+        assert [next_event(bob, "message")["data"] for _ in range(60)] == list(range(60))
 
 
 def test_an_endpoint_may_take_its_time_after_the_handshake(

@@ -170,7 +170,21 @@ async def in_nested_groups(connection: Admitted[str, str]) -> None:
         inner.start_soon(by_receive, connection)
 
 
-@pytest.mark.parametrize("endpoint", [by_receive, by_anext, in_task_group, in_nested_groups])
+async def in_three_loops(connection: Admitted[str, str]) -> None:
+    """Iterate in three tasks."""
+
+    async def iterate() -> None:
+        async for _ in connection:
+            pass
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(3):
+            group.create_task(iterate())
+
+
+@pytest.mark.parametrize(
+    "endpoint", [by_receive, by_anext, in_task_group, in_nested_groups, in_three_loops]
+)
 def test_a_client_that_leaves_is_no_error_in_any_form_of_endpoint(
     serve_both_ways: Serve, endpoint: Callable[..., Awaitable[None]]
 ) -> None:

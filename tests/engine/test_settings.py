@@ -94,7 +94,7 @@ def test_a_rule_for_several_settings_is_shown_alone(monkeypatch: pytest.MonkeyPa
         "APP_ORIGINS",
         "APP_DRAIN",
         "APP_CONNECTIONS_PER_IP",
-        "APP_MAX_LENGTH_OF_PREFIX",
+        "APP_MAX_SECONDS_TO_DRAIN",
     ],
 )
 def test_a_misspelt_variable_is_refused_with_the_right_name(
@@ -105,7 +105,7 @@ def test_a_misspelt_variable_is_refused_with_the_right_name(
         "APP_PROT": "APP_PORT",
         "APP_ORIGINS": "APP_ALLOWED_ORIGINS",
         "APP_DRAIN": "APP_DRAIN_SECONDS",
-        "APP_MAX_LENGTH_OF_PREFIX": "APP_PREFIX",
+        "APP_MAX_SECONDS_TO_DRAIN": "APP_DRAIN_SECONDS",
     }.get(name, "APP_MAX_")
     monkeypatch.setenv(name, "do not show")
     with pytest.raises(
@@ -123,7 +123,9 @@ def test_a_misspelt_variable_is_refused_with_the_right_name(
         "APP_KEY",
         "APP_LOG",
         "APP_LOG_LEVEL",
+        "APP_MESSAGE",
         "APP_TIMEOUT",
+        "APP_DEMO_SERVICE_HOST",
         "APP_URL",
         "APP_HOSTNAME",
         "APP_SERVICE_HOST",

@@ -81,7 +81,9 @@ Admitted = Annotated[Connection[Incoming, Outgoing], Depends(Admission())]
 
 
 def late_error(connection: Connection) -> Exception:
-    """Return the exception for checks that were cancelled: the client has left, or it is late."""
+    """Return the exception for checks that were cancelled: closed, left, or late."""
+    if connection.early_refusal is not None:
+        return connection.early_refusal
     if connection.has_ended:
         return HTTPException(499, "the client left during the checks")  # as nginx logs it
     return HTTPException(503, f"the checks took over {CHECK_SECONDS:g} seconds")

@@ -178,6 +178,14 @@ class Connection(Generic[Incoming, Outgoing]):
         """Whether the handshake has been answered; errors are close codes from then on."""
         return self._accepted
 
+    @property
+    def early_refusal(self) -> HTTPException | None:
+        """The response to a handshake that was closed before it was answered."""
+        if self._closed_before_accept is None:
+            return None
+        code, reason = self._closed_before_accept
+        return HTTPException(401 if code == CloseCode.UNAUTHORIZED else 503, reason)
+
     async def accept(self) -> None:
         """Answer the handshake with 101, if it has not been answered.
 
@@ -189,9 +197,8 @@ class Connection(Generic[Incoming, Outgoing]):
         if self._accepting is not None:
             await asyncio.shield(self._accepting)
             return
-        if self._closed_before_accept is not None:
-            code, reason = self._closed_before_accept
-            raise HTTPException(401 if code == CloseCode.UNAUTHORIZED else 503, reason)
+        if (refusal := self.early_refusal) is not None:
+            raise refusal
         self._set_deadline(None)
         self.deadline = None
         self._accepting = asyncio.get_running_loop().create_future()
@@ -372,6 +379,7 @@ class Connection(Generic[Incoming, Outgoing]):
         """
         if not self._accepted:
             self._closed_before_accept = code, reason
+            self._set_deadline(0)
         self.is_reading = False
         if not self.is_open:
             return
@@ -546,6 +554,7 @@ class Connection(Generic[Incoming, Outgoing]):
     def _mark_closed(self, event: Message) -> None:
         self.is_reading = False
         self._end()
+        self.inbox.put_nowait(event)  # for other tasks that read
         if self.close_code is None:
             self.close_code, self.close_reason = event.get("code"), event.get("reason") or ""
 

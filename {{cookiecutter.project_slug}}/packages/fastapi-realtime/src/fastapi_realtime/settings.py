@@ -37,8 +37,8 @@ S = TypeVar("S", bound=BaseSettings)
 MIN_SIMILARITY = 0.75
 """Similarity to a setting's name, 0 to 1, from which a variable counts as misspelt."""
 COMMON_WORDS = frozenset(
-    "auth bytes env file format host ip key level limit log max name per port second seconds timeout url"
-    " workers".split()
+    "auth bytes demo env file format host ip key level limit log max message name per port prefix"
+    " second seconds timeout url workers".split()
 )
 """Words in names of settings that other programs use, too: `APP_KEY`, `APP_SERVICE_PORT`."""
 KUBERNETES_PORT = (

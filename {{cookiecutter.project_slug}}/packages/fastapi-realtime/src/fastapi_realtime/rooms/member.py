@@ -234,10 +234,12 @@ class Member:
 
     async def _accept(self, ref: str, message_id: str) -> None:
         if ref:
-            await self._connection.send_message(encode(AcceptedEvent(ref=ref, id=message_id)))
+            with suppress(WebSocketDisconnect):  # messages that came before are still published
+                await self._connection.send_message(encode(AcceptedEvent(ref=ref, id=message_id)))
 
     async def _refuse(self, ref: str) -> None:
-        await self._send_error(ErrorCode.UNAVAILABLE, ref)
+        with suppress(WebSocketDisconnect):
+            await self._send_error(ErrorCode.UNAVAILABLE, ref)
 
     async def _answer(self, event: ClientPing | ClientToken) -> None:
         if isinstance(event, ClientPing):

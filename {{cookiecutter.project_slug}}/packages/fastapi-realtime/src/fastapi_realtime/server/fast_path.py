@@ -41,11 +41,12 @@ class FindTransport:
     def find(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Put the transport and the inbox into `scope`; warn once if a middleware hides them."""
         protocol = getattr(send, "__self__", None)
-        inbox = getattr(protocol, "inbox", None)
-        if isinstance(inbox, Inbox) or isinstance(protocol, WEBSOCKET_PROTOCOLS):
+        inbox = getattr(getattr(receive, "__self__", None), "inbox", None)
+        if isinstance(inbox, Inbox):
+            scope["inbox"] = inbox
+        is_own = isinstance(getattr(protocol, "inbox", None), Inbox)
+        if is_own or isinstance(protocol, WEBSOCKET_PROTOCOLS):
             scope["transport"] = getattr(protocol, "transport", None)
-            if getattr(receive, "__self__", None) is protocol:
-                scope["inbox"] = inbox
         elif not self.has_warned and is_run_by_uvicorn():
             self.has_warned = True
             logger.warning(SEND_IS_WRAPPED, origin_of(send))

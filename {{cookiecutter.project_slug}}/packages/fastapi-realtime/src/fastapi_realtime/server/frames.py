@@ -71,7 +71,7 @@ def read_frame(data: bytes | bytearray, start: int, limit: int) -> tuple[int, by
         size = int.from_bytes(data[start + 2 : payload - 4], "big")
         if size <= shorter:
             raise InvalidFrame(CloseCode.PROTOCOL_ERROR, "the length of a frame is not minimal")
-    if size > limit:
+    if size > limit and not first & CONTROL:
         problem = f"frame with {size} bytes exceeds limit of {limit} bytes"
         raise InvalidFrame(CloseCode.MESSAGE_TOO_BIG, problem)
     end = payload + size

@@ -25,7 +25,7 @@ from .frames import (
     read_frame,
     read_message,
 )
-from .inbox import Inbox
+from .inbox import MAX_BYTES, Inbox
 from .logging import address_of, connection_fields, refusals
 from .metrics import STATUS, refused
 from .upgrade import Handshake, answer, denial, refusal
@@ -76,7 +76,8 @@ class LimitedWebSocketProtocol(asyncio.Protocol):
     and a call of `shutdown`.
 
     A few frames are parsed, then other tasks run. Data is kept in `unparsed`, and reading is
-    paused, until the handshake has been answered, the inbox is empty and others have run.
+    paused, until the inbox is empty and others have run; before the handshake has been answered,
+    from 64 KiB on.
     """
 
     # A process holds thousands of these, so defaults are class attributes.
@@ -97,6 +98,7 @@ class LimitedWebSocketProtocol(asyncio.Protocol):
     fragments_size = 0
     ping_payload: bytes | None = None  # of the ping that has not been answered
     ping_timer: asyncio.TimerHandle | None = None  # for the next ping, or the pong
+    waiting = 0  # messages in the inbox when that was sent, or last looked at
     control_frames = 0
     second = 0
     close_timer: asyncio.TimerHandle | None = None
@@ -276,7 +278,7 @@ class LimitedWebSocketProtocol(asyncio.Protocol):
         has_more = self.parse_frames()
         if self.transport.is_closing():
             return
-        if has_more or not self.handshake_complete:
+        if has_more or (not self.handshake_complete and len(self.unparsed) >= MAX_BYTES):
             self.transport.pause_reading()
             if has_more:
                 self.schedule_turn()
@@ -403,15 +405,26 @@ class LimitedWebSocketProtocol(asyncio.Protocol):
         """Send a ping, and start the timeout for its pong."""
         if self.close_sent or self.transport.is_closing():
             return
-        self.ping_payload = random.randbytes(4)
+        self.ping_payload, self.waiting = random.randbytes(4), len(self.inbox)
         self.transport.write(control_frame(PING, self.ping_payload))
+        self.wait_for_pong()
+
+    def wait_for_pong(self) -> None:
+        """Start the timeout for the pong, or schedule the next ping if there is none."""
         if self.config.ws_ping_timeout is None:
             self.schedule_ping()
         else:
             self.ping_timer = self.loop.call_later(self.config.ws_ping_timeout, self.miss_pong)
 
     def miss_pong(self) -> None:
-        """Close after a missed pong; drop the connection if data is unsent."""
+        """Close after a missed pong; drop the connection if data is unsent.
+
+        While the inbox is full, pongs are not read; then it is enough that messages are.
+        """
+        waiting, self.waiting = self.waiting, len(self.inbox)
+        if self.read_paused and self.waiting < waiting:
+            self.wait_for_pong()
+            return
         if self.is_open:
             self.fail(CloseCode.INTERNAL_ERROR, "keepalive ping timeout")
         if self.transport.get_write_buffer_size():
