@@ -49,7 +49,6 @@ def test_a_websocket_route_without_admission_fails_the_suite(bake: Bake, admitte
 RENAMED = [
     ("uvicorn", "on_headers_complete"),
     ("uvicorn", "_should_upgrade"),
-    ("uvicorn", "connections"),
     ("uvicorn", "transport"),
     ("websockets", "apply_mask"),
     ("starlette", "user_middleware"),

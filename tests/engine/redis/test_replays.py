@@ -108,7 +108,7 @@ async def test_histories_that_cannot_be_read_hold_up_neither_joins_nor_presence(
     for each in replays[:4]:
         with pytest.raises(BrokerUnavailable):
             await each
-    await asyncio.wait(replays)
+    await asyncio.gather(*replays, return_exceptions=True)
 
 
 async def test_a_history_of_a_wrong_type_is_refused(
