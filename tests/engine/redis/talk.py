@@ -17,7 +17,7 @@ async def until(condition: Callable[[], object]) -> None:
     """Wait until something is true that nothing tells of."""
     async with asyncio.timeout(20):
         while not condition():
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # there is no event to wait for
 
 
 async def ready(*processes: Process) -> None:
@@ -92,7 +92,7 @@ class Talk:
                 self.accepted[text] = await process.publish(text)
             except BrokerUnavailable:
                 self.refused.append(text)
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.01)  # a refusal comes at once: let others run
 
     async def received(self) -> list[dict[str, object]]:
         """Return what each listener received, which must be the same, up to a last message."""

@@ -32,7 +32,7 @@ class Traveller:
         while self._since != self.goal:
             with suppress(BrokerUnavailable):
                 await self._visit(self._random.choice(self._processes))
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # a visit may be refused at once: let others run
 
     async def _visit(self, process: Process) -> None:
         listener, replay = await resume(process, self._since)

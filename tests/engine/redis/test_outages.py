@@ -165,7 +165,7 @@ async def test_members_of_rooms_that_are_read_here_can_join_while_redis_is_away(
     with pytest.raises(BrokerUnavailable):
         await process.broker.replay("lobby", "")
     joining = asyncio.create_task(process.join("another"))
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # it begins
     joining.cancel()
     await asyncio.wait([joining])
     server.start()

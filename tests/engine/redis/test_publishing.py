@@ -51,7 +51,7 @@ async def test_publishers_wait_for_a_while_and_then_are_told(
     await until(lambda: not process.broker.is_ready)
     waiting = [asyncio.create_task(process.publish(number)) for number in range(2)]
     gone = waiting.pop()
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # they begin
     with pytest.raises(BrokerUnavailable):
         await process.publish("one too many")
     gone.cancel()
@@ -70,7 +70,7 @@ async def test_a_message_whose_publisher_has_gone_arrives_all_the_same(
     process = await start(server.url)
     listener = await process.join()
     gone = asyncio.create_task(process.publish("from one who leaves"))
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # it begins
     gone.cancel()
     assert await listener.take(1) == ["from one who leaves"]
 
@@ -233,7 +233,7 @@ async def test_so_many_bytes_wait_for_redis_and_no_more(
     server.stop()
     await until(lambda: not process.broker.is_ready)
     waiting = [asyncio.create_task(process.publish("x" * 3000)) for _ in range(2)]
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # they begin
     with pytest.raises(BrokerUnavailable):
         await process.publish("one too many")
     for task in waiting:

@@ -127,7 +127,8 @@ class Connection(Generic[Incoming, Outgoing]):
         self.messages_out = 0
         self.bytes_in = 0
         self.bytes_out = 0
-        self._opened_at = time.monotonic()
+        now = time.monotonic()
+        self._opened_at = now
         self._accepted = False
         self._accepting: asyncio.Future[None] | None = None
         self._closing: asyncio.Task[None] | None = None
@@ -136,7 +137,6 @@ class Connection(Generic[Incoming, Outgoing]):
         self.has_ended = False  # whether the client has left, or the connection is closed
         self._closed_callbacks: tuple[Callable[[], None], ...] = ()
         self.deadline: asyncio.Timeout | None = None  # of the checks before the handshake
-        now = time.monotonic()
         self.format: Format = JSON
         self._settings = settings
         self._types = types
@@ -554,7 +554,7 @@ class Connection(Generic[Incoming, Outgoing]):
     def _mark_closed(self, event: Message) -> None:
         self.is_reading = False
         self._end()
-        self.inbox.put_nowait(event)  # for other tasks that read
+        self.inbox.put_event(event)  # for other tasks that read
         if self.close_code is None:
             self.close_code, self.close_reason = event.get("code"), event.get("reason") or ""
 
@@ -573,7 +573,7 @@ class Connection(Generic[Incoming, Outgoing]):
         self._stop_reading()
 
     def _stop_reading(self) -> None:
-        self.inbox.put_nowait({"type": "websocket.disconnect"})
+        self.inbox.put_event({"type": "websocket.disconnect"})
 
     def _is_lost(self) -> bool:
         """Return whether nothing can be sent; the close code is then in a disconnect event."""
@@ -583,14 +583,11 @@ class Connection(Generic[Incoming, Outgoing]):
 
     async def _read_close_code(self) -> None:
         """Discard unread messages up to the disconnect event, to learn the close code."""
-        with suppress(RuntimeError, TimeoutError):  # it was received before, or never comes
+        with suppress(TimeoutError):
             async with asyncio.timeout(STALL_TIMEOUT):
-                self._mark_closed(await self._read_until_disconnect())
-
-    async def _read_until_disconnect(self) -> Message:
-        while isinstance((event := (await self.inbox.get())[0]), str | bytes):
-            pass
-        return event
+                while isinstance((event := (await self.inbox.get())[0]), str | bytes):
+                    pass
+                self._mark_closed(event)
 
     async def _poll_unsent(self) -> None:
         for _ in range(100):

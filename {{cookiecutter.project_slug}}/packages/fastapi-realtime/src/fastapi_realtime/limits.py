@@ -11,6 +11,12 @@ from ipaddress import IPv6Address, ip_address
 
 from fastapi import HTTPException
 
+resource = None  # Windows has no such limit
+with suppress(ImportError):
+    import resource
+
+logger = logging.getLogger(__name__)
+
 COUNTED_BYTES = 8192
 """A message counts once more for every so many bytes."""
 
@@ -170,14 +176,8 @@ class FairTurn:
         return False
 
 
-resource = None  # Windows has no such limit
-with suppress(ImportError):
-    import resource
-
 RESERVE = 100
 """Files reserved for the server itself, and for HTTP requests such as health checks."""
-
-logger = logging.getLogger(__name__)
 
 
 def connections_that_fit(wanted: int) -> int:

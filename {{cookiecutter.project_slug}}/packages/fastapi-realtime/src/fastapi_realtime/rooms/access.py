@@ -11,8 +11,6 @@ MAX_NAME = 64
 """Maximum length of a member's name, in characters."""
 MAX_ROOM = 260
 """Maximum length of a room's name, in characters: `user:` and the longest subject."""
-
-
 ROOM_RULE = f"1 to {MAX_ROOM} printable characters, no outer blanks; not . or .."
 
 

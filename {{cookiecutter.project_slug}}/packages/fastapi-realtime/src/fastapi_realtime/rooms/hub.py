@@ -19,6 +19,22 @@ MAX_ROOM_EVENTS = 256
 MAX_ROOM_BYTES = 256 * 1024
 """Publishers wait above this many pending bytes of a room."""
 
+SHED_SECONDS = 1.0
+"""Seconds to send a close frame to a member cut off by `max_pending_bytes`; then abort."""
+
+meter = metrics.get_meter(__name__)
+subscribers_cut_off = meter.create_counter(
+    "websocket.members.cut_off",
+    unit="{member}",
+    description="Members that could not keep up with their room.",
+)
+fan_out = meter.create_histogram(
+    "websocket.rooms.fan_out.duration",
+    unit="s",
+    description="From when an event is given to a room until it is written to its last member here.",
+    explicit_bucket_boundaries_advisory=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5),
+)
+
 
 class Share(NamedTuple):
     """A batch, and some of the subscribers to send it to."""
@@ -83,23 +99,6 @@ class Room:
             some = subscribers[start : start + SUBSCRIBERS_PER_TURN]
             present = self.subscribers[some[0].format].intersection(some)
             yield Share(batch, present, skip)
-
-
-SHED_SECONDS = 1.0
-"""Seconds to send a close frame to a member cut off by `max_pending_bytes`; then abort."""
-
-meter = metrics.get_meter(__name__)
-subscribers_cut_off = meter.create_counter(
-    "websocket.members.cut_off",
-    unit="{member}",
-    description="Members that could not keep up with their room.",
-)
-fan_out = meter.create_histogram(
-    "websocket.rooms.fan_out.duration",
-    unit="s",
-    description="From when an event is given to a room until it is written to its last member here.",
-    explicit_bucket_boundaries_advisory=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5),
-)
 
 
 class Hub:

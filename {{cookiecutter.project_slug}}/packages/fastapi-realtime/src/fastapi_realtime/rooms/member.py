@@ -37,6 +37,12 @@ from .hub import Hub
 MAX_UNCONFIRMED = 32
 """Maximum unconfirmed messages of a member; at this many, `add` waits until none is left."""
 
+REFUSALS = {401: ErrorCode.UNAUTHORIZED, 503: ErrorCode.UNAVAILABLE}
+"""Error codes for a rejected new token, by the HTTP status of a handshake with it."""
+
+LEAVE_SECONDS = 1.0
+"""Seconds for an endpoint to handle the last messages of a client that has gone."""
+
 
 class Confirmations:
     """Reports the ids of published messages to their sender, in order."""
@@ -82,13 +88,6 @@ class Confirmations:
             await self._refused(ref)
         else:
             await self._accepted(ref, message_id)
-
-
-REFUSALS = {401: ErrorCode.UNAUTHORIZED, 503: ErrorCode.UNAVAILABLE}
-"""Error codes for a rejected new token, by the HTTP status of a handshake with it."""
-
-LEAVE_SECONDS = 1.0
-"""Seconds for an endpoint to handle the last messages of a client that has gone."""
 
 
 class Member:

@@ -19,6 +19,20 @@ from .access import check_name, check_room
 from .events import EVENTS_V1, MAX_REF, RoomText
 from .rooms import RoomsDep
 
+BODY_TIMEOUT = 10.0
+"""Seconds within which the whole body must arrive."""
+
+CLOSE = {"Connection": "close"}
+"""Close the connection after the response: the server need not read the rest of the body."""
+
+JSON_BODY: dict[str, Any] = {
+    "requestBody": {"required": True, "content": {"application/json": {"schema": {}}}}
+}
+"""Documents a route with `JsonBody` in OpenAPI: pass it as `openapi_extra=JSON_BODY`."""
+
+json_value: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
+
+
 RoomConnection = Annotated[Connection[str, RoomText], Depends(Admission(EVENTS_V1))]
 """A member's connection: text, or JSON events with the subprotocol `events.v1`."""
 
@@ -57,20 +71,6 @@ RoomInPath = Annotated[str, Depends(room_in_path)]
 
 SenderName = Annotated[str, Depends(sender_name)]
 """The name that others see, from `?name=`; for an application without tokens."""
-
-
-BODY_TIMEOUT = 10.0
-"""Seconds within which the whole body must arrive."""
-
-CLOSE = {"Connection": "close"}
-"""Close the connection after the response: the server need not read the rest of the body."""
-
-JSON_BODY: dict[str, Any] = {
-    "requestBody": {"required": True, "content": {"application/json": {"schema": {}}}}
-}
-"""Documents a route with `JsonBody` in OpenAPI: pass it as `openapi_extra=JSON_BODY`."""
-
-json_value: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
 
 
 async def admit_request(request: Request, realtime: RealtimeDep, rooms: RoomsDep) -> Identity:

@@ -134,9 +134,13 @@ class Rooms:
         await self._access.check_publish(identity, room)
 
     def limit_requests(self, subject: str, host: str, cost: int = 1) -> None:
-        """Count a request of a subject, else of an address; raise a 429 above the limit."""
-        client_address.set(network_of(host))
-        if not self._request_limiter.allow(subject or network_of(host), cost):
+        """Count a request of a subject, else of an address; raise a 429 above the limit.
+
+        What the request publishes counts as stored by this address.
+        """
+        address = network_of(host)
+        client_address.set(address)
+        if not self._request_limiter.allow(subject or address, cost):
             raise HTTPException(429, "too many requests; see APP_MESSAGES_PER_SECOND")
 
     def join(self, connection: Connection, room: str, name: str, since: str = "") -> Member:

@@ -22,7 +22,7 @@ EMPTY: deque[Received] = deque(maxlen=0)
 class Inbox:
     """A queue of received messages.
 
-    Replaces uvicorn's queue, with which reading pauses and resumes at every message.
+    With uvicorn's own, reading pauses and resumes at every message.
     """
 
     __slots__ = ("_bytes", "_received", "_resume", "_waiter", "is_full", "on_leave")
@@ -48,8 +48,8 @@ class Inbox:
             self.is_full = True
         self._wake()
 
-    def put_nowait(self, event: Message) -> None:
-        """Add another ASGI event; called by uvicorn."""
+    def put_event(self, event: Message) -> None:
+        """Add another ASGI event."""
         self._add((event, 0))
         self._wake()
 
@@ -138,7 +138,7 @@ class ReceivingInbox(Inbox):
                     await self._has_room.wait()
         finally:
             is_read = len(self) == 0
-            self.put_nowait(event)
+            self.put_event(event)
             if is_read:
                 self.end()
             else:

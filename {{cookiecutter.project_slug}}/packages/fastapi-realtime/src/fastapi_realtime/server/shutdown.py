@@ -17,6 +17,12 @@ PER_SECOND = 50
 """Connections to close per second; more if that would take over half of `drain_seconds`."""
 MAX_BATCHES = 100
 
+SignalHandler = Callable[[int, FrameType | None], object]
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+REPEAT_SECONDS = 1.0
+"""Signals within this time after the first one are ignored as repeats."""
+
 
 class Drain:
     """Closes all connections with 1012, in batches, so that clients don't all reconnect at once.
@@ -69,13 +75,6 @@ class Drain:
     def _close(self, connections: Iterable[Connection]) -> None:
         for connection in connections:
             connection.close_soon(CloseCode.SERVICE_RESTART, "restarting")
-
-
-SignalHandler = Callable[[int, FrameType | None], object]
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-REPEAT_SECONDS = 1.0
-"""Signals within this time after the first one are ignored as repeats."""
 
 
 class StopSignals:

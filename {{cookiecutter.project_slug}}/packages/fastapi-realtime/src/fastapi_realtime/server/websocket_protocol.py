@@ -179,7 +179,7 @@ class LimitedWebSocketProtocol(asyncio.Protocol):
             "state": self.app_state.copy(),
             "extensions": {"websocket.http.response": {}},
         }
-        self.inbox.put_nowait({"type": "websocket.connect"})
+        self.inbox.put_event({"type": "websocket.connect"})
         task = self.loop.create_task(self.run_asgi(self.scope))
         task.add_done_callback(self.on_task_complete)
         self.server_state.tasks.add(task)
@@ -500,7 +500,7 @@ class LimitedWebSocketProtocol(asyncio.Protocol):
     def put_disconnect(self, code: int, reason: str = "") -> None:
         """Put a disconnect event into the inbox."""
         event = {"type": "websocket.disconnect", "code": int(code), "reason": reason}
-        self.inbox.put_nowait(event)
+        self.inbox.put_event(event)
 
     def handle_close(self, payload: bytes) -> None:
         """Reply to the client's close frame, or end if that is its reply.
