@@ -114,10 +114,10 @@ def handshake(path: str, more: str = "", host: str = "x") -> bytes:
 
 
 @contextmanager
-def raw_client(url: str, path: str) -> Generator[socket.socket]:
+def raw_client(url: str, path: str, headers: str = "") -> Generator[socket.socket]:
     """Shake hands by hand, for a client that then does what no library would."""
     with dial(url) as raw:
-        raw.sendall(handshake(path))
+        raw.sendall(handshake(path, headers))
         answer = b""
         while not answer.endswith(b"\r\n\r\n"):
             answer += (byte := raw.recv(1))

@@ -276,24 +276,32 @@ def test_a_check_ends_when_the_server_stops() -> None:
     assert refused == [503]
 
 
+@pytest.mark.parametrize("ends_before", ["join", "read"])
 @pytest.mark.parametrize("end", [CLOSE, b""], ids=["closed", "gone"])
 def test_all_messages_before_the_end_are_published_though_none_can_be_confirmed(
-    serve_both_ways: Serve, end: bytes
+    serve_both_ways: Serve, end: bytes, ends_before: str
 ) -> None:
     settings = RoomSettings.model_validate(NO_RATE_LIMIT)
     app = realtime_app(settings, services=[Rooms(settings)])
 
     @app.websocket("/rooms/{sender}")
     async def room(connection: EventsAdmitted, rooms: RoomsDep, sender: str) -> None:
+        await connection.accept()
+        if sender == "ann" and ends_before == "join":
+            await connection.wait_closed()
         async with rooms.join(connection, "lobby", sender) as present:
+            if sender == "ann":
+                await connection.wait_closed()
             async for message in present:
                 await present.publish(message.data, message.ref)
 
     url = serve_both_ways(app)
-    offered = "Sec-WebSocket-Protocol: events.v1\r\n"
-    with connect_events(f"{url}/rooms/bob") as bob, dial(url) as ann:
-        sent = [text_frame(b'{"type":"message","data":%d,"ref":"%d"}' % (n, n)) for n in range(60)]
-        ann.sendall(handshake("/rooms/ann", offered) + b"".join(sent) + end)
+    messages = [text_frame(b'{"type":"message","data":%d,"ref":"%d"}' % (n, n)) for n in range(60)]
+    with (
+        connect_events(f"{url}/rooms/bob") as bob,
+        raw_client(url, "/rooms/ann", "Sec-WebSocket-Protocol: events.v1\r\n") as ann,
+    ):
+        ann.sendall(b"".join(messages) + end)
         if not end:
             ann.shutdown(socket.SHUT_WR)
         assert [next_event(bob, "message")["data"] for _ in range(60)] == list(range(60))

@@ -275,11 +275,12 @@ class Member:
     async def _start(self, position: str) -> None:
         """Send missed messages to a returning member, then those held since it subscribed."""
         replayed, has_events = 0, self._subscriber.format is EVENTS
-        if has_events and self._since:
-            replay = await self._replay()
-            replayed, position = replay.last_offset, replay.position
-        if has_events:
-            await self._send_joined(position)
+        with suppress(WebSocketDisconnect):  # what the client sent before is still published
+            if has_events and self._since:
+                replay = await self._replay()
+                replayed, position = replay.last_offset, replay.position
+            if has_events:
+                await self._send_joined(position)
         await self._announce("joined")
         if has_events and self._broker.presence_limit:
             present = await self._broker.present(self.room)
