@@ -24,9 +24,9 @@ TAKEN = frozenset(
 )
 
 
-# Bidirectional controls: with them, a text reads differently from what it is.
-BIDIRECTIONAL = frozenset(
-    "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+# Bidirectional controls, with which a text reads differently from what it is, and what YAML forbids.
+FORBIDDEN = frozenset(
+    "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufffe\uffff"
 )
 
 
@@ -57,7 +57,7 @@ def text_problem(text: str) -> str:
     """Return what is wrong with free text, or an empty string."""
     for character in text:
         control = unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
-        if control or character in BIDIRECTIONAL:
+        if control or character in FORBIDDEN:
             return f"has a control character, {ascii(character)}; use a plain line of text"
     return ""
 

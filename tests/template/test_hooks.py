@@ -55,7 +55,7 @@ def test_a_slug_may_be_any_name_that_the_project_does_not_need(bake: Bake) -> No
 
 @pytest.mark.parametrize("field", ["project_name", "description", "author_name"])
 @pytest.mark.parametrize(
-    "character", ["\n", "\t", "\x1b", "\x7f", "\u2028", "\udc80", *BIDIRECTIONAL]
+    "character", ["\n", "\t", "\x1b", "\x7f", "\u2028", "\udc80", "\uffff", *BIDIRECTIONAL]
 )
 def test_a_control_character_is_refused(
     bake: Bake, capfd: pytest.CaptureFixture[str], field: str, character: str

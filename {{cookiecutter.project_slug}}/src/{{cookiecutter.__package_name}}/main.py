@@ -57,7 +57,10 @@ def create_app(settings: Settings) -> FastAPI:
     realtime.install(app)
 
     add_asyncapi(app)
-    app.include_router(health)
+{% if cookiecutter.include_demo %}
+    if settings.demo:
+        add_page(app, Path(__file__).parent / "web")
+{% endif %}
 {% if cookiecutter.include_echo %}
     app.include_router(echo)
 {% endif %}
@@ -67,10 +70,7 @@ def create_app(settings: Settings) -> FastAPI:
 {% if cookiecutter.include_broadcast %}
     app.include_router(broadcast)
 {% endif %}
-{% if cookiecutter.include_demo %}
-    if settings.demo:
-        add_page(app, Path(__file__).parent / "web")
-{% endif %}
+    app.include_router(health)
     return app
 
 

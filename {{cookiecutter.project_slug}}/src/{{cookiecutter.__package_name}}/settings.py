@@ -1,4 +1,4 @@
-"""The settings of this application. Add your own here, a line each."""
+"""The settings of this application."""
 
 from typing import Annotated
 
@@ -33,6 +33,8 @@ class Settings({{ cookiecutter.__settings }}):
     demo: bool = True
     """Whether there is a page at `/` that shows the endpoints."""
 {% endif %}
+
+    # Add your own here, a line each.
 
 
 SettingsDep = Annotated[Settings, Depends(current_settings)]
