@@ -31,15 +31,12 @@ Without the broadcast endpoint, the answer broker=redis has no effect.
 
 {{ "Or talk" if cookiecutter.include_demo else "To talk" }} to it in another terminal:
 
-{% if cookiecutter.auth == "jwt" %}
-    export APP_TOKEN=$(uv run {{ cookiecutter.project_slug }} token zoe)
-{% endif %}
 {% if cookiecutter.include_echo %}
-    uv run python examples/talk.py ws://127.0.0.1:8000/ws
+    uv run {{ cookiecutter.project_slug }} talk /ws
 {% elif cookiecutter.include_json %}
-    uv run python examples/talk.py ws://127.0.0.1:8000/ws_json
+    uv run {{ cookiecutter.project_slug }} talk /ws_json
 {% else %}
-    uv run python examples/talk.py ws://127.0.0.1:8000/ws_broadcast
+    uv run {{ cookiecutter.project_slug }} talk /ws_broadcast
 {% endif %}
 {% else %}
 

@@ -62,10 +62,10 @@ def test_settings_that_do_not_work_end_it_with_a_sentence(
 @pytest.mark.parametrize(
     ("kind", "subcommands"),
     [
-        (RealtimeSettings, []),
-        (RoomSettings, ["publish"]),
-        (TokenSettings, ["key", "token"]),
-        (AllSettings, ["publish", "key", "token"]),
+        (RealtimeSettings, ["talk", "check"]),
+        (RoomSettings, ["talk", "check", "publish"]),
+        (TokenSettings, ["talk", "check", "key", "token"]),
+        (AllSettings, ["talk", "check", "publish", "key", "token"]),
     ],
 )
 def test_help_names_the_subcommands_that_the_settings_allow(
@@ -111,6 +111,45 @@ def test_it_publishes_to_a_running_server(
         run("publish", "tea", "1", kind=kind)
 
 
+@pytest.mark.parametrize("kind", [RoomSettings, AllSettings])
+def test_it_talks_to_a_running_server(
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    kind: type[RealtimeSettings],
+) -> None:
+    said = list[tuple[str, str, bool]]()
+    monkeypatch.setattr("fastapi_realtime.talk.talk", lambda *given: said.append(given))
+    monkeypatch.setenv("APP_AUTH_KEY", KEY)
+    run("talk", "/ws", kind=kind)
+    run("talk", "wss://chat.example.com/ws", "--text", kind=kind)
+    (url, token, events), other = said
+    assert (url, events) == ("ws://127.0.0.1:8000/ws", True)
+    assert other == ("wss://chat.example.com/ws", "", False)
+    if kind is AllSettings:  # for this server alone, the command signs a token itself
+        assert jwt.decode(token, KEY, ["HS256"])["sub"] == "shell"
+        run("talk", "/ws", "--token", "abc", kind=kind)
+        assert said[-1] == ("ws://127.0.0.1:8000/ws", "abc", True)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("kind", [RealtimeSettings, AllSettings])
+def test_it_says_why_it_cannot_talk(run: Run, kind: type[RealtimeSettings]) -> None:
+    with pytest.raises(SystemExit, match="no connection to ws://127.0.0.1:1/ws: "):
+        run("talk", "ws://127.0.0.1:1/ws", kind=kind)
+
+
+@pytest.mark.parametrize("kind", [RealtimeSettings, AllSettings])
+def test_it_checks_a_running_server(
+    run: Run, capsys: pytest.CaptureFixture[str], kind: type[RealtimeSettings]
+) -> None:
+    with running(room_app()) as url:
+        run("check", f"{url}/rooms/tea", "--silence", "0", kind=kind, rooms="/rooms")
+        assert len(re.findall("^(?:ok|skipped) ", capsys.readouterr().out, re.MULTILINE)) == 4
+        with pytest.raises(SystemExit, match="problems: 1"):
+            run("check", f"{url}/nowhere", kind=kind)
+
+
 class RoomsInToken(PolicyFromClaims):
     """A policy by which a claim names the rooms that may be published to."""
 
@@ -146,3 +185,22 @@ def test_a_token_that_cannot_be_made_is_explained(
     monkeypatch.setenv("APP_AUTH_KEY", KEY)
     with pytest.raises(SystemExit, match=complaint):
         run("token", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8000"),
+        ("0.0.0.0", "http://127.0.0.1:8000"),
+        ("::", "http://[::1]:8000"),
+        ("::1", "http://[::1]:8000"),
+        ("chat.example.com", "http://chat.example.com:8000"),
+    ],
+)
+def test_a_server_is_reached_where_it_listens(host: str, url: str) -> None:
+    assert command_line.server_url(RoomSettings(host=host)) == url
+
+
+def test_a_server_on_a_free_port_cannot_be_found() -> None:
+    with pytest.raises(command_line.CommandError, match="give a URL"):
+        command_line.server_url(RoomSettings(port=0))

@@ -1,34 +1,10 @@
 """Publishing from another process."""
 
 import pytest
-from fastapi_realtime.rooms import (
-    PublishError,
-    RoomSettings,
-    post_message,
-)
-from fastapi_realtime.rooms.post import server_url
+from fastapi_realtime.rooms import PublishError, post_message
 
 from .room_app import connect_events, next_event, room_app, token_app
 from .serving import Serve
-
-
-@pytest.mark.parametrize(
-    ("host", "url"),
-    [
-        ("127.0.0.1", "http://127.0.0.1:8000"),
-        ("0.0.0.0", "http://127.0.0.1:8000"),
-        ("::", "http://[::1]:8000"),
-        ("::1", "http://[::1]:8000"),
-        ("chat.example.com", "http://chat.example.com:8000"),
-    ],
-)
-def test_a_server_is_reached_where_it_listens(host: str, url: str) -> None:
-    assert server_url(RoomSettings(host=host)) == url
-
-
-def test_a_server_on_a_free_port_cannot_be_found() -> None:
-    with pytest.raises(PublishError, match="say which with --url"):
-        server_url(RoomSettings(port=0))
 
 
 def test_a_message_reaches_the_room(serve: Serve) -> None:

@@ -225,28 +225,42 @@ def test_it_runs_in_every_way_the_readme_names(bake: Bake, command: tuple[str, .
         assert "Traceback" not in interrupt(server, within=20)
 
 
-def test_the_example_client_sends_lines_and_prints_what_arrives(bake: Bake) -> None:
-    project = bake().project_path
-    with running(project, "uv", "run", "my-websocket-app", APP_PORT="0") as (where, _):
-        said = talk_with_example(project, f"ws://{where}/ws", "Hello\n")
+def test_the_command_talks_to_the_server_and_checks_it(bake: Bake) -> None:
+    project = bake(auth="jwt").project_path
+    key = "x" * 64
+    with running(project, "uv", "run", "my-websocket-app", APP_PORT="0", APP_AUTH_KEY=key) as (
+        where,
+        _,
+    ):
+        settings = {"APP_PORT": where.rpartition(":")[2], "APP_AUTH_KEY": key}
+        said = command(project, "talk", "/ws", lines="Hello\n", **settings)
         assert said.stdout.splitlines() == ["< Message text was: Hello", "closed: 1000"]
-        said = talk_with_example(project, f"ws://{where}/ws_broadcast", "Hello\n", "--events")
+        said = command(project, "talk", "/ws_broadcast", lines="Hello\n", **settings)
         assert said.stdout.startswith('< {"type":"joined",')
-        refused = talk_with_example(project, f"ws://{where}/nowhere", "")
+        refused = command(project, "talk", "/nowhere", **settings)
         assert (refused.returncode, refused.stderr) == (1, 'refused: 404 {"detail":"Not Found"}\n')
+        token = command(project, "token", "zoe", "--room", "*", **settings).stdout.strip()
+        url = f"ws://{where}/ws_broadcast"
+        said = command(project, "check", url, "--silence", "0", APP_TOKEN=token)
+        assert [line.split()[0] for line in said.stdout.splitlines()] == ["ok"] * 3 + ["...", "ok"]
+        assert said.returncode == 0
+        said = command(project, "check", url, "--silence", "0")
+        assert (said.returncode, said.stderr) == (1, "problems: 1\n")
 
 
-def talk_with_example(
-    project: Path, url: str, lines: str, *options: str
+def command(
+    project: Path, *arguments: str, lines: str = "", **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run the client that comes with the project."""
+    """Run the project's command, with lines to read."""
     return subprocess.run(
-        ["uv", "run", "--quiet", "python", "examples/talk.py", url, *options],
+        ["uv", "run", "--quiet", project.name, *arguments],
         cwd=project,
+        env=os.environ | environment,
         input=lines,
         capture_output=True,
         text=True,
         timeout=60,
+        check=False,
     )
 
 

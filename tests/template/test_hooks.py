@@ -161,25 +161,25 @@ def test_the_next_steps_are_in_the_users_own_names(
     bake(project_slug="tea-time", auth="jwt")
     said = capfd.readouterr().out
     assert "cd tea-time\n    uv run tea-time key >> .env\n    uv run tea-time\n" in said
-    assert "$(uv run tea-time token zoe)" in said
+    assert "uv run tea-time talk /ws\n" in said
     assert "\n\n\n" not in said.strip("\n")
 
 
 @pytest.mark.parametrize(
-    ("answers", "urls"),
+    ("answers", "paths"),
     [
-        ({}, ["ws://127.0.0.1:8000/ws"]),
-        ({"include_echo": False}, ["ws://127.0.0.1:8000/ws_json"]),
-        ({**ALL_OFF, "include_broadcast": True}, ["ws://127.0.0.1:8000/ws_broadcast"]),
+        ({}, ["/ws"]),
+        ({"include_echo": False}, ["/ws_json"]),
+        ({**ALL_OFF, "include_broadcast": True}, ["/ws_broadcast"]),
         (ALL_OFF, []),
     ],
 )
 def test_the_next_steps_talk_to_an_endpoint_that_is_there(
-    bake: Bake, capfd: pytest.CaptureFixture[str], answers: Answers, urls: list[str]
+    bake: Bake, capfd: pytest.CaptureFixture[str], answers: Answers, paths: list[str]
 ) -> None:
     bake(**answers)
     said = capfd.readouterr().out
-    assert re.findall(r"uv run python examples/talk.py (ws://\S+)", said) == urls
+    assert re.findall(r"uv run my-websocket-app talk (\S+)", said) == paths
     assert "\n\n\n" not in said.strip("\n")
 
 

@@ -26,7 +26,7 @@ from ..conftest import (
 )
 
 ALWAYS = """
-    .copier-answers.yml .env.example .gitignore README.md SECURITY.md pyproject.toml examples/talk.py
+    .copier-answers.yml .env.example .gitignore README.md SECURITY.md pyproject.toml
     docs/api-documents.md docs/deploying.md docs/messages.md docs/metrics.md docs/security.md
     docs/updating.md docs/waiting.md
     src/PACKAGE/__init__.py src/PACKAGE/__main__.py src/PACKAGE/main.py src/PACKAGE/settings.py
@@ -164,7 +164,7 @@ def test_a_stranger_reads_little(project: Path, answers: Answers) -> None:
     assert words.pop("README.md") <= 600
     assert words.pop("SECURITY.md") <= 200
     assert max(words.values()) <= 500, words
-    code = [text for path, text in own.items() if path.startswith(("src/", "tests/", "examples/"))]
+    code = [text for path, text in own.items() if path.startswith(("src/", "tests/"))]
     assert sum(len(text.splitlines()) for text in code) <= 1600
     assert len(own) <= (45 if any(answers[key] for key in ENDPOINTS) else 28)
 
@@ -198,7 +198,7 @@ def test_without_the_redis_broker_there_is_nothing_of_redis(
 @project_params([{**ALL_ON, "auth": "none"}, {**ALL_OFF, "include_broadcast": True}])
 def test_without_tokens_no_code_and_no_setting_names_them(project: Path, answers: Answers) -> None:
     for path, text in files_by_answers(project).items():
-        if not path.endswith((".md", ".js", "talk.py")):
+        if not path.endswith((".md", ".js")):
             assert not re.search(r"jwt|token(?!_hex)|AUTH_", f"{path} {text}", re.IGNORECASE), path
 
 

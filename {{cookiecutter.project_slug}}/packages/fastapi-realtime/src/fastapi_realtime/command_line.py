@@ -1,9 +1,10 @@
-"""The command of a project: run the server, publish, make keys and tokens."""
+"""The command of a project: run the server, talk to it, check it, publish, make keys and tokens."""
 
 import argparse
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
@@ -12,6 +13,9 @@ from .server.command import serve
 from .settings import RealtimeSettings, RoomSettings, SettingsError, load_settings
 
 S = TypeVar("S", bound=RealtimeSettings)
+
+ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+"""Wildcard addresses that a server listens on, and the loopback address to reach it at."""
 
 
 def run_command(
@@ -23,9 +27,9 @@ def run_command(
 ) -> None:
     """Do what the command line says; without a subcommand, run the server until Ctrl-C or SIGTERM.
 
-    `application` is named like `package.main:app`, `kind` is the class of its settings. With rooms
-    there is the subcommand `publish`, which posts to the path `rooms`, and with tokens there are
-    `key` and `token`. `page` returns the path of a page that the log names at the start, or an
+    `application` is named like `package.main:app`, `kind` is the class of its settings. There are
+    the subcommands `talk` and `check`; with rooms, `publish`, which posts to the path `rooms`; and
+    with tokens, `key` and `token`. `page` returns the path of a page that the log names at the start, or an
     empty text. Errors are one sentence and exit status 1.
     """
     package = application.partition(".")[0]
@@ -36,10 +40,13 @@ def run_command(
     )
     commands = parser.add_subparsers(metavar="command")
     has_tokens = "auth_key" in kind.model_fields
-    if issubclass(kind, RoomSettings):
+    rooms = rooms if issubclass(kind, RoomSettings) else ""
+    add_talk(commands, rooms, has_tokens)
+    add_check(commands, rooms, has_tokens)
+    if rooms:
         add_publish(commands, rooms, has_tokens)
     if has_tokens:
-        add_tokens(commands, issubclass(kind, RoomSettings))
+        add_tokens(commands, bool(rooms))
     parser.set_defaults(run=None)
     arguments = parser.parse_args()
     try:
@@ -47,14 +54,71 @@ def run_command(
             settings = load_settings(kind)
             settings.check_services()
             serve(application, settings, page(settings))
-        else:
-            print(arguments.run(arguments, lambda: load_settings(kind)))
+        elif said := arguments.run(arguments, lambda: load_settings(kind)):
+            print(said)
     except (SettingsError, CommandError) as error:
         sys.exit(str(error))
 
 
 class CommandError(Exception):
     """A subcommand can't do what it was asked to; the text says why."""
+
+
+def add_talk(commands: Any, rooms: str, has_tokens: bool) -> None:
+    """Add `talk`, which sends lines to an endpoint and prints what arrives."""
+    parser = commands.add_parser("talk", help="send lines to an endpoint, print what arrives")
+    parser.add_argument("url", help="a path of the running server, like /ws, or ws:// or wss://...")
+    if rooms:
+        parser.add_argument("--text", action="store_true", help="text instead of JSON, in rooms")
+    if has_tokens:
+        parser.add_argument("--token", default=os.environ.get("APP_TOKEN", ""), help="or APP_TOKEN")
+
+    def run(arguments: argparse.Namespace, load: Callable[[], Any]) -> None:
+        from .talk import TalkError, talk
+
+        url, token = arguments.url, arguments.token if has_tokens else ""
+        try:
+            if url.startswith("/"):
+                settings = load()
+                url = server_url(settings).replace("http", "ws", 1) + url
+                if has_tokens and not token:
+                    claims = {"rooms": ["*"]} if rooms else {}
+                    token = sign("shell", 3600, None, settings, claims)
+            talk(url, token, bool(rooms) and not arguments.text)
+        except TalkError as error:
+            raise CommandError(str(error)) from None
+
+    parser.set_defaults(run=run)
+
+
+def add_check(commands: Any, rooms: str, has_tokens: bool) -> None:
+    """Add `check`, which says what is wrong between a deployed server and its clients."""
+    parser = commands.add_parser(
+        "check", help="check a deployed server, from where its clients are"
+    )
+    parser.add_argument("url", help=f"of an endpoint, like wss://chat.example.com{rooms or '/ws'}")
+    parser.add_argument("--silence", type=float, default=70, help="seconds without a message (70)")
+    parser.add_argument("--restart", action="store_true", help="wait for a restart, and check it")
+    if has_tokens:
+        parser.add_argument("--token", default=os.environ.get("APP_TOKEN", ""), help="or APP_TOKEN")
+
+    def run(arguments: argparse.Namespace, load: Callable[[], Any]) -> None:
+        from .check import ServerCheck
+
+        token = arguments.token if has_tokens else ""
+        checks = ServerCheck(arguments.url, token, rooms, partial(print, flush=True))
+        if problems := checks.run(arguments.silence, arguments.restart):
+            raise CommandError(f"problems: {problems}")
+
+    parser.set_defaults(run=run)
+
+
+def server_url(settings: RealtimeSettings) -> str:
+    """Return the URL of a local server with these settings; raises `CommandError` for port 0."""
+    if not settings.port:
+        raise CommandError("APP_PORT=0 takes any port; give a URL")
+    host = ANY_ADDRESS.get(settings.host, settings.host)
+    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
 
 
 def add_publish(commands: Any, path: str, has_tokens: bool) -> None:
@@ -71,7 +135,6 @@ def add_publish(commands: Any, path: str, has_tokens: bool) -> None:
 
     def run(arguments: argparse.Namespace, load: Callable[[], Any]) -> str:
         from .rooms import PublishError, post_message
-        from .rooms.post import server_url
 
         settings = load()
         try:
