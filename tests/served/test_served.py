@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -227,7 +228,7 @@ def test_it_runs_in_every_way_the_readme_names(bake: Bake, command: tuple[str, .
 
 def test_the_command_talks_to_the_server_and_checks_it(bake: Bake) -> None:
     project = bake(auth="jwt").project_path
-    key = "x" * 64
+    key = secrets.token_urlsafe(48)
     with running(project, "uv", "run", "my-websocket-app", APP_PORT="0", APP_AUTH_KEY=key) as (
         where,
         _,
