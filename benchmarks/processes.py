@@ -158,7 +158,7 @@ def write(folder: Path) -> None:
     for name, columns in TABLES.items():
         cell = with_added if name == "processes-latency" else with_ratio
         by_name[name] = report.table(document["results"], columns, cell)
-    report.fill_pages(folder, by_name)
+    report.fill_page(folder, by_name)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The plot and the tables of both README files, made from `results.json`."""
+"""The plot and the tables of `README.md`, made from `results.json`."""
 
 import json
 import re
@@ -196,20 +196,14 @@ def plot(results: Results, path: Path) -> None:
     figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
 
 
-def fill_pages(folder: Path, by_name: dict[str, str]) -> None:
-    """Write pages with the results of a folder.
-
-    The template's README shows the committed results only, those beside this file.
-    """
-    pages = {HERE / "README.md": folder / "README.md"}
-    if folder.resolve() == HERE.resolve():
-        pages[HERE.parent / "README.md"] = HERE.parent / "README.md"
-    for source, page in pages.items():
-        page.write_text(fill(source.read_text("utf-8"), by_name), "utf-8", newline="\n")
+def fill_page(folder: Path, by_name: dict[str, str]) -> None:
+    """Write this folder's README.md, with the results of another folder, to that one."""
+    text = fill((HERE / "README.md").read_text("utf-8"), by_name)
+    (folder / "README.md").write_text(text, "utf-8", newline="\n")
 
 
 def write(folder: Path) -> None:
     """Write the plot and the tables for the `results.json` of a folder."""
     document = json.loads((folder / "results.json").read_text("utf-8"))
     plot(with_room(document["results"]), folder / "fan-out.svg")
-    fill_pages(folder, blocks(document))
+    fill_page(folder, blocks(document))

@@ -10,8 +10,8 @@
     uv run benchmarks/run.py --tables       # measure nothing; rewrite tables and plot
 
 The server runs on one core, the clients on another. Rounds are interleaved; the tables show
-medians. Writes `results.json`, `fan-out.svg` and the tables of both README files. With `--quick`
-or `--only`, all of it goes to a new folder instead. A peer that cannot be installed is skipped and
+medians. Writes `results.json`, `fan-out.svg` and the tables of `README.md`. With `--quick` or
+`--only`, all of it goes to a new folder instead. A peer that cannot be installed is skipped and
 named.
 """
 

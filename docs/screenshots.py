@@ -1,10 +1,11 @@
-"""Take the pictures of the page: render a project, run it, and let people talk.
+"""Make the moving pictures of the page: render a project, run it, and let two people talk.
 
 uv run docs/screenshots.py
 
-It needs Chromium or Chrome; the pictures look best where the font Inter is installed.
+It needs Chromium or Chrome; they look best where the font Inter is installed.
 """
 
+import io
 import os
 import re
 import shutil
@@ -16,12 +17,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cookiecutter.main import cookiecutter
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 DOCS = Path(__file__).parent
 SOURCES = ("src", "packages/fastapi-realtime/src")
 ANSWERS = {"project_name": "Tea House", "description": "Rooms for people who talk over tea."}
-SCREENS = {"desktop": {"width": 1280, "height": 800}, "phone": {"width": 360, "height": 740}}
+SIZE = {"width": 520, "height": 640}
+"""Of the picture of each of the two, in pixels."""
 SCHEMES = ("light", "dark")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
@@ -65,7 +68,7 @@ def address(server: subprocess.Popen[str]) -> str:
 
 def join(browser: Browser, url: str, name: str) -> Page:
     """Open the page as somebody in the room."""
-    page = browser.new_page(viewport=SCREENS["desktop"], device_scale_factor=1)
+    page = browser.new_page(viewport=SIZE, device_scale_factor=1)
     page.goto(f"{url}?room=tea&name={name}")
     expect(page.locator("#room .state")).to_have_text("Connected")
     return page
@@ -75,48 +78,63 @@ def say(page: Page, text: str, *hearers: Page) -> None:
     """Say something, and wait until the others have heard it."""
     page.get_by_label("Message", exact=True).fill(text)
     page.keyboard.press("Enter")
+    expect(page.locator("#room .out").last).to_contain_text(text)
     for hearer in hearers:
         expect(hearer.locator("#room .in").last).to_contain_text(text)
 
 
-def talk(ann: Page, ben: Page, cleo: Page) -> None:
-    """Talk, with somebody who is away for a while."""
-    say(ben, "Morning! Is the Darjeeling in?", ann, cleo)
-    say(cleo, "First flush, since yesterday. The kettle is on.", ann, ben)
-    say(ann, "Two cups, please. I come by at four.", ben, cleo)
+def talk(ann: Page, ben: Page) -> Iterator[int]:
+    """Talk, with somebody who is away for a while; yield milliseconds for each picture."""
+    yield 1000
+    say(ben, "Morning! Is the Darjeeling in?", ann)
+    yield 1500
+    say(ann, "First flush. The kettle is on.", ben)
+    yield 1500
     ann.get_by_role("button", name="Cut my network").click()
     expect(ann.locator("#room .state")).to_have_text("Offline")
-    say(cleo, "At four it is. Second table by the window.", ben)
-    say(ben, "Bring the good cups.", cleo)
+    yield 2000
+    say(ben, "Two cups, please.")
+    yield 1200
+    say(ben, "I come by at four.")
+    yield 1200
     say(ann, "And some shortbread?")
+    yield 2000
     ann.get_by_role("button", name="Restore my network").click()
     expect(ann.locator("#room .state")).to_have_text("Connected")
-    say(cleo, "Shortbread, of course.", ann)
-    expect(ann.locator("#rate")).not_to_have_text("0")
-    expect(ann.locator("#rate")).to_have_text("0")
+    expect(ben.locator("#room .in").last).to_contain_text("shortbread")
+    yield 4000
+    say(ben, "Shortbread, of course.", ann)
+    yield 4000
 
 
-def take_pictures(page: Page) -> None:
-    """Write a picture for each screen and colour scheme."""
-    for screen, size in SCREENS.items():
+def record(ann: Page, ben: Page) -> None:
+    """Write a moving picture for each colour scheme, of both pages beside each other."""
+    frames: dict[str, list[Image.Image]] = {scheme: [] for scheme in SCHEMES}
+    durations = []
+    for duration in talk(ann, ben):
+        durations.append(duration)
         for scheme in SCHEMES:
-            page.set_viewport_size(size)
-            page.emulate_media(color_scheme=scheme)
-            page.locator("#room .transcript li").last.scroll_into_view_if_needed()
-            page.evaluate("scrollTo(0, 0)")
-            page.screenshot(path=DOCS / f"page-{screen}-{scheme}.png")
+            both = Image.new("RGB", (2 * SIZE["width"], SIZE["height"]))
+            for index, page in enumerate((ann, ben)):
+                page.emulate_media(color_scheme=scheme)
+                page.locator("#room .transcript li").last.scroll_into_view_if_needed()
+                page.evaluate("scrollTo(0, 0)")
+                picture = Image.open(io.BytesIO(page.screenshot()))
+                both.paste(picture, (index * SIZE["width"], 0))
+            frames[scheme].append(both)
+    for scheme, (first, *others) in frames.items():
+        options = {"save_all": True, "append_images": others, "duration": durations, "loop": 0}
+        first.save(DOCS / f"page-{scheme}.webp", lossless=True, method=6, **options)
 
 
 def main() -> None:
-    """Take all pictures."""
+    """Make all pictures."""
     found = next(filter(None, map(shutil.which, BROWSERS)), None)
     if found is None:
         sys.exit("There is no Chromium here. On Debian: apt-get install chromium")
     with running_project() as url, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found, args=["--disable-gpu"])
-        ann, ben, cleo = (join(browser, url, name) for name in ("Ann", "Ben", "Cleo"))
-        talk(ann, ben, cleo)
-        take_pictures(ann)
+        record(join(browser, url, "Ann"), join(browser, url, "Ben"))
         browser.close()
 
 
