@@ -76,4 +76,5 @@ def kinds() -> dict[str, Callable[[], AbstractContextManager[MakeRooms]]]:
     found = {"memory": memory_rooms}
     if find_spec(f"{__package__}.redis_server"):
         found["redis"] = import_module(f"{__package__}.redis_server").redis_rooms
+        found["cluster"] = import_module(f"{__package__}.redis.nodes").cluster_rooms
     return found

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import AsyncExitStack
 
 import pytest
-from fastapi_realtime.rooms.redis import connection, reader, rosters, sync_rooms
+from fastapi_realtime.rooms.redis import connection, reader, rosters, servers, sync_rooms
 
 from ..brokers import Process, running_process
 from ..redis_server import NOT_SAVED, SAVED, RedisServer, rooms_at, running_redis
@@ -15,7 +15,7 @@ from .talk import Start
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nothing take long."""
     monkeypatch.setattr(connection, "LAST_DELAY", 0.2)
-    monkeypatch.setattr(connection, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(servers, "ANSWER_SECONDS", 0.5)
     monkeypatch.setattr(reader, "ANSWER_SECONDS", 0.5)
     monkeypatch.setattr(reader, "BEAT_SECONDS", 0.1)
     monkeypatch.setattr(rosters, "RETRY_SECONDS", 0.1)

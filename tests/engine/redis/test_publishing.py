@@ -5,7 +5,13 @@ from contextlib import suppress
 
 import pytest
 from fastapi_realtime.rooms import BrokerUnavailable
-from fastapi_realtime.rooms.redis import RedisBroker, connection, publisher, reader, scripts
+from fastapi_realtime.rooms.redis import (
+    RedisBroker,
+    publisher,
+    reader,
+    scripts,
+    servers,
+)
 
 from ..brokers import running_process
 from ..redis_server import KEYS, RedisServer, rooms_at
@@ -167,7 +173,7 @@ async def test_a_message_that_was_given_up_on_its_way_is_counted_once(
     server: RedisServer, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(publisher, "PATIENCE", 0.3)
-    monkeypatch.setattr(connection, "ANSWER_SECONDS", 5.0)
+    monkeypatch.setattr(servers, "ANSWER_SECONDS", 5.0)
     process = await start(server.url)
     listener = await process.join()
     await ready(process)
@@ -189,7 +195,7 @@ async def test_a_message_that_was_refused_on_its_way_is_not_sent_again(
     server: RedisServer, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(publisher, "PATIENCE", 0.5)
-    monkeypatch.setattr(connection, "ANSWER_SECONDS", 20.0)
+    monkeypatch.setattr(servers, "ANSWER_SECONDS", 20.0)
     process = await start(server.url)
     listener = await process.join()
     await ready(process)

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from fastapi_realtime.rooms import BrokerUnavailable
-from fastapi_realtime.rooms.redis import connection, reader
+from fastapi_realtime.rooms.redis import reader, servers
 
 from ..redis_server import KEYS, RedisServer
 from .links import narrow_link
@@ -98,7 +98,7 @@ async def test_a_join_does_not_wait_for_a_read(
     server: RedisServer, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reader, "BEAT_SECONDS", 60.0)
-    monkeypatch.setattr(connection, "ANSWER_SECONDS", 90.0)
+    monkeypatch.setattr(servers, "ANSWER_SECONDS", 90.0)
     process = await start(server.url)
     async with asyncio.timeout(10):
         for number in range(50):

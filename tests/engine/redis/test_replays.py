@@ -7,6 +7,7 @@ from fastapi_realtime.rooms import BrokerUnavailable
 from fastapi_realtime.rooms.redis import history
 from fastapi_realtime.rooms.redis.connection import Commands, Health
 from fastapi_realtime.rooms.redis.history import Replays
+from fastapi_realtime.rooms.redis.servers import Servers
 
 from ..redis_server import KEYS, RedisServer
 from .talk import Start, ready
@@ -59,7 +60,7 @@ async def test_few_histories_are_read_at_once_and_clients_take_turns(
     monkeypatch.setattr(history, "REPLAYS_AT_ONCE", 1)
     process = await start(server.url)
     position = await process.publish("a")
-    replays, order = Replays(server.url, 100, Health()), []
+    replays, order = Replays(Servers(server.url), 100, Health()), []
 
     async def read(client: str) -> None:
         assert (await replays.read(LOBBY, position, client)).is_complete
@@ -77,7 +78,7 @@ async def test_who_is_cancelled_when_its_turn_comes_passes_it_on(
     server: RedisServer, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(history, "REPLAYS_AT_ONCE", 1)
-    replays = Replays(server.url, 100, Health())
+    replays = Replays(Servers(server.url), 100, Health())
     commands = await replays._take("a")
     waiting = asyncio.create_task(replays._take("a"))
     await asyncio.sleep(0)

@@ -5,7 +5,7 @@ import sys
 import pytest
 from fastapi_realtime import command_line, run_command
 from fastapi_realtime.rooms import BrokerUnavailable
-from fastapi_realtime.rooms.redis import RedisSettings, connection, publisher
+from fastapi_realtime.rooms.redis import RedisSettings, publisher, servers
 
 from ..redis_server import RedisServer, running_redis
 from .talk import Start, until
@@ -61,7 +61,7 @@ async def test_a_redis_that_is_too_old_is_refused_with_both_versions(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(connection, "OLDEST", (99, 1))
+    monkeypatch.setattr(servers, "OLDEST", (99, 1))
     process = await start(server.url)
     await until(lambda: caplog.records)
     assert "is too old, 99.1 is needed" in vars(caplog.records[0])["reason"]

@@ -24,13 +24,14 @@ from ..history import Replay
 from ..hub import Hub
 from ..presence import Presence
 from ..rooms import memory_broker
-from .connection import FORCED, PATIENCE, Commands, Health, Link, Shared, reap
+from .connection import PATIENCE, Commands, Health, Shared, reap
 from .history import Replays, StoredBytes
 from .log import pack
 from .publisher import Publisher
 from .reader import Reader, close_commands
 from .rosters import Rosters
 from .scripts import Keys
+from .servers import FORCED, Link, Servers
 
 MEMORY = "memory://"
 CHECK_SECONDS = 1.0
@@ -41,7 +42,7 @@ NO_DATABASE = (
 )
 URL_FORM = (
     "a broker is redis://[[user]:password@]host[:port][/database], the same with rediss:// (TLS), "
-    "unix:///path/of.sock, or memory://"
+    "redis+cluster://host,host, redis+sentinel://host,host/service, unix:///path/of.sock, or memory://"
 )
 OPTIONS = {*URL_QUERY_ARGUMENT_PARSERS}.union(
     *(signature(each).parameters for each in SSLConnection.__mro__)
@@ -53,7 +54,11 @@ class RedisSettings(RoomSettings):
     """Settings of an application that can use Redis."""
 
     broker_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
-    """`redis://`, `rediss://` or `unix://` URL of Redis, or `memory://` for a single process."""
+    """`redis://`, `rediss://` or `unix://` URL of Redis, or `memory://` for a single process.
+
+    `redis+cluster://host,host:6379` names nodes of a cluster, `redis+sentinel://host,host/service`
+    sentinels that know its primary; with TLS, `rediss+`. One that answers is enough.
+    """
 
     several_workers_need: ClassVar[str] = "another APP_BROKER_URL than memory://"
 
@@ -64,9 +69,10 @@ class RedisSettings(RoomSettings):
 
     def check_services(self) -> None:
         """Raise `SettingsError` if Redis answers that it doesn't have the database in the URL."""
-        if self.is_in_memory:
+        servers = Servers(self.broker_url.get_secret_value())
+        if self.is_in_memory or servers.kind:
             return
-        options = parse_url(self.broker_url.get_secret_value()) | FORCED
+        options = parse_url(servers.urls[0]) | FORCED
         options |= {"socket_timeout": CHECK_SECONDS, "socket_connect_timeout": CHECK_SECONDS}
         options["retry"] = Retry(NoBackoff(), 0)
         connection = options.pop("connection_class", Connection)(**options)
@@ -83,8 +89,16 @@ class RedisSettings(RoomSettings):
     def check_broker_url(cls, value: SecretStr) -> SecretStr:
         """Reject an invalid URL; see `check_url`."""
         url = value.get_secret_value()
-        if url != MEMORY:
-            check_url(url)
+        if url == MEMORY:
+            return value
+        try:
+            servers = Servers(url)
+        except ValueError:
+            raise ValueError(URL_FORM) from None
+        for each in servers.urls:
+            check_url(each)
+            if servers.kind == "cluster" and parse_url(each).get("db"):
+                raise ValueError("a cluster has no other database than 0")
         return value
 
 
@@ -146,14 +160,15 @@ class RedisBroker:
     """
 
     def __init__(self, settings: RedisSettings, hub: Hub) -> None:
-        url, keys = settings.broker_url.get_secret_value(), Keys(settings.application)
+        servers = Servers(settings.broker_url.get_secret_value())
+        keys = Keys(settings.application)
         self.presence_limit = settings.presence_limit
         self._keys = keys
         self._health = Health("publish", "read", "write", "listen")
         self._stored = StoredBytes()
-        self._commands = Commands(url)
-        self._replays = Replays(url, settings.history_length, self._health)
-        shared = Shared(url, token_hex(4), keys, settings.history_length, self._health)
+        self._commands = Commands(servers)
+        self._replays = Replays(servers, settings.history_length, self._health)
+        shared = Shared(servers, token_hex(4), keys, settings.history_length, self._health)
         self._publisher = Publisher(shared, self._stored)
         presence = Presence(hub.deliver, settings.presence_limit)
         self._rosters = Rosters(shared, presence, self._commands, settings.presence_limit)

@@ -16,6 +16,7 @@ from ..memory import MAX_ROOM_BYTES
 from .connection import Commands, Health, explain
 from .log import LogEntry, read_entry
 from .scripts import HISTORY_SHA, KEEP_SECONDS, RoomKeys
+from .servers import Servers
 
 REPLAYS_AT_ONCE = 4
 """Histories that are read at the same time; others wait, and clients take turns."""
@@ -68,10 +69,10 @@ class Replays:
     for its own earlier requests. A history is read in pages, from the latest message back.
     """
 
-    def __init__(self, url: str, history_length: int, health: Health) -> None:
+    def __init__(self, servers: Servers, history_length: int, health: Health) -> None:
         self._history_length = history_length
         self._health = health
-        self._all = [Commands(url) for _ in range(REPLAYS_AT_ONCE)]
+        self._all = [Commands(servers) for _ in range(REPLAYS_AT_ONCE)]
         self._free = [*self._all]
         self._waiting: dict[str, deque[asyncio.Future[Commands]]] = {}  # by client
 

@@ -10,8 +10,8 @@ from pydantic_core import from_json
 
 from ..events import EVENTS, GapEvent, MessageEvent, RoomFormat
 from ..subscriber import AFTER_ALL, EncodedEvent
-from .connection import Command
 from .scripts import LOOK_SHA, RoomKeys, room_arguments
+from .servers import Command
 
 FIELDS = [b"e", b"o", b"m"]
 """The field names of an entry: epoch, origin, packed message."""
@@ -127,12 +127,12 @@ class Cursor:
             epoch, offset = position  # perhaps that of an earlier message with the same ref
             self.targets[epoch] = max(offset, self.targets.get(epoch, 0))
 
-    def look_command(self, process: str, server: str, history_length: int) -> Command:
+    def look_command(self, process: str, history_length: int) -> Command:
         """Return the command that compares this with Redis."""
         keys = self.keys
         return (
             *("EVALSHA", LOOK_SHA, 4, keys.head, keys.log, keys.refs, keys.people),
-            *room_arguments(server, history_length),
+            *room_arguments(history_length),
             *(process, self.epoch, self.confirmed, int(self.may_begin or self.epoch != "")),
         )
 

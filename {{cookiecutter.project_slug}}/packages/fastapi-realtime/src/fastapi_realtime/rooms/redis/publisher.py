@@ -10,19 +10,11 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from ..broker import BrokerUnavailable
-from .connection import (
-    CHANGED_KEYS,
-    MOVED_ON,
-    PATIENCE,
-    Command,
-    Link,
-    Shared,
-    keep_connected,
-    raise_moved_on,
-)
+from .connection import CHANGED_KEYS, PATIENCE, Shared, keep_connected
 from .history import StoredBytes
 from .log import Cursor
 from .scripts import PUBLISH_SHA, ROOM_BYTES, SENT_SECONDS, RoomKeys, room_arguments
+from .servers import MOVED_ON, Command, Link, raise_moved_on
 
 KNOWN_SECONDS = SENT_SECONDS / 2
 """Seconds for which a batch may be sent again; Redis remembers it for longer."""
@@ -69,18 +61,17 @@ def publish_command(
     channel: str,
     messages: Iterable[tuple[bytes, bytes, bytes]],
     sender: tuple[str, int],
-    server: str,
     history_length: int,
 ) -> Command:
     """Return the command that publishes messages to a room; repeating it changes nothing.
 
     Each message is its ref, its origin, and what is packed. `sender` is the name of a process and
-    the number of its batch; `server` is `Link.server`.
+    the number of its batch.
     """
     process, batch = sender
     return (
         *("EVALSHA", PUBLISH_SHA, 4, keys.head, keys.log, keys.refs, keys.sent(process)),
-        *room_arguments(server, history_length),
+        *room_arguments(history_length),
         *(batch, channel, keys.room, SENT_SECONDS, ROOM_BYTES),
         *(part for message in messages for part in message),
     )
@@ -184,18 +175,18 @@ class Publisher:
     async def _send(self, link: Link) -> None:
         """Send the batch, with one command for each room."""
         batch = self._batch
-        answers = await link.pipeline([self._command(each, link) for each in batch.values()])
+        answers = await link.pipeline([self._command(each) for each in batch.values()])
         for (room, messages), answer in zip([*batch.items()], answers, strict=True):
             if not isinstance(answer, MOVED_ON):
                 self._settle(room, messages, answer)
                 batch.pop(room, None)
         raise_moved_on(answers)
 
-    def _command(self, batch: list[Unconfirmed], link: Link) -> Command:
+    def _command(self, batch: list[Unconfirmed]) -> Command:
         messages = [(each.ref, each.origin, each.packed) for each in batch]
         shared, keys = self._shared, batch[0].keys
         sender, length = (shared.process, self._number), shared.history_length
-        return publish_command(keys, shared.keys.news, messages, sender, link.server, length)
+        return publish_command(keys, shared.keys.news, messages, sender, length)
 
     def _settle(self, room: str, messages: list[Unconfirmed], answer: Any) -> None:
         try:

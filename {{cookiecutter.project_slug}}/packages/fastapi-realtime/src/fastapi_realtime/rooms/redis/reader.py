@@ -8,22 +8,12 @@ from redis.exceptions import ResponseError
 
 from ..broker import BrokerUnavailable, CloseSubject, RoomRefused
 from ..hub import Hub
-from .connection import (
-    ANSWER_SECONDS,
-    CHANGED_KEYS,
-    FAILURES,
-    PATIENCE,
-    Command,
-    Link,
-    Shared,
-    explain,
-    keep_connected,
-    raise_moved_on,
-)
+from .connection import CHANGED_KEYS, PATIENCE, Shared, explain, keep_connected
 from .history import StoredBytes
 from .log import Cursor, read_entry
 from .rosters import Rosters
 from .scripts import EMPTY_BYTES, KEEP_SECONDS, LOG_SECONDS, Keys
+from .servers import ANSWER_SECONDS, FAILURES, Command, Link, raise_moved_on
 
 BEAT_SECONDS = 1.0
 """Seconds between two heartbeats; at each, some rooms are compared with Redis."""
@@ -274,7 +264,7 @@ class Reader:
 
     async def _compare(self, link: Link, cursors: list[Cursor]) -> list[Any]:
         process, length = self._shared.process, self._shared.history_length
-        commands = [each.look_command(process, link.server, length) for each in cursors]
+        commands = [each.look_command(process, length) for each in cursors]
         return await link.pipeline(commands) if commands else []
 
     def _has(self, cursor: Cursor) -> bool:

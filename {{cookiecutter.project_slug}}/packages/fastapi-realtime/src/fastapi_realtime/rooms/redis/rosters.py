@@ -15,8 +15,9 @@ from redis.exceptions import ResponseError
 from ..broker import BrokerUnavailable
 from ..events import PresenceEvent, Present
 from ..presence import COUNT_SECONDS, Presence, Roster
-from .connection import PATIENCE, Command, Commands, Shared, explain
+from .connection import PATIENCE, Commands, Shared, explain
 from .scripts import EMPTY_SECONDS
+from .servers import Command
 
 logger = logging.getLogger(__name__)
 

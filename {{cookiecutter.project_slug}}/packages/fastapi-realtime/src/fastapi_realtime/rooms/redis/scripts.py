@@ -21,6 +21,8 @@ EMPTY_BYTES = 1024
 """Memory of a room without messages, in bytes."""
 LOG_BYTES = 16 * 1024 * 1024
 """Maximum bytes of messages in a log."""
+SERVER = "the name of the instance of Redis that runs the script"
+"""Stands for it among the arguments of a script; see `Link.pipeline`."""
 
 
 class Keys:
@@ -373,7 +375,7 @@ def digest(script: str) -> str:
 PUBLISH_SHA, LOOK_SHA, HISTORY_SHA = map(digest, SCRIPTS)
 
 
-def room_arguments(server: str, history_length: int) -> tuple[str | int, ...]:
+def room_arguments(history_length: int) -> tuple[str | int, ...]:
     """Return the arguments that `PUBLISH` and `LOOK` begin with."""
     log = max(LOG_LENGTH, history_length), LOG_BYTES, LOG_SECONDS
-    return new_epoch(), server, KEEP_SECONDS, EMPTY_SECONDS, history_length, MAX_ROOM_BYTES, *log
+    return new_epoch(), SERVER, KEEP_SECONDS, EMPTY_SECONDS, history_length, MAX_ROOM_BYTES, *log

@@ -1,25 +1,22 @@
 """Publishing without an event loop, from other processes than the server."""
 
-import time
+import asyncio
+import os
+from concurrent.futures import ThreadPoolExecutor
 from secrets import token_hex
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from pydantic import JsonValue
-from redis import ConnectionPool
-from redis.backoff import NoBackoff
-from redis.connection import AbstractConnection, parse_url
-from redis.exceptions import NoScriptError, RedisError, ResponseError
-from redis.retry import Retry
+from redis.exceptions import ResponseError
 
 from ..access import RoomAccess, RoomPolicy
 from ..broker import BrokerUnavailable
 from ..events import MessageEvent
 from .broker import RedisSettings
-from .connection import FORCED, MOVED_ON, read_info
 from .log import pack
 from .publisher import publish_command, read_positions
-from .scripts import PUBLISH, Keys
+from .scripts import Keys
+from .servers import FAILURES, MOVED_ON, Command, Link, Servers
 
 PATIENCE = 3.0
 """Seconds within which Redis must confirm a message."""
@@ -32,7 +29,8 @@ RETRY_SECONDS = 0.1
 class SyncRooms:
     """Publishes to rooms from code without an event loop: a Celery task, a script, a thread.
 
-    Can be created once, at import. It is thread-safe, and can be used after a fork.
+    Can be created once, at import. It is thread-safe, and can be used after a fork. There is one
+    connection, in a thread of its own.
     """
 
     def __init__(self, settings: RedisSettings, policy: RoomPolicy | None = None) -> None:
@@ -42,14 +40,11 @@ class SyncRooms:
         """
         if settings.is_in_memory:
             raise ValueError("these rooms are in the server's memory; use post_message()")
-        options = parse_url(settings.broker_url.get_secret_value()) | FORCED
-        options |= {"socket_timeout": ANSWER_SECONDS, "socket_connect_timeout": ANSWER_SECONDS}
-        options |= {"retry": Retry(NoBackoff(), 0), "redis_connect_func": self._greet}
-        self._pool = ConnectionPool(**options)
-        self._servers: WeakKeyDictionary[AbstractConnection, str] = WeakKeyDictionary()
+        self._url = settings.broker_url.get_secret_value()
         self._history_length = settings.history_length
         self._access = RoomAccess(policy)
         self._keys = Keys(settings.application)
+        self._senders: dict[int, Sender] = {}
 
     def publish(self, room: str, data: JsonValue, sender: str = "", ref: str = "") -> str:
         """Send a message to all members of a room, and return its id.
@@ -66,46 +61,62 @@ class SyncRooms:
         packed = pack(MessageEvent(room=room, sender=sender, data=data))
         message = self._access.ref_key(sender, ref).encode(), b"", packed
         # As if from a process of its own: Redis knows it when it is repeated.
-        batch = token_hex(8), 1
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            try:
-                ((epoch, offset),) = read_positions(self._send(room, message, batch), 1)
-                return f"{epoch}-{offset}"
-            except RedisError as error:
-                self._recover(error, deadline)
+        batch, keys = (token_hex(8), 1), self._keys
+        command = publish_command(
+            keys.room(room), keys.news, [message], batch, self._history_length
+        )
+        process = os.getpid()  # a fork has no thread
+        if process not in self._senders:
+            self._senders.setdefault(process, Sender(self._url))
+        return self._senders[process].publish(command)
 
     def close(self) -> None:
-        """Close all connections; the next `publish` opens a new one."""
-        self._pool.disconnect()
+        """Close the connection; the next `publish` opens a new one."""
+        if sender := self._senders.pop(os.getpid(), None):
+            sender.close()
 
-    def _send(self, room: str, message: tuple[bytes, bytes, bytes], batch: tuple[str, int]) -> Any:
-        connection = self._pool.get_connection()
-        try:
-            keys, server = self._keys.room(room), self._servers[connection]
-            length = self._history_length
-            command = publish_command(keys, self._keys.news, [message], batch, server, length)
-            connection.send_command(*command)
+
+class Sender:
+    """Publishes in a thread of its own, which has an event loop."""
+
+    def __init__(self, url: str) -> None:
+        self._servers = Servers(url)
+        self._link: Link | None = None
+        self._runner = asyncio.Runner()
+        self._thread = ThreadPoolExecutor(1, "publish")
+
+    def publish(self, command: Command) -> str:
+        """Publish, and return the id; raises `BrokerUnavailable`. Calls wait for each other."""
+        return self._thread.submit(lambda: self._runner.run(self._publish(command))).result()
+
+    def close(self) -> None:
+        """Close the connection, and end the thread."""
+        self._thread.submit(lambda: self._runner.run(self._disconnect())).result()
+        self._thread.submit(self._runner.close).result()
+        self._thread.shutdown()
+
+    async def _publish(self, command: Command) -> str:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + PATIENCE
+        while True:
             try:
-                return connection.read_response()
-            except NoScriptError:
-                connection.send_command("SCRIPT", "LOAD", PUBLISH)
-                connection.read_response()
-                connection.send_command(*command)
-                return connection.read_response()
-        finally:
-            self._pool.release(connection)
+                ((epoch, offset),) = read_positions(await self._send(command), 1)
+                return f"{epoch}-{offset}"
+            except FAILURES as error:
+                await self._disconnect()
+                is_refused = isinstance(error, ResponseError) and not isinstance(error, MOVED_ON)
+                if is_refused or loop.time() > deadline:
+                    raise BrokerUnavailable from error
+            await asyncio.sleep(RETRY_SECONDS)
 
-    def _greet(self, connection: AbstractConnection) -> None:
-        """Set up a connection, and note which instance of Redis it leads to."""
-        connection.on_connect()
-        connection.send_command("INFO", "server")
-        self._servers[connection], _ = read_info(connection.read_response())
+    async def _send(self, command: Command) -> Any:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            if self._link is None:
+                self._link = self._servers.link()
+                await self._link.connect()
+            return await self._link.request(*command)
 
-    def _recover(self, error: RedisError, deadline: float) -> None:
-        """Prepare another attempt, or raise `BrokerUnavailable`."""
-        is_refused = isinstance(error, ResponseError) and not isinstance(error, MOVED_ON)
-        if is_refused or time.monotonic() > deadline:
-            raise BrokerUnavailable from error
-        self._pool.disconnect(inuse_connections=False)
-        time.sleep(RETRY_SECONDS)
+    async def _disconnect(self) -> None:
+        link, self._link = self._link, None
+        if link is not None:
+            await link.close()
