@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from ..conftest import (
+    ALL_OFF,
     ALL_ON,
     CI,
     LICENSES,
@@ -87,7 +88,8 @@ def test_workflows_have_no_finding(rendered: Rendered) -> None:
     workflows.append(TEMPLATE / ".github/workflows/test.yml")
     assert len(workflows) >= 4  # with tokens, without them, and without an image
     lint("actionlint", "-shellcheck", shutil.which("shellcheck") or "shellcheck", *workflows)
-    lint("zizmor", "--offline", "--no-progress", "--pedantic", *workflows)
+    updates = all_projects(rendered, ".github/dependabot.yml")
+    lint("zizmor", "--offline", "--no-progress", "--pedantic", *workflows, *updates)
     lint("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows)
 
 
@@ -186,6 +188,25 @@ def test_services_are_checked_and_reachable_as_they_should(project: Path, answer
             assert f"\n{name.removeprefix('--')} {value}\n" in advised
         assert "--appendonly" in told
         assert any(volume.endswith(":/data") for volume in services["redis"]["volumes"])
+
+
+@project_params([ALL_ON, ALL_OFF, *WITH_REDIS])
+def test_the_manifest_for_kubernetes_waits_and_probes(project: Path, answers: Answers) -> None:
+    (block,) = re.findall(r"```yaml\n(.*?)```", files(project)["docs/deploying.md"], re.DOTALL)
+    deployment = yaml.safe_load(block)
+    pod = deployment["spec"]["template"]
+    assert pod["metadata"]["labels"] == deployment["spec"]["selector"]["matchLabels"]
+    assert (deployment["spec"]["replicas"] > 1) == (answers["broker"] == "redis")
+    (drain,) = re.findall(r"# APP_DRAIN_SECONDS=(\d+)", files(project)[".env.example"])
+    assert pod["spec"]["terminationGracePeriodSeconds"] > int(drain)
+    (container,) = pod["spec"]["containers"]
+    probes = {name: container[f"{name}Probe"]["httpGet"] for name in ("liveness", "readiness")}
+    assert {name: probe["path"] for name, probe in probes.items()} == {
+        "liveness": "/livez",
+        "readiness": "/readyz",
+    }
+    assert {probe["port"] for probe in probes.values()} == {8000}
+    assert re.fullmatch(r"[a-z0-9-]+", deployment["metadata"]["name"])
 
 
 @pytest.mark.parametrize("ci", CI)
