@@ -178,7 +178,7 @@ def test_a_stranger_reads_little(project: Path, answers: Answers) -> None:
     assert sum(len(text.splitlines()) for text in code) <= 1600
     around = [path for path in own if not path.startswith(("src/", "tests/", "docs/"))]
     assert len(around) <= 16
-    assert len(own) <= (55 if any(answers[key] for key in ENDPOINTS) else 38)
+    assert len(own) <= (50 if any(answers[key] for key in ENDPOINTS) else 36)
 
 
 @project_params([PROJECTS[0], PROJECTS[-1]])
