@@ -129,6 +129,14 @@ def test_actions_are_pinned_by_commit_and_see_no_credentials(
                 assert job["timeout-minutes"]
 
 
+def test_the_templates_own_workflow_runs_one_script_and_lets_one_job_write() -> None:
+    jobs = read_yaml(TEMPLATE / ".github/workflows/test.yml")["jobs"]
+    for name in ("linux", "lowest", "newest"):
+        assert ".ci/run" in str(jobs[name]["steps"])
+    assert [name for name in jobs if "permissions" in jobs[name]] == ["report"]
+    assert not [step for step in jobs["report"]["steps"] if "uses" in step]
+
+
 @project_params([answers for answers in PROJECTS if answers["ci"] != "none"])
 def test_ci_runs_the_commands_of_the_readme(project: Path, answers: Answers) -> None:
     github = answers["ci"] == "github"
