@@ -44,7 +44,8 @@ def copier_yml(context: dict[str, Any]) -> str:
     lines = [answers(asked)]
     for key in context:
         if key.startswith("__") and key != "__prompts__":
-            lines.append(f"{{% set value %}}{context[key]}{{% endset %}}")
+            value = context[key].replace("{% now 'utc', '%Y' %}", "{{ '%Y' | strftime }}")
+            lines.append(f"{{% set value %}}{value}{{% endset %}}")
             lines.append(f"{{% set _ = cookiecutter.update({{{key!r}: value}}) %}}")
     default = "".join(f"\n    {line}" for line in [*lines, "{{ cookiecutter | tojson }}"])
     hidden = f"cookiecutter:\n  type: json\n  when: false\n  default: |-{default}\n"

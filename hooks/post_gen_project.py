@@ -1,11 +1,11 @@
-"""Remove the folder that was left empty, and print the next steps. Nothing here can fail."""
+"""Remove folders that were left empty, and print the next steps. Nothing here can fail."""
 
 import os
 import sys
 from contextlib import suppress
 
-PAGE = "src/{{ cookiecutter.__package_name }}/web"
-"""A folder whose files are all skipped where there is no page."""
+OPTIONAL = ("src/{{ cookiecutter.__package_name }}/web", ".github/workflows", ".github")
+"""Folders whose files may all be skipped."""
 
 NEXT_STEPS = """
 Your project is in {{ cookiecutter.project_slug }}. To run it:
@@ -18,6 +18,10 @@ Your project is in {{ cookiecutter.project_slug }}. To run it:
 {% if cookiecutter.include_demo %}
 
 Then open http://127.0.0.1:8000/ in a browser.
+{% endif %}
+{% if cookiecutter.include_docker %}
+
+Or, in containers: `docker compose up --build`.
 {% endif %}
 {% if cookiecutter.__redis %}
 
@@ -49,8 +53,9 @@ writes uv.lock: commit it, so that everybody runs the same versions.
 
 
 if __name__ == "__main__":
-    with suppress(OSError):  # one that holds a file stays
-        os.rmdir(PAGE)
+    for folder in OPTIONAL:
+        with suppress(OSError):  # one that holds a file stays
+            os.rmdir(folder)
     try:
         print(NEXT_STEPS, flush=True)
     except OSError:

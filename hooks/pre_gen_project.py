@@ -5,6 +5,7 @@ import keyword
 import re
 import sys
 import unicodedata
+from datetime import UTC, datetime
 from typing import Any
 
 MAX_SLUG = 50
@@ -81,6 +82,7 @@ def derived(answers: dict[str, Any]) -> dict[str, Any]:
         "__redis": "yes" * redis,
         "__settings": ", ".join(settings),
         "__extras": f"[{extras}]" * bool(extras),
+        "__year": year(answers["__year"]),
         "__title_python": f"{quote}{escaped(title, quote)}{quote}",
         "__title_markdown": in_markdown(title),
         "__description_markdown": in_markdown(answers["description"]),
@@ -88,6 +90,11 @@ def derived(answers: dict[str, Any]) -> dict[str, Any]:
         "__description_toml": escaped(answers["description"], '"'),
         "__author_toml": escaped(answers["author_name"], '"'),
     }
+
+
+def year(text: str) -> str:
+    """Return the year of a license: a replay, or an update, keeps the one in which it began."""
+    return text if re.fullmatch(r"20\d\d", text) else str(datetime.now(UTC).year)
 
 
 def escaped(text: str, quote: str) -> str:

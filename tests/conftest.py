@@ -29,6 +29,8 @@ QUESTIONS = {
 ENDPOINTS = ("include_echo", "include_json", "include_broadcast")
 AUTH = ("none", "jwt")
 BROKERS = ("memory", "redis")
+CI = ("github", "gitlab", "none")
+LICENSES = ("none", "MIT", "Apache-2.0", "BSD-3-Clause")
 
 Answers = dict[str, Any]
 Bake = Callable[..., Result]
@@ -37,8 +39,27 @@ COMBINATIONS: list[Answers] = [
     dict(zip(ENDPOINTS, choice, strict=True))
     for choice in itertools.product([True, False], repeat=len(ENDPOINTS))
 ]
-ALL_ON: Answers = {**COMBINATIONS[0], "auth": "jwt", "broker": "memory", "include_demo": True}
-ALL_OFF: Answers = {**COMBINATIONS[-1], "auth": "none", "broker": "memory", "include_demo": False}
+
+
+def around(index: int) -> Answers:
+    """Return answers about what is around the code; those of two projects in a row differ."""
+    return {
+        "include_docker": index % 5 < 3,
+        "ci": CI[index % 3],
+        "license": LICENSES[index % 4],
+    }
+
+
+ALL_ON: Answers = {
+    **COMBINATIONS[0],
+    **{"auth": "jwt", "broker": "memory", "include_demo": True},
+    **{"include_docker": True, "ci": "github", "license": "MIT"},
+}
+ALL_OFF: Answers = {
+    **COMBINATIONS[-1],
+    **{"auth": "none", "broker": "memory", "include_demo": False},
+    **{"include_docker": False, "ci": "none", "license": "none"},
+}
 
 # Cookiecutter renders the answers that it is given this way, hence the quotes around braces.
 HOSTILE_TEXTS = [
@@ -59,7 +80,8 @@ def hostile(text: str, **answers: Any) -> Answers:
 
 
 # Each combination of endpoints meets a hostile text, each endpoint both kinds of admission and
-# projects with and without the demo, and each broker all of these.
+# projects with and without the demo, and each broker all of these. Containers, CI and licenses take
+# turns.
 COVERING: list[Answers] = [
     hostile(
         text,
@@ -67,6 +89,7 @@ COVERING: list[Answers] = [
         auth=AUTH[sum(combination.values()) % 2 == 0],
         broker=BROKERS[index % 2],
         include_demo=index // 2 % 2 == 0,
+        **around(index + 1),
     )
     for index, (text, combination) in enumerate(zip(HOSTILE_TEXTS, COMBINATIONS, strict=True))
 ]
@@ -76,13 +99,18 @@ PLAIN: list[Answers] = [
         "auth": auth,
         "broker": "memory",
         "include_demo": (index // 2 % 2 == 0) == (auth == "jwt"),
+        **around(2 * index + (auth == "jwt")),
     }
     for index, combination in enumerate(COMBINATIONS)
     for auth in AUTH
 ]
 WITH_REDIS: list[Answers] = [
-    {**COMBINATIONS[0], "auth": auth, "broker": "redis", "include_demo": auth == "jwt"}
-    for auth in AUTH
+    {
+        **COMBINATIONS[0],
+        **{"auth": auth, "broker": "redis", "include_demo": auth == "jwt"},
+        **{"include_docker": True, "ci": ci, "license": "BSD-3-Clause"},
+    }
+    for auth, ci in zip(AUTH, CI, strict=False)
 ]
 PROJECTS = [*PLAIN, *WITH_REDIS, *COVERING]
 INSTALLED: list[Answers] = [{**ALL_ON, "broker": "redis"}, ALL_OFF]
@@ -102,7 +130,9 @@ def describe(answers: Answers) -> str:
     name = ascii(answers.get("project_name", ""))[1:17]
     broker = "redis" if answers.get("broker") == "redis" else ""
     demo = "demo" if answers.get("include_demo", True) else ""
-    words = ["+".join(chosen) or "nothing", answers.get("auth", ""), broker, demo, name]
+    docker = "docker" if answers.get("include_docker", True) else ""
+    words = ["+".join(chosen) or "nothing", answers.get("auth", ""), broker, demo, docker]
+    words += [answers.get("ci", ""), answers.get("license", ""), name]
     return " ".join(filter(None, words))
 
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import pytest
@@ -64,14 +65,21 @@ def running(
     project: Path, *command: str, **settings: str
 ) -> Generator[tuple[str, subprocess.Popen[str]]]:
     """Run a command that serves; yield its address and its process."""
+    environment = os.environ | {"PYTHONPATH": ""} | settings
+    with started(list(command), cwd=project, env=environment) as found:
+        yield found
+
+
+@contextmanager
+def started(command: list[str], **how: Any) -> Generator[tuple[str, subprocess.Popen[str]]]:
+    """Start a command that serves; yield its address and its process."""
     server = subprocess.Popen(
         command,
-        cwd=project,
-        env=os.environ | {"PYTHONPATH": ""} | settings,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         encoding="utf-8",
         start_new_session=True,
+        **how,
     )
     assert server.stdout is not None
     said = ""

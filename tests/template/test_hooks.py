@@ -130,6 +130,7 @@ def test_a_derived_value_with_template_code_is_refused(tmp_path: Path) -> None:
         ("__package_name", "evil"),
         ("__redis", "yes"),
         ("__extras", "[jwt]"),
+        ("__year", "soon"),
         ("_new_lines", "\r\n"),
         ("_jinja2_env_vars", {"trim_blocks": True, "lstrip_blocks": False}),
     ],
@@ -146,6 +147,16 @@ def test_a_derived_value_from_a_users_configuration_is_refused(
     assert f"\n{field} is " in said
     assert "the answers make it" in said
     assert "Remove such values from the default_context of your configuration" in said
+
+
+def test_a_replay_keeps_the_year_of_the_license(tmp_path: Path) -> None:
+    context = {"default_context": {"__year": "2020", "license": "MIT"}}
+    config = tmp_path / "config.yaml"
+    config.write_text(json.dumps(context), "utf-8")
+    project = cookiecutter(
+        str(TEMPLATE), no_input=True, output_dir=str(tmp_path), config_file=str(config)
+    )
+    assert "Copyright (c) 2020 " in Path(project, "LICENSE").read_text("utf-8")
 
 
 def test_the_hook_knows_every_derived_value() -> None:
