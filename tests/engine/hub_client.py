@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from fastapi_realtime import Connection
 from fastapi_realtime.rooms import EVENTS_V1
-from fastapi_realtime.rooms.subscriber import Subscriber
+from fastapi_realtime.rooms.hub import Subscriber
 
 
 class Client:

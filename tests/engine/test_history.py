@@ -1,7 +1,7 @@
 """The history of a room."""
 
 import pytest
-from fastapi_realtime.rooms.history import History
+from fastapi_realtime.rooms.memory import History
 
 
 def history_of(*frames: bytes) -> tuple[History, list[str]]:

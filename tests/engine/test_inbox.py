@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from fastapi_realtime.server.inbox import (
+from fastapi_realtime.server.fast_path import (
     MAX_BYTES,
     MAX_MESSAGES,
     Inbox,

@@ -13,17 +13,16 @@ from pydantic import TypeAdapter
 from starlette.types import Message
 
 from .close_codes import CAUSED_BY_CLIENT, CloseCode, check_close, without_setting
+from .fastapi_internals import is_disconnected
 from .formats import JSON, ErrorCode, Format, InvalidMessage, decode_json
 from .handshake import ANONYMOUS, Identity
 from .limits import LONG_MESSAGE_BYTES, FairTurn, LongMessages, RateLimiter
 from .message_types import ANY_MESSAGE, MessageTypes
-from .server.fast_path import HIGH_WATER, find_transport, frame_message, server_frame
-from .server.frames import wire_size
-from .server.inbox import Received, find_inbox
+from .server.fast_path import HIGH_WATER, Received, find_inbox, find_transport
 from .server.logging import connection_fields, connection_id
 from .server.metrics import CLOSE_CODE, ROUTE, durations, recorded_code, route_of
+from .server.wire import frame_message, server_frame, wire_size
 from .settings import RealtimeSettings
-from .starlette_internals import is_disconnected
 
 Result = TypeVar("Result")
 

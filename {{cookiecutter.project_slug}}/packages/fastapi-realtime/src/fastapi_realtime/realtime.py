@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from .close_codes import CloseCode
 from .connection import Connection
 from .errors import add_error_handlers, add_to_mounted
+from .fastapi_internals import Lifespan, add_innermost, wrap_lifespan
 from .handshake import Authenticator, Identity
 from .limits import ConnectionLimiter, LongMessages, connections_that_fit
 from .message_types import Signatures
@@ -26,7 +27,6 @@ from .server.logging import check_client, set_up_logging
 from .server.metrics import ConnectionCounts, running
 from .server.shutdown import Drain, StopSignals
 from .settings import RealtimeSettings
-from .starlette_internals import Lifespan, add_innermost, wrap_lifespan
 
 S = TypeVar("S", bound="Service")
 

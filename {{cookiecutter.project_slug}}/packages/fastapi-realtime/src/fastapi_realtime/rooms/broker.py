@@ -3,12 +3,27 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from fastapi import HTTPException
 
 from .events import MessageEvent, PresenceEvent, Present
-from .history import Replay
+
+
+class Replay(NamedTuple):
+    """The messages that a returning member has missed, as far as they are kept."""
+
+    frames: list[bytes]
+    """The messages, as frames of `events.v1`."""
+    last_offset: int
+    """The offset of the last frame; 0 if there are none."""
+    is_complete: bool
+    """Whether no message is missing."""
+    position: str
+    """The id of the room's last message."""
+    size: int = 0
+    """Memory of the frames, in bytes; 0 if the history has them, too."""
+
 
 FOREIGN_LOOP = (
     "publish() works only in the event loop of the application. Make a plain `def` route "

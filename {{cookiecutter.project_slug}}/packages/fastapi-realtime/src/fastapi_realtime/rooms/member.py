@@ -15,7 +15,7 @@ from ..formats import DETAILS, ErrorCode, dump_json
 from ..limits import network_of
 from ..realtime import realtime_of
 from .access import RoomAccess
-from .broker import Broker, BrokerUnavailable, RoomRefused
+from .broker import Broker, BrokerUnavailable, Replay, RoomRefused
 from .events import (
     EVENTS,
     AcceptedEvent,
@@ -31,7 +31,6 @@ from .events import (
     ResumedEvent,
     format_of,
 )
-from .history import Replay
 from .hub import Hub
 
 MAX_UNCONFIRMED = 32

@@ -9,9 +9,9 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from starlette.types import Scope
 
 from .logging import address_of, connection_fields, refusals
-from .upgrade import read_handshake, refusal
 from .uvicorn_internals import ASGI3Application, HttpToolsProtocol, RequestResponseCycle
 from .websocket_protocol import LimitedWebSocketProtocol
+from .wire import read_handshake, refusal
 from .write_deadline import WriteDeadline
 
 HANDSHAKE_SECONDS = 10.0

@@ -11,36 +11,41 @@ from urllib.parse import unquote
 from starlette.types import Scope
 
 from ..close_codes import CloseCode
-from .fast_path import HIGH_WATER, server_frame
-from .frames import (
+from .fast_path import HIGH_WATER, MAX_BYTES, Inbox
+from .logging import address_of, connection_fields, refusals
+from .metrics import STATUS, refused
+from .uvicorn_internals import (
+    ASGIReceiveEvent,
+    ASGISendEvent,
+    ClientDisconnected,
+    Close,
+    Config,
+    HttpToolsProtocol,
+    Request,
+    ServerProtocol,
+    ServerState,
+    get_local_addr,
+    get_remote_addr,
+    is_ssl,
+)
+from .wire import (
     CLOSE,
     CONTROL,
     FIN,
     OPCODE,
     PING,
     PONG,
+    Handshake,
     InvalidFrame,
+    answer,
     control_frame,
+    denial,
     read_close,
     read_frame,
     read_message,
+    refusal,
+    server_frame,
 )
-from .inbox import MAX_BYTES, Inbox
-from .logging import address_of, connection_fields, refusals
-from .metrics import STATUS, refused
-from .upgrade import Handshake, answer, denial, refusal
-from .uvicorn_internals import (
-    ASGIReceiveEvent,
-    ASGISendEvent,
-    ClientDisconnected,
-    Config,
-    HttpToolsProtocol,
-    ServerState,
-    get_local_addr,
-    get_remote_addr,
-    is_ssl,
-)
-from .websockets_internals import Close, Request, ServerProtocol
 from .write_deadline import WriteDeadline
 
 WRITABLE = asyncio.Event()
