@@ -37,6 +37,10 @@ class Client:
     def abort(self) -> None:
         self.aborted.set()
 
+    @property
+    def unsent_bytes(self) -> int:
+        return self.unread
+
     def get_write_buffer_size(self) -> int:
         return self.unread
 

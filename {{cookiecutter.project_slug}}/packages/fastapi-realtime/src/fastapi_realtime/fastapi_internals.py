@@ -6,8 +6,9 @@ the application starts all the same.
 
 import inspect
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -38,16 +39,6 @@ class PlainContext:
         return getattr(self.original_route, name, None)
 
 
-def plain_contexts(routes: Sequence[BaseRoute]) -> Iterator[PlainContext]:
-    """Yield routes, but not those of included routers."""
-    return map(PlainContext, routes)
-
-
-def plain_signature(call: Any) -> inspect.Signature:
-    """Return a signature with its annotations evaluated."""
-    return inspect.signature(call, eval_str=True)
-
-
 def find(module: str, name: str, default: Any) -> Any:
     """Return a name of FastAPI, or else a default and a warning."""
     try:
@@ -64,8 +55,10 @@ if TYPE_CHECKING:
 else:
     Dependant = find("fastapi.dependencies.models", "Dependant", object)
     RouteContext = find("fastapi.routing", "RouteContext", PlainContext)
-    get_typed_signature = find("fastapi.dependencies.utils", "get_typed_signature", plain_signature)
-    iter_route_contexts = find("fastapi.routing", "iter_route_contexts", plain_contexts)
+    signature = partial(inspect.signature, eval_str=True)
+    get_typed_signature = find("fastapi.dependencies.utils", "get_typed_signature", signature)
+    routes_alone = partial(map, PlainContext)  # but not those of included routers
+    iter_route_contexts = find("fastapi.routing", "iter_route_contexts", routes_alone)
 
 
 def has_default_handlers(app: FastAPI) -> bool:

@@ -9,7 +9,7 @@ from contextlib import (
     AsyncExitStack,
     asynccontextmanager,
 )
-from typing import Annotated, Any, Protocol, TypeVar, cast
+from typing import Annotated, Any, Protocol, TypeVar
 
 from fastapi import Depends, FastAPI, HTTPException
 from fastapi.requests import HTTPConnection
@@ -43,19 +43,15 @@ class Service(Protocol):
     @property
     def is_ready(self) -> bool:
         """Whether clients can be served now."""
-        ...
 
     def lifespan(self, realtime: "Realtime") -> AbstractAsyncContextManager[None]:
         """Return a context that is entered at startup and exited at shutdown."""
-        ...
 
     async def flush(self) -> None:
         """Wait until everything published so far has been written to the connections."""
-        ...
 
     async def close_subject(self, subject: str) -> None:
         """Ask other processes to close a subject's connections."""
-        ...
 
 
 class Realtime:
@@ -73,7 +69,7 @@ class Realtime:
         self.authenticator = authenticator
         self.subprotocols = authenticator.subprotocols if authenticator else ()
         self._counts = ConnectionCounts()
-        self.connections = cast("set[Connection]", self._counts.open)
+        self.connections = self._counts.open
         self.long_messages = LongMessages()
         self.signatures = Signatures()
         self.limiter = ConnectionLimiter(settings.max_connections, settings.max_connections_per_ip)
@@ -231,8 +227,7 @@ class ProvideRealtime:
 
 def realtime_of(connection: HTTPConnection) -> Realtime:
     """Return the engine that serves a request or a handshake."""
-    realtime: Realtime = connection.scope["fastapi_realtime"]
-    return realtime
+    return connection.scope["fastapi_realtime"]
 
 
 async def current_realtime(connection: HTTPConnection) -> Realtime:

@@ -64,11 +64,9 @@ class RoomPolicy(Protocol):
 
     async def may_join(self, identity: Identity, room: str) -> bool:
         """Return whether a client may join a room, and see who is there."""
-        ...
 
     async def may_publish(self, identity: Identity, room: str) -> bool:
         """Return whether a client may publish to a room; it need not be a member."""
-        ...
 
 
 class RoomAccess:
@@ -80,21 +78,17 @@ class RoomAccess:
     def __init__(self, policy: RoomPolicy | None) -> None:
         self.policy = policy
 
-    async def may_join(self, identity: Identity, room: str) -> bool:
-        """Return whether a client may join a room, and see who is there."""
-        if is_user_room(room) and room != user_room(identity.subject):
-            return False
-        if self.policy is None:
-            return self._exists(room)
-        return await self.policy.may_join(identity, room)
-
     async def may_publish(self, identity: Identity, room: str) -> bool:
         """Return whether a client may publish to an existing room."""
         return self.policy is None or await self.policy.may_publish(identity, room)
 
     async def check_join(self, identity: Identity, room: str) -> None:
         """Raise a 403 if the client may not join a room."""
-        if not await self.may_join(identity, room):
+        is_theirs = not is_user_room(room) or room == user_room(identity.subject)
+        may_join = is_theirs and self._exists(room)
+        if may_join and self.policy is not None:
+            may_join = await self.policy.may_join(identity, room)
+        if not may_join:
             raise HTTPException(403, "this room is not open to you")
 
     async def check_publish(self, identity: Identity, room: str) -> None:

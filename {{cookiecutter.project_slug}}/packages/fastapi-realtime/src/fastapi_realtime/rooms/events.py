@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Annotated, Literal, Protocol, cast
+from typing import Annotated, Literal, cast
 
 from pydantic import BaseModel, Field, JsonValue, TypeAdapter
 from pydantic_core import from_json
@@ -176,29 +176,6 @@ EVENTS_V1 = Subprotocol(
 client_event: TypeAdapter[ClientEvent] = TypeAdapter(ClientEvent)
 
 
-class RoomFormat(Protocol):
-    """Encodes and decodes the messages of members."""
-
-    def encode(self, event: RoomEvent) -> bytes | None:
-        """Return an event as a text message in UTF-8; `None` if the format leaves it out."""
-        ...
-
-    async def receive(self, connection: Connection) -> ClientEvent | str:
-        """Return what a member sends next; a `str` is the text of a message.
-
-        Raises `StopAsyncIteration` once the connection has ended.
-        """
-        ...
-
-    def error(self, code: str, detail: str, ref: str = "") -> str:
-        """Return an error as a text message; `ref` is that of the message with the error."""
-        ...
-
-    def reject(self, message: str | bytes, code: ErrorCode, path: str = "") -> str:
-        """Return the error for an invalid message; `path` is its first field that doesn't match."""
-        ...
-
-
 class TextFormat(JsonFormat):
     """Messages as `New message: <data>`; all other events are left out."""
 
@@ -206,32 +183,36 @@ class TextFormat(JsonFormat):
         return super().error(code, detail)
 
     def encode(self, event: RoomEvent) -> bytes | None:
+        """Return an event as a text message in UTF-8; `None` if the format leaves it out."""
         if not isinstance(event, MessageEvent):
             return None
         data = event.data if isinstance(event.data, str) else dump_json(event.data)
         return f"New message: {data}".encode()
 
     async def receive(self, connection: Connection) -> str:
+        """Return what a member sends next; raises `StopAsyncIteration` at the end."""
         return cast("str", await connection.next_message(refused=bytes))
 
 
-class EventsFormat:
+class EventsFormat(JsonFormat):
     """Every event as JSON."""
 
-    def encode(self, event: RoomEvent) -> bytes | None:
-        return dump_json_bytes(event)
-
-    async def receive(self, connection: Connection) -> ClientEvent:
-        return cast("ClientEvent", await connection.next_message(schema=client_event))
-
     def error(self, code: str, detail: str, ref: str = "", path: str = "") -> str:
+        """Return an error as an event; `ref` is that of the message with the error."""
         event = ErrorEvent(code=code, detail=detail, path=path or None, ref=ref or None)
         return event.model_dump_json(exclude_none=True)
 
     def reject(self, message: str | bytes, code: ErrorCode, path: str = "") -> str:
         return self.error(code, DETAILS[code], find_ref(message), path)
 
+    def encode(self, event: RoomEvent) -> bytes:
+        return dump_json_bytes(event)
 
+    async def receive(self, connection: Connection) -> ClientEvent:
+        return cast("ClientEvent", await connection.next_message(schema=client_event))
+
+
+RoomFormat = TextFormat | EventsFormat
 TEXT, EVENTS = TextFormat(), EventsFormat()
 
 
@@ -257,19 +238,14 @@ class EncodedEvent:
     a gap has `AFTER_ALL`, other events 0.
     """
 
-    __slots__ = ("_event", "_frames", "offset", "room", "sender")
+    __slots__ = ("_frames", "event", "offset", "room", "sender")
 
     def __init__(self, event: RoomEvent, sender: str = "", offset: int = 0) -> None:
         self.room = event.room
         self.sender = sender
         self.offset = offset
-        self._event = event
+        self.event = event
         self._frames: dict[RoomFormat, bytes] = {}
-
-    @property
-    def is_presence(self) -> bool:
-        """Whether it is about members: `joined`, `left` or `present`."""
-        return isinstance(self._event, PresenceEvent | PresentEvent)
 
     def frame(self, format: RoomFormat) -> bytes:
         """Return the event as a server frame; empty if the format leaves it out."""
@@ -285,7 +261,7 @@ class EncodedEvent:
         return len(self.frame(EVENTS))
 
     def _encode(self, format: RoomFormat) -> bytes | None:
-        return format.encode(self._event)
+        return format.encode(self.event)
 
 
 class Batch:

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from fastapi import WebSocketDisconnect
@@ -12,7 +13,16 @@ from opentelemetry import metrics
 
 from ..close_codes import CloseCode
 from ..connection import Connection
-from .events import EVENTS, TEXT, Batch, EncodedEvent, PresentEvent, RoomFormat, format_of
+from .events import (
+    EVENTS,
+    TEXT,
+    Batch,
+    EncodedEvent,
+    PresenceEvent,
+    PresentEvent,
+    RoomFormat,
+    format_of,
+)
 
 SUBSCRIBERS_PER_TURN = 200
 """Subscribers written to before other tasks run: less than a millisecond."""
@@ -24,31 +34,22 @@ SHED_SECONDS = 1.0
 """Seconds to send a close frame to a member cut off by `max_pending_bytes`; then abort."""
 
 
+@dataclass(slots=True, eq=False)
 class Subscriber(ABC):
     """A connection in a room. Events are held until `start`, so that missed ones come first."""
 
-    __slots__ = (
-        "_held",
-        "_max_backlog_bytes",
-        "_replayed",
-        "connection",
-        "format",
-        "id",
-        "replaying",
-        "room",
-        "unread",
-    )
+    room: str
+    connection: Connection
+    _max_backlog_bytes: int
+    unread: int = 0  # unread bytes, as of the last write
+    replaying: int = 0  # bytes of missed messages that are being sent
+    _held: list[EncodedEvent] | None = field(default_factory=list)
+    _replayed: int = 0
+    id: str = field(init=False)
+    format: RoomFormat = field(init=False)
 
-    def __init__(self, room: str, connection: Connection, max_backlog_bytes: int) -> None:
-        self.id = connection.id
-        self.room = room
-        self.connection = connection
-        self.format = format_of(connection)
-        self.unread = 0  # unread bytes, as of the last write
-        self.replaying = 0  # bytes of missed messages that are being sent
-        self._max_backlog_bytes = max_backlog_bytes
-        self._held: list[EncodedEvent] | None = []
-        self._replayed = 0
+    def __post_init__(self) -> None:
+        self.id, self.format = self.connection.id, format_of(self.connection)
 
     def put(self, batch: Batch, first: int = 0) -> bool:
         """Send a batch from event `first` on; never waits. Return `False` if too much is unread.
@@ -69,7 +70,8 @@ class Subscriber(ABC):
         held, self._held, self.unread, self.replaying = self._held, None, 0, 0
         self._replayed = replayed
         if present is not None:
-            others = [each for each in held or () if not each.is_presence]
+            about_members = PresenceEvent | PresentEvent
+            others = [each for each in held or () if not isinstance(each.event, about_members)]
             held = [EncodedEvent(present), *others]
         if held:
             self.put(Batch(held, self.format))
@@ -98,23 +100,19 @@ class Subscriber(ABC):
 class DirectSubscriber(Subscriber):
     """Writes frames to the transport, which buffers what the client has not read."""
 
-    __slots__ = ("_transport",)
-
-    def __init__(self, room: str, connection: Connection, max_backlog_bytes: int) -> None:
-        super().__init__(room, connection, max_backlog_bytes)
-        assert connection.transport is not None
-        self._transport = connection.transport
+    __slots__ = ()
 
     def measure(self) -> int:
         if self._held is None:
-            self.unread = self._transport.get_write_buffer_size()
+            self.unread = self.connection.unsent_bytes
         return super().measure()
 
     def stop(self) -> None:
         self._held = []
 
     def _write(self, batch: Batch, first: int) -> bool:
-        transport, connection = self._transport, self.connection
+        connection, transport = self.connection, self.connection.transport
+        assert transport is not None
         if not connection.is_open or transport.is_closing():
             return True  # no frame may follow a close frame (RFC 6455 §5.5.1)
         self.unread = transport.get_write_buffer_size()
@@ -135,35 +133,31 @@ class DirectSubscriber(Subscriber):
 class QueuedSubscriber(Subscriber):
     """Puts frames into a queue; a task sends them through ASGI."""
 
-    __slots__ = ("_backlog", "_sending")
+    __slots__ = ("_sending", "backlog")
 
     def __init__(self, room: str, connection: Connection, max_backlog_bytes: int) -> None:
         super().__init__(room, connection, max_backlog_bytes)
-        self._backlog: asyncio.Queue[bytes] = asyncio.Queue()
+        self.backlog: asyncio.Queue[bytes] = asyncio.Queue()
         self._sending = asyncio.create_task(self._send())
 
     def stop(self) -> None:
         self._sending.cancel()
 
-    async def wait_sent(self) -> None:
-        """Wait until the queue is empty."""
-        await self._backlog.join()
-
     def _write(self, batch: Batch, first: int) -> bool:
         if self.unread > self._max_backlog_bytes:
             return False
         for frame in batch.frames(self.id, first):
-            self._backlog.put_nowait(frame)
+            self.backlog.put_nowait(frame)
             self.unread += len(frame)
         return True
 
     async def _send(self) -> None:
         with suppress(WebSocketDisconnect):
             while True:
-                frame = await self._backlog.get()
+                frame = await self.backlog.get()
                 await self.connection.send_frame(frame)
                 self.unread -= len(frame)
-                self._backlog.task_done()
+                self.backlog.task_done()
 
 
 meter = metrics.get_meter(__name__)
@@ -192,8 +186,7 @@ class Share(NamedTuple):
 class Room:
     """The subscribers of a room, by format, and its pending events."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self) -> None:
         self.subscribers: dict[RoomFormat, set[Subscriber]] = {TEXT: set(), EVENTS: set()}
         self.pending: list[EncodedEvent] = []
         self.pending_bytes = 0
@@ -201,28 +194,10 @@ class Room:
         self.skip: dict[Subscriber, int] = {}  # events that were pending when it joined
         self.taken = asyncio.Event()  # set, and replaced, when pending events are taken
 
-    def __len__(self) -> int:
-        return sum(map(len, self.subscribers.values()))
-
     @property
     def is_full(self) -> bool:
         """Whether publishers must wait for the next fan-out."""
         return len(self.pending) >= MAX_ROOM_EVENTS or self.pending_bytes >= MAX_ROOM_BYTES
-
-    def add(self, subscriber: Subscriber) -> None:
-        """Add a subscriber. It does not receive events that are already pending."""
-        self.subscribers[subscriber.format].add(subscriber)
-        if self.pending:
-            self.skip[subscriber] = len(self.pending)
-
-    def discard(self, subscriber: Subscriber) -> None:
-        """Remove a subscriber if it is present."""
-        self.subscribers[subscriber.format].discard(subscriber)
-
-    def append(self, event: EncodedEvent) -> None:
-        """Add an event to the next fan-out; raises for one that can't be encoded."""
-        self.pending_bytes += len(event)  # encodes it, so it must come first
-        self.pending.append(event)
 
     def take(self) -> Iterator[Share]:
         """Take all pending events, so that publishers can continue, and yield them in shares."""
@@ -233,16 +208,11 @@ class Room:
         present = {format: list(members) for format, members in self.subscribers.items()}
         for format, subscribers in present.items():
             batch = Batch(events, format) if subscribers else None
-            if batch is not None and batch.count:
-                yield from self._shares(batch, subscribers, skip)
-
-    def _shares(
-        self, batch: Batch, subscribers: list[Subscriber], skip: dict[Subscriber, int]
-    ) -> Iterator[Share]:
-        for start in range(0, len(subscribers), SUBSCRIBERS_PER_TURN):
-            some = subscribers[start : start + SUBSCRIBERS_PER_TURN]
-            present = self.subscribers[some[0].format].intersection(some)
-            yield Share(batch, present, skip)
+            if batch is None or not batch.count:
+                continue
+            for start in range(0, len(subscribers), SUBSCRIBERS_PER_TURN):
+                some = subscribers[start : start + SUBSCRIBERS_PER_TURN]
+                yield Share(batch, self.subscribers[format].intersection(some), skip)
 
 
 class Hub:
@@ -273,8 +243,10 @@ class Hub:
         subscriber = kind(name, connection, self._max_backlog_bytes)
         room = self._rooms.get(name)
         if room is None:
-            room = self._rooms[name] = Room(name)
-        room.add(subscriber)
+            room = self._rooms[name] = Room()
+        room.subscribers[subscriber.format].add(subscriber)
+        if room.pending:
+            room.skip[subscriber] = len(room.pending)
         return subscriber
 
     def unsubscribe(self, subscriber: Subscriber) -> None:
@@ -285,8 +257,8 @@ class Hub:
         room = self._rooms.get(subscriber.room)
         if room is None:
             return
-        room.discard(subscriber)
-        if not len(room):
+        room.subscribers[subscriber.format].discard(subscriber)
+        if not any(room.subscribers.values()):
             del self._rooms[subscriber.room]
 
     def hold(self, subscriber: Subscriber, size: int) -> None:
@@ -311,7 +283,8 @@ class Hub:
         room = self._rooms.get(event.room)
         if room is None:
             return
-        room.append(event)
+        room.pending_bytes += len(event)  # encodes it, or raises, so it must come first
+        room.pending.append(event)
         if len(room.pending) == 1:
             room.pending_since = asyncio.get_running_loop().time()
             self._busy.append(room)
@@ -324,23 +297,19 @@ class Hub:
             await asyncio.wait([self._fanning_out])
         for subscriber in self._subscribers():
             if isinstance(subscriber, QueuedSubscriber):
-                await subscriber.wait_sent()
+                await subscriber.backlog.join()
 
     async def _fan_out(self) -> None:
-        served = 0
-        for share in self._shares():
-            self._put(share)
-            served += len(share.subscribers)
-            if served >= SUBSCRIBERS_PER_TURN:
-                served = 0
-                await asyncio.sleep(0)
-
-    def _shares(self) -> Iterator[Share]:
-        clock = asyncio.get_running_loop().time
+        served, clock = 0, asyncio.get_running_loop().time
         while self._busy:
             room = self._busy.popleft()
             since, was_full = room.pending_since, room.is_full
-            yield from room.take()
+            for share in room.take():
+                self._put(share)
+                served += len(share.subscribers)
+                if served >= SUBSCRIBERS_PER_TURN:
+                    served = 0
+                    await asyncio.sleep(0)
             if was_full:
                 self.on_space()
             fan_out.record(clock() - since)

@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from secrets import token_hex
 from typing import NamedTuple
 
@@ -113,17 +114,15 @@ class History:
         return self.offset - int(offset)
 
 
+@dataclass(slots=True, eq=False)
 class Roster:
     """The connections in a room, and the sender of each."""
 
-    __slots__ = ("count", "is_counted", "people", "senders", "timer")
-
-    def __init__(self) -> None:
-        self.count = 0  # senders, if this process does not know all connections; else 0
-        self.senders: dict[str, str] = {}  # by connection
-        self.people: Counter[str] = Counter()  # connections of each sender
-        self.timer: asyncio.TimerHandle | None = None
-        self.is_counted = False  # whether the last event to members was a count
+    count: int = 0  # senders, if this process does not know all connections; else 0
+    senders: dict[str, str] = field(default_factory=dict)  # by connection
+    people: Counter[str] = field(default_factory=Counter)  # connections of each sender
+    timer: asyncio.TimerHandle | None = None
+    is_counted: bool = False  # whether the last event to members was a count
 
     def add(self, connection: str, sender: str) -> None:
         """Add a connection, or replace its sender."""
@@ -177,9 +176,19 @@ class Presence:
         if event.type == "joined":
             roster = self._rosters.setdefault(event.room, Roster())
             roster.add(event.connection, event.sender)
-        elif not self._discard(event):
+        else:
+            roster = self._rosters.get(event.room)
+            if roster is None or not roster.discard(event.connection):
+                return
+            if not roster.senders:
+                self.forget(event.room)
+                return
+        if roster.timer is not None or not self._limit:
             return
-        self._notify(event)
+        if roster.is_large(self._limit) or roster.is_counted:
+            self._schedule_count(event.room, roster)
+        else:
+            self._deliver(EncodedEvent(event, event.connection))
 
     def merge(self, room: str, left: set[str], joined: dict[str, str], count: int) -> None:
         """Update the connections of other processes, without an event for each.
@@ -202,23 +211,6 @@ class Presence:
         if roster is not None and roster.timer is not None:
             roster.timer.cancel()
 
-    def _discard(self, event: PresenceEvent) -> bool:
-        roster = self._rosters.get(event.room)
-        if roster is None or not roster.discard(event.connection):
-            return False
-        if not roster.senders:
-            self.forget(event.room)
-        return True
-
-    def _notify(self, event: PresenceEvent) -> None:
-        roster = self._rosters.get(event.room)
-        if roster is None or roster.timer is not None or not self._limit:
-            return
-        if roster.is_large(self._limit) or roster.is_counted:
-            self._schedule_count(event.room, roster)
-        else:
-            self._deliver(EncodedEvent(event, event.connection))
-
     def _schedule_count(self, room: str, roster: Roster) -> None:
         loop = asyncio.get_running_loop()
         roster.timer = loop.call_later(COUNT_SECONDS, self._send_count, room, roster)
@@ -230,7 +222,7 @@ class Presence:
 
 
 class MemoryBroker:
-    """Carries events within this process.
+    """Carries events within this process; `Broker` says what its methods do.
 
     Keeps up to `history_length` messages and `MAX_ROOM_BYTES` of each room, and `max_bytes` of
     all rooms together. When that is full, rooms without members are dropped, least recently used
@@ -260,11 +252,9 @@ class MemoryBroker:
     async def publish(
         self, event: MessageEvent, origin: str = "", ref: str = "", address: str = ""
     ) -> str:
-        """Send a message to its room, except to the connection `origin`; return its id.
+        """Publish; wait while the room has too much pending.
 
-        If the history has a message with the same `ref`, return the id of that one. Waits while
-        the room has too much pending. Raises `RuntimeError` outside of the application's event
-        loop.
+        Raises `RuntimeError` outside of the application's event loop.
         """
         self._check_loop()
         await self._hub.wait_ready(event.room)
@@ -281,22 +271,18 @@ class MemoryBroker:
         return event.id
 
     async def announce(self, event: PresenceEvent) -> None:
-        """Record that a connection has joined or left a room, and notify the other members."""
         self._presence.announce(event)
 
     async def present(self, room: str) -> Present:
-        """Return who is in a room."""
         return self._presence.present(room)
 
     async def close_subject(self, subject: str) -> None:
         """Do nothing: there are no other processes."""
 
     async def replay(self, room: str, since: str, address: str = "") -> Replay:
-        """Return the messages after the position `since`."""
         return self._histories.get(room, History()).since(since)
 
     async def enter(self, room: str, address: str = "") -> str:
-        """Count a member that joins a room, and return the room's position."""
         self._check_loop()
         history = self._history(room)
         history.members += 1
@@ -304,7 +290,6 @@ class MemoryBroker:
         return history.position
 
     def leave(self, room: str) -> None:
-        """Stop counting a member that leaves a room."""
         self._histories[room].members -= 1
         if not self._histories[room].members:
             self._vacant[room] = None

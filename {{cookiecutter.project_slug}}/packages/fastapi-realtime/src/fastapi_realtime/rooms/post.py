@@ -4,13 +4,11 @@ import json
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from urllib.parse import urlsplit
 
+from ..server.logging import LOOPBACK
 from ..settings import RealtimeSettings
 
 TIMEOUT = 10.0
 """Seconds to wait for the server."""
-ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-"""Wildcard addresses that a server listens on, and the loopback address to reach it at."""
-
 CONNECTIONS = {"http": HTTPConnection, "https": HTTPSConnection}
 
 
@@ -22,7 +20,7 @@ def server_url(settings: RealtimeSettings) -> str:
     """Return the URL of a local server with these settings; raises `PublishError` for port 0."""
     if not settings.port:
         raise PublishError("APP_PORT=0 takes any port; say which with --url")
-    host = ANY_ADDRESS.get(settings.host, settings.host)
+    host = LOOPBACK.get(settings.host, settings.host)
     return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
 
 

@@ -72,7 +72,7 @@ class Rooms:
         """`policy` decides who may join and publish; without tokens, pass none."""
         self.hub = Hub(settings.max_backlog_bytes, settings.max_pending_bytes)
         self.broker = broker(settings, self.hub)
-        self._access = RoomAccess(policy)
+        self.access = RoomAccess(policy)
         rate = settings.joins_per_second_per_ip
         self._join_limiter = KeyedLimiter(rate, JOIN_BURST * rate)
         self._request_limiter = KeyedLimiter(settings.messages_per_second, settings.message_burst)
@@ -115,9 +115,9 @@ class Rooms:
         429 in a route whose client's address has stored too much; and `RuntimeError` outside of
         the application's event loop.
         """
-        self._access.check_target(room)
+        self.access.check_target(room)
         event = MessageEvent(room=room, sender=sender, data=data)
-        key, address = self._access.ref_key(sender, ref), client_address.get()
+        key, address = self.access.ref_key(sender, ref), client_address.get()
         published = await self.broker.publish(event, ref=key, address=address)
         return published if isinstance(published, str) else await published
 
@@ -127,11 +127,11 @@ class Rooms:
 
     async def check_join(self, identity: Identity, room: str) -> None:
         """Raise a 403 if the client may not join a room and see its members."""
-        await self._access.check_join(identity, room)
+        await self.access.check_join(identity, room)
 
     async def check_publish(self, identity: Identity, room: str) -> None:
         """Raise a 403 if the client may not publish to a room."""
-        await self._access.check_publish(identity, room)
+        await self.access.check_publish(identity, room)
 
     def limit_requests(self, subject: str, host: str, cost: int = 1) -> None:
         """Count a request of a subject, else of an address; raise a 429 above the limit.
@@ -153,7 +153,7 @@ class Rooms:
         if not self._join_limiter.allow(network_of(connection.host)):
             detail = "too many joins from this address; see APP_JOINS_PER_SECOND_PER_IP"
             raise HTTPException(429, detail)
-        return Member(self.hub, self.broker, self._access, connection, room, name, since)
+        return Member(self, connection, room, name, since)
 
 
 async def current_rooms(connection: HTTPConnection) -> Rooms:

@@ -78,11 +78,6 @@ def is_run_by_uvicorn() -> bool:
     return getattr(code, "co_name", "") == "run_asgi"
 
 
-def find_transport(scope: Scope) -> asyncio.Transport | None:
-    """Return the transport that the middleware has found, or `None`."""
-    return scope.get("transport")
-
-
 class Inbox:
     """A queue of received messages.
 
@@ -104,18 +99,16 @@ class Inbox:
     def __len__(self) -> int:
         return len(self._received)
 
-    def put(self, message: str | bytes, size: int) -> None:
-        """Add a message of `size` bytes."""
-        self._add((message, size))
+    def put(self, message: str | bytes | Message, size: int = 0) -> None:
+        """Add a message of `size` bytes, or another ASGI event."""
+        if not self._received:
+            self._received = deque()
+        self._received.append((message, size))
         self._bytes += size
         if len(self._received) >= MAX_MESSAGES or self._bytes >= MAX_BYTES:
             self.is_full = True
-        self._wake()
-
-    def put_event(self, event: Message) -> None:
-        """Add another ASGI event."""
-        self._add((event, 0))
-        self._wake()
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     async def start(self, receive: Receive) -> None:
         """Start to receive; a server that fills the inbox has begun before."""
@@ -159,15 +152,6 @@ class Inbox:
                 self._waiter = None
         return received
 
-    def _add(self, received: Received) -> None:
-        if not self._received:
-            self._received = deque()
-        self._received.append(received)
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
 
 class ReceivingInbox(Inbox):
     """An inbox that is filled through ASGI: under other servers, and behind a middleware."""
@@ -202,7 +186,7 @@ class ReceivingInbox(Inbox):
                     await self._has_room.wait()
         finally:
             is_read = len(self) == 0
-            self.put_event(event)
+            self.put(event)
             if is_read:
                 self.end()
             else:
@@ -211,8 +195,3 @@ class ReceivingInbox(Inbox):
 
 def ignore(_: bool = False) -> None:
     """Do nothing."""
-
-
-def find_inbox(scope: Scope) -> Inbox:
-    """Return the inbox that `FindTransport` has found, or one that receives through ASGI."""
-    return scope.get("inbox") or ReceivingInbox()

@@ -88,8 +88,7 @@ def connection_fields(scope: Scope) -> dict[str, Any]:
 
 def connection_id(scope: Scope) -> str:
     """Return the id of a connection, unique across processes."""
-    found: str = scope.get("connection_id") or scope.setdefault("connection_id", token_hex(8))
-    return found
+    return scope.get("connection_id") or scope.setdefault("connection_id", token_hex(8))
 
 
 def uvicorn_log_config(form: str, application: str) -> dict[str, Any]:

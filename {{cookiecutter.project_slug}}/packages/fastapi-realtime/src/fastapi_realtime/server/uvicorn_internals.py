@@ -8,9 +8,7 @@
 from contextlib import suppress
 from typing import Any
 
-from uvicorn import Server
-from uvicorn._types import ASGI3Application, ASGIReceiveEvent, ASGISendEvent
-from uvicorn.config import LOGGING_CONFIG, Config
+from uvicorn.config import LOGGING_CONFIG
 from uvicorn.logging import DefaultFormatter
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.utils import ClientDisconnected, get_local_addr, get_remote_addr, is_ssl
@@ -23,17 +21,12 @@ from websockets.server import ServerProtocol
 __all__ = [
     "LOGGING_CONFIG",
     "WEBSOCKET_PROTOCOLS",
-    "ASGI3Application",
-    "ASGIReceiveEvent",
-    "ASGISendEvent",
     "ClientDisconnected",
     "Close",
-    "Config",
     "DefaultFormatter",
     "HttpToolsProtocol",
     "Request",
     "RequestResponseCycle",
-    "Server",
     "ServerProtocol",
     "ServerState",
     "apply_mask",

@@ -5,7 +5,6 @@ from base64 import b64encode
 from collections.abc import Iterable
 from email.utils import formatdate
 from hashlib import sha1
-from http import HTTPStatus
 from http.client import responses
 from typing import NamedTuple
 
@@ -107,7 +106,7 @@ def answer(accept: bytes, headers: Headers) -> bytes:
 
 
 def denial(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bytes:
-    """Return a response that an application gives instead of the handshake."""
+    """Return a response that closes the connection, such as one instead of the handshake."""
     known = {name.lower() for name, _ in headers}
     defaults = {
         b"date": formatdate(usegmt=True).encode(),
@@ -121,12 +120,6 @@ def denial(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> 
         *[name + b": " + value for name, value in (*headers, *missing)],
     ]
     return b"\r\n".join(lines) + b"\r\n\r\n" + body
-
-
-def refusal(status: HTTPStatus, reason: str) -> bytes:
-    """Return a complete response with `Connection: close`."""
-    head = f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: text/plain\r\n"
-    return f"{head}Connection: close\r\nContent-Length: {len(reason)}\r\n\r\n{reason}".encode()
 
 
 class InvalidFrame(Exception):
