@@ -75,10 +75,6 @@ class History:
         """The id of the next message."""
         return f"{self.epoch}-{self.offset + 1}"
 
-    def advance(self) -> None:
-        """Add one to the offset."""
-        self.offset += 1
-
     def find(self, ref: str) -> str:
         """Return the id of the kept message with this `ref`, or an empty string."""
         return self._ids.get(ref, "")
@@ -264,7 +260,7 @@ class MemoryBroker:
         event.id = history.next_id
         encoded = EncodedEvent(event, origin, history.offset + 1)
         frame = encoded.frame(EVENTS)  # raises for data that has no JSON form
-        history.advance()
+        history.offset += 1
         if self._history_length:
             self._keep(event.room, frame, ref)
         self._hub.deliver(encoded)

@@ -156,7 +156,17 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self.ignore_upgrade(early)
             return
         self.write_deadline.stop()
-        self.handle_websocket_upgrade()
+        handshake, kind = None, cast("Any", self.ws_protocol_class)
+        if issubclass(kind, LimitedWebSocketProtocol):
+            handshake = read_handshake(self.scope["method"], self.url, self.headers)
+        if handshake is None:  # an unusual one, which `websockets` parses again
+            self.handle_websocket_upgrade()
+        else:
+            self.connections.discard(self)
+            protocol = kind(self.config, self.server_state, self.app_state, self.loop)
+            protocol.connection_made(self.transport)
+            protocol.start(handshake)
+            self.transport.set_protocol(protocol)
         # Break reference cycles, so that this protocol is freed without the garbage collector.
         del self.parser, self.write_deadline
         if early and not self.transport.is_closing():
@@ -176,21 +186,6 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self.parser = HttpRequestParser(self)
         self.ignores_upgrade, self.is_reparsing = False, True
         self.data_received(b"".join([b"POST / HTTP/1.1\r\n", *framing, b"\r\n", rest]))
-
-    def handle_websocket_upgrade(self) -> None:
-        """Pass on the parsed handshake; an unusual one is parsed again by `websockets`."""
-        handshake = None
-        kind: Any = self.ws_protocol_class
-        if issubclass(kind, LimitedWebSocketProtocol):
-            handshake = read_handshake(self.scope["method"], self.url, self.headers)
-        if handshake is None:
-            super().handle_websocket_upgrade()
-            return
-        self.connections.discard(self)
-        protocol = kind(self.config, self.server_state, self.app_state, self.loop)
-        protocol.connection_made(self.transport)
-        protocol.start(handshake)
-        self.transport.set_protocol(protocol)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self.running = cycle

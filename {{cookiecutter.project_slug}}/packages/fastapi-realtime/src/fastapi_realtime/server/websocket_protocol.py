@@ -34,6 +34,7 @@ from .wire import (
     PING,
     PONG,
     Handshake,
+    Headers,
     InvalidFrame,
     answer,
     control_frame,
@@ -87,9 +88,7 @@ class LimitedWebSocketProtocol(asyncio.Protocol):
     scope: Scope | None = None
     client: tuple[str, int] | None = None
     accept = b""  # Sec-WebSocket-Accept
-    denial: tuple[int, list[tuple[bytes, bytes]], bytes] | None = (
-        None  # the application's response to the handshake
-    )
+    denial: tuple[int, Headers, bytes] | None = None  # the application's, instead of 101
     handshake_complete = False  # it has been answered
     writable = WRITABLE
     unparsed: bytes | bytearray = b""
@@ -314,10 +313,8 @@ class LimitedWebSocketProtocol(asyncio.Protocol):
         if opcode & CONTROL:
             self.handle_control_frame(first, payload)
         elif bool(opcode) == bool(self.opcode):
-            expected = (
-                "expected a continuation frame" if opcode else "unexpected continuation frame"
-            )
-            raise InvalidFrame(CloseCode.PROTOCOL_ERROR, expected)
+            problem = "expected a" if opcode else "unexpected"
+            raise InvalidFrame(CloseCode.PROTOCOL_ERROR, f"{problem} continuation frame")
         elif first & FIN and opcode:
             self.put_message(opcode, payload)
         else:
