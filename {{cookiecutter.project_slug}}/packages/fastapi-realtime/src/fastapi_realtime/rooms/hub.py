@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from fastapi import WebSocketDisconnect
 from opentelemetry import metrics
@@ -32,6 +31,19 @@ MAX_ROOM_BYTES = 256 * 1024
 """Publishers wait above this many pending bytes of a room."""
 SHED_SECONDS = 1.0
 """Seconds to send a close frame to a member cut off by `max_pending_bytes`; then abort."""
+
+meter = metrics.get_meter(__name__)
+subscribers_cut_off = meter.create_counter(
+    "websocket.members.cut_off",
+    unit="{member}",
+    description="Members that could not keep up with their room.",
+)
+fan_out = meter.create_histogram(
+    "websocket.rooms.fan_out.duration",
+    unit="s",
+    description="From when an event is given to a room until it is written to its last member here.",
+    explicit_bucket_boundaries_advisory=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5),
+)
 
 
 @dataclass(slots=True, eq=False)
@@ -160,27 +172,8 @@ class QueuedSubscriber(Subscriber):
                 self.backlog.task_done()
 
 
-meter = metrics.get_meter(__name__)
-subscribers_cut_off = meter.create_counter(
-    "websocket.members.cut_off",
-    unit="{member}",
-    description="Members that could not keep up with their room.",
-)
-fan_out = meter.create_histogram(
-    "websocket.rooms.fan_out.duration",
-    unit="s",
-    description="From when an event is given to a room until it is written to its last member here.",
-    explicit_bucket_boundaries_advisory=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5),
-)
-
-
-class Share(NamedTuple):
-    """A batch, and some of the subscribers to send it to."""
-
-    batch: Batch
-    subscribers: set[Subscriber]
-    skip: dict[Subscriber, int]
-    """Events of the batch from before a subscriber joined."""
+Share = tuple[Batch, set[Subscriber], dict[Subscriber, int]]
+"""A batch, some of the subscribers to send it to, and how many of its events each must skip."""
 
 
 class Room:
@@ -212,7 +205,7 @@ class Room:
                 continue
             for start in range(0, len(subscribers), SUBSCRIBERS_PER_TURN):
                 some = subscribers[start : start + SUBSCRIBERS_PER_TURN]
-                yield Share(batch, self.subscribers[format].intersection(some), skip)
+                yield batch, self.subscribers[format].intersection(some), skip
 
 
 class Hub:
@@ -241,9 +234,7 @@ class Hub:
         """Add a connection to a room. Its events are held until `Subscriber.start`."""
         kind = QueuedSubscriber if connection.transport is None else DirectSubscriber
         subscriber = kind(name, connection, self._max_backlog_bytes)
-        room = self._rooms.get(name)
-        if room is None:
-            room = self._rooms[name] = Room()
+        room = self._rooms.setdefault(name, Room())
         room.subscribers[subscriber.format].add(subscriber)
         if room.pending:
             room.skip[subscriber] = len(room.pending)
@@ -304,9 +295,9 @@ class Hub:
         while self._busy:
             room = self._busy.popleft()
             since, was_full = room.pending_since, room.is_full
-            for share in room.take():
-                self._put(share)
-                served += len(share.subscribers)
+            for batch, subscribers, skip in room.take():
+                self._put(batch, subscribers, skip)
+                served += len(subscribers)
                 if served >= SUBSCRIBERS_PER_TURN:
                     served = 0
                     await asyncio.sleep(0)
@@ -314,10 +305,9 @@ class Hub:
                 self.on_space()
             fan_out.record(clock() - since)
 
-    def _put(self, share: Share) -> None:
+    def _put(self, batch: Batch, subscribers: set[Subscriber], skip: dict[Subscriber, int]) -> None:
         """Send a batch to subscribers, and cut off those that are too slow."""
-        batch, skip = share.batch, share.skip
-        for subscriber in share.subscribers:
+        for subscriber in subscribers:
             before = subscriber.unread
             keeps_up = subscriber.put(batch, skip.get(subscriber, 0) if skip else 0)
             if subscriber.unread != before:

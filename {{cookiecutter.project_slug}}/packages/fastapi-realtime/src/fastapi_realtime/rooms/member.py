@@ -107,7 +107,7 @@ class Member:
         address has stored too much, and a 503 while the broker is unavailable. If the broker fails
         after the handshake, the connection closes with 1013.
         """
-        await self._rooms.access.check_join(self._connection.identity, self.room)
+        await self._rooms.check_join(self._connection.identity, self.room)
         position = await self._enter()
         try:
             await self._connection.accept()
@@ -174,13 +174,13 @@ class Member:
         Raises `WebSocketDisconnect` if the connection closes while the policy is consulted.
         """
         connection = self._connection
-        if not await self._rooms.access.may_publish(connection.identity, self.room):
+        if not await self._rooms.may_publish(connection.identity, self.room):
             await self._send_error(ErrorCode.FORBIDDEN, ref)
             return
         if not connection.is_reading:
             raise WebSocketDisconnect(CloseCode.GOING_AWAY)
         event = MessageEvent(room=self.room, sender=self.name, data=data)
-        key = self._rooms.access.ref_key(connection.subject, ref)
+        key = self._rooms.ref_key(connection.subject, ref)
         try:
             published = await self._rooms.broker.publish(event, connection.id, key, self._address)
         except BrokerUnavailable:
@@ -219,7 +219,7 @@ class Member:
         connection = self._connection
         try:
             identity = await realtime_of(connection.websocket).renew(connection, event.token)
-            await self._rooms.access.check_join(identity, self.room)
+            await self._rooms.check_join(identity, self.room)
         except HTTPException as refusal:
             code = REFUSALS.get(refusal.status_code, ErrorCode.FORBIDDEN)
             await self._send_error(code, event.ref)

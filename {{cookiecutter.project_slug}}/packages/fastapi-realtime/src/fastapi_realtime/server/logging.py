@@ -48,7 +48,7 @@ ENGINE = __name__.partition(".")[0]
 _quote = json.JSONEncoder(default=str).encode
 """Encodes a value as JSON; `json.dumps` would create an encoder for each call."""
 
-refusals = logging.getLogger(f"{__name__.removesuffix('.server.logging')}.handshake")
+refusals = logging.getLogger(f"{ENGINE}.handshake")
 """Logger of all rejected handshakes and requests."""
 
 handshake_refused: ContextVar[bool] = ContextVar("handshake_refused", default=False)

@@ -173,9 +173,7 @@ REASONS: dict[type[Exception], str] = {
 
 def is_time(value: object) -> bool:
     """Return whether a claim is a finite number; PyJWT also accepts strings."""
-    if isinstance(value, float):
-        return isfinite(value)
-    return isinstance(value, int) and not isinstance(value, bool)
+    return type(value) is int or (type(value) is float and isfinite(value))
 
 
 def is_subject(name: str) -> bool:

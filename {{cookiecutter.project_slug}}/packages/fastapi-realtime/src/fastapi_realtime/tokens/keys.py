@@ -294,9 +294,8 @@ class KeySet:
             if item.startswith(("{", "[")):
                 keys, left_out = parse_jwks(item, self._algorithms)
                 if not keys:
-                    raise ValueError(
-                        "; ".join(["this JWKS has no key that can be used", *left_out])
-                    )
+                    problems = ["this JWKS has no key that can be used", *left_out]
+                    raise ValueError("; ".join(problems))
                 max_age, read = READ_AGAIN_SECONDS, partial(read_key_file, path)
                 self.sources.append(Jwks(str(path), read, self._algorithms, max_age, self._clock))
                 return
