@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from fastapi_realtime import Connection
 from fastapi_realtime.rooms import EVENTS_V1
-from fastapi_realtime.rooms.subscriber import Subscriber
+from fastapi_realtime.rooms.hub import Subscriber
 
 
 class Client:
@@ -36,6 +36,10 @@ class Client:
 
     def abort(self) -> None:
         self.aborted.set()
+
+    @property
+    def unsent_bytes(self) -> int:
+        return self.unread
 
     def get_write_buffer_size(self) -> int:
         return self.unread

@@ -9,6 +9,7 @@ from html import unescape
 from html.parser import HTMLParser
 from typing import Annotated, Any, Literal
 
+import fastapi_realtime.asyncapi as asyncapi_page
 import pytest
 from fastapi import Cookie, Depends, FastAPI, Query, WebSocket
 from fastapi.requests import HTTPConnection
@@ -19,7 +20,6 @@ from fastapi_realtime import (
     Connection,
     add_asyncapi,
 )
-from fastapi_realtime.asyncapi import page as asyncapi_page
 from pydantic import BaseModel, Field, create_model
 
 from .serving import realtime_app

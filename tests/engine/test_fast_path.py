@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from runpy import run_path
 from types import ModuleType
 
-import fastapi_realtime.server.fast_path as fast_path
 import fastapi_realtime.server.uvicorn_internals as uvicorn_internals
 import pytest
 from fastapi import FastAPI, Request, Response
@@ -15,7 +14,8 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.middleware.gzip import GZipMiddleware
 from fastapi.testclient import TestClient
 from fastapi_realtime import Admitted
-from fastapi_realtime.server.inbox import ReceivingInbox
+from fastapi_realtime.server.fast_path import ReceivingInbox
+from fastapi_realtime.server.wire import server_frame
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .serving import (
@@ -206,7 +206,7 @@ def test_encoded_frames_are_sent_both_ways(app: FastAPI, serve_both_ways: Serve)
     @app.websocket("/frames")
     async def frames(connection: Admitted) -> None:
         for message in messages:
-            await connection.send_frame(fast_path.server_frame(message))
+            await connection.send_frame(server_frame(message))
 
     with connect(f"{serve_both_ways(app)}/frames") as websocket:
         assert receive_all(websocket) == (messages, 1000)

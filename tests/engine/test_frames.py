@@ -8,20 +8,20 @@ from unittest.mock import Mock
 
 import pytest
 from fastapi_realtime.server import websocket_protocol
-from fastapi_realtime.server.fast_path import HIGH_WATER
-from fastapi_realtime.server.frames import read_message
-from fastapi_realtime.server.http_protocol import (
-    LimitedHttpProtocol,
-)
-from fastapi_realtime.server.inbox import (
+from fastapi_realtime.server.fast_path import (
+    HIGH_WATER,
     MAX_MESSAGES,
     Received,
+)
+from fastapi_realtime.server.http_protocol import (
+    LimitedHttpProtocol,
 )
 from fastapi_realtime.server.websocket_protocol import (
     CONTROL_FRAMES_PER_SECOND,
     FRAMES_PER_TURN,
     LimitedWebSocketProtocol,
 )
+from fastapi_realtime.server.wire import read_message
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from uvicorn import Config

@@ -1,7 +1,7 @@
 """The history of a room."""
 
 import pytest
-from fastapi_realtime.rooms.history import History
+from fastapi_realtime.rooms.memory import History
 
 
 def history_of(*frames: bytes) -> tuple[History, list[str]]:
@@ -9,7 +9,7 @@ def history_of(*frames: bytes) -> tuple[History, list[str]]:
     history, ids = History(), []
     for frame in frames:
         ids.append(history.next_id)
-        history.advance()
+        history.offset += 1
         history.append(frame)
     return history, ids
 
@@ -26,7 +26,7 @@ def test_the_position_before_the_first_message_can_be_resumed_from() -> None:
     position = history.position
     assert history.since(position)[:4] == ([], 0, True, position)
     id = history.next_id
-    history.advance()
+    history.offset += 1
     history.append(b"a")
     assert history.since(position)[:4] == ([b"a"], 1, True, id)
 
@@ -50,7 +50,7 @@ def test_a_ref_is_found_as_long_as_its_message_is_kept() -> None:
     history = History()
     empty = history.size
     id = history.next_id
-    history.advance()
+    history.offset += 1
     history.append(b"a", "r1")
     assert (history.find("r1"), history.find("r2")) == (id, "")
     history.drop_oldest()

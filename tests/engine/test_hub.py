@@ -8,16 +8,13 @@ import pytest
 from fastapi_realtime.rooms import hub as hub_module
 from fastapi_realtime.rooms import hub as room_module
 from fastapi_realtime.rooms.events import (
+    AFTER_ALL,
+    EncodedEvent,
     GapEvent,
     MessageEvent,
     PresentEvent,
 )
-from fastapi_realtime.rooms.hub import Hub
-from fastapi_realtime.rooms.subscriber import (
-    AFTER_ALL,
-    EncodedEvent,
-    Subscriber,
-)
+from fastapi_realtime.rooms.hub import Hub, Subscriber
 
 from .hub_client import Client
 

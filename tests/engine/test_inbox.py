@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from fastapi_realtime.server.inbox import (
+from fastapi_realtime.server.fast_path import (
     MAX_BYTES,
     MAX_MESSAGES,
     Inbox,
@@ -28,7 +28,7 @@ def inbox(resumed: list[int]) -> Inbox:
 async def test_what_came_first_is_taken_first(inbox: Inbox) -> None:
     inbox.put("a", 1)
     inbox.put(b"bc", 2)
-    inbox.put_event({"type": "websocket.disconnect", "code": 1000})
+    inbox.put({"type": "websocket.disconnect", "code": 1000})
     assert [await inbox.get() for _ in range(2)] == [("a", 1), (b"bc", 2)]
     assert inbox.take() == ({"type": "websocket.disconnect", "code": 1000}, 0)
     assert inbox.take() is None

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import pytest
-from fastapi_realtime.rooms import presence
-from fastapi_realtime.rooms.events import EVENTS, PresenceEvent
-from fastapi_realtime.rooms.presence import Presence
-from fastapi_realtime.rooms.subscriber import EncodedEvent
+from fastapi_realtime.rooms import memory
+from fastapi_realtime.rooms.events import EVENTS, EncodedEvent, PresenceEvent
+from fastapi_realtime.rooms.memory import Presence
 
 from .hub_client import split_frame
 from .room_app import connect_events, next_event, request, room_app, token_app
@@ -62,7 +61,7 @@ async def test_a_small_room_names_who_comes_and_goes() -> None:
 async def test_a_large_room_is_told_a_count_until_it_is_small_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(presence, "COUNT_SECONDS", 0)
+    monkeypatch.setattr(memory, "COUNT_SECONDS", 0)
     told = Told()
     announce = announcer(Presence(told.deliver, limit=2))
     announce("joined", "c1", "c2")
@@ -84,7 +83,7 @@ async def test_a_large_room_is_told_a_count_until_it_is_small_again(
 async def test_a_room_that_is_empty_before_it_is_counted_is_forgotten(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(presence, "COUNT_SECONDS", 0)
+    monkeypatch.setattr(memory, "COUNT_SECONDS", 0)
     told = Told()
     announce = announcer(room := Presence(told.deliver, limit=1))
     announce("joined", "c1", "c2")
@@ -109,7 +108,7 @@ async def test_with_a_limit_of_0_nothing_is_told() -> None:
 async def test_connections_elsewhere_are_merged_and_counted_when_there_are_too_many(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(presence, "COUNT_SECONDS", 0)
+    monkeypatch.setattr(memory, "COUNT_SECONDS", 0)
     told = Told()
     announce = announcer(room := Presence(told.deliver, limit=2))
     announce("joined", "c1")

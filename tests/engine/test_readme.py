@@ -9,10 +9,12 @@ from typing import Any
 
 import fastapi_realtime
 import pytest
+from fastapi_realtime import connection
 from fastapi_realtime.close_codes import MEANINGS
 from fastapi_realtime.formats import ErrorCode
-from fastapi_realtime.rooms import ServerEvent
+from fastapi_realtime.rooms import ServerEvent, events, hub, member, memory
 from fastapi_realtime.rooms.events import ClientEvent
+from fastapi_realtime.server import fast_path, websocket_protocol, wire
 from pydantic import TypeAdapter
 
 SOURCE = Path(fastapi_realtime.__file__).parent
@@ -78,3 +80,16 @@ def test_limits_have_the_values_of_the_code() -> None:
 def test_files_that_are_named_exist() -> None:
     for path in re.findall(r"`([\w/]+(?:\.py|/))`", README):
         assert (SOURCE / path.removeprefix("/")).exists(), path
+
+
+def test_the_hops_of_a_message_exist() -> None:
+    hops = README[README.index("The hops of one message") :]
+    found = dict(inspect.getmembers(wire, callable))
+    for module in (connection, events, fast_path, hub, member, memory, websocket_protocol):
+        found |= dict(inspect.getmembers(module, inspect.isclass))
+    names = re.findall(r"\b([A-Z]\w+)\.(\w+)", hops)
+    assert len(names) > 10
+    for owner, name in names:
+        assert hasattr(found[owner], name), f"{owner}.{name}"
+    for name in re.findall(r"\bwire\.(\w+)", hops):
+        assert name in found

@@ -8,14 +8,12 @@ from fastapi_realtime.formats import ErrorCode
 from fastapi_realtime.rooms.events import (
     EVENTS,
     TEXT,
+    Batch,
+    EncodedEvent,
     MessageEvent,
     PresenceEvent,
     RoomEvent,
     TextFormat,
-)
-from fastapi_realtime.rooms.subscriber import (
-    Batch,
-    EncodedEvent,
 )
 
 MESSAGE = MessageEvent(id="a-1", room="tea", sender="zoe", data={"sugar": 2})

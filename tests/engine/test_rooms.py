@@ -17,7 +17,7 @@ from fastapi_realtime.rooms import (
     RoomsDep,
     RoomSettings,
 )
-from fastapi_realtime.rooms.history import Replay
+from fastapi_realtime.rooms.broker import Replay
 from fastapi_realtime.rooms.hub import Hub
 from fastapi_realtime.rooms.memory import MemoryBroker
 from pydantic import ValidationError

@@ -9,8 +9,8 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import ExitStack
 
+import fastapi_realtime.server.fast_path as inbox
 import fastapi_realtime.server.http_protocol as http_protocol
-import fastapi_realtime.server.inbox as inbox
 import fastapi_realtime.server.websocket_protocol as websocket_protocol
 import fastapi_realtime.server.write_deadline as write_deadline
 import pytest

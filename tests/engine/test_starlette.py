@@ -1,4 +1,4 @@
-"""What the engine relies on in Starlette beyond its documentation: see `starlette_internals.py`."""
+"""What the engine relies on in Starlette beyond its documentation: see `fastapi_internals.py`."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI, WebSocket
 from fastapi.testclient import TestClient
-from fastapi_realtime import starlette_internals
+from fastapi_realtime import fastapi_internals
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketState
 
@@ -35,7 +35,7 @@ class Outer(Note):
 
 def test_middleware_that_is_innermost_comes_after_what_is_added_later() -> None:
     app = FastAPI()
-    starlette_internals.add_innermost(app, Inner)
+    fastapi_internals.add_innermost(app, Inner)
     app.add_middleware(Outer)
     seen: list[str] = []
 
@@ -57,7 +57,7 @@ def test_a_lifespan_can_be_wrapped() -> None:
         seen.append("own")
         yield {"key": "value"}
 
-    def wrap(inner: starlette_internals.Lifespan) -> starlette_internals.Lifespan:
+    def wrap(inner: fastapi_internals.Lifespan) -> fastapi_internals.Lifespan:
         @asynccontextmanager
         async def wrapped(app: Any) -> AsyncGenerator[Any]:
             seen.append("wrapped")
@@ -67,7 +67,7 @@ def test_a_lifespan_can_be_wrapped() -> None:
         return wrapped
 
     app = FastAPI(lifespan=own)
-    starlette_internals.wrap_lifespan(app, wrap)
+    fastapi_internals.wrap_lifespan(app, wrap)
     with TestClient(app) as client:
         assert client.app_state == {"key": "value"}
     assert seen == ["wrapped", "own"]
@@ -80,7 +80,7 @@ def test_the_handler_of_unknown_paths_can_be_replaced() -> None:
         seen.append(scope["type"])
         await send({"type": "websocket.close", "code": 1000})
 
-    starlette_internals.set_not_found(app, not_found)
+    fastapi_internals.set_not_found(app, not_found)
     with pytest.raises(Exception), TestClient(app).websocket_connect("/nowhere"):  # noqa: B017, PT011
         pass
     assert seen == ["websocket"]
@@ -91,11 +91,11 @@ def test_a_websocket_tells_its_state() -> None:
 
     websocket = WebSocket({"type": "websocket"}, unused, unused)
     checks = {
-        WebSocketState.CONNECTING: starlette_internals.is_connecting,
-        WebSocketState.CONNECTED: starlette_internals.is_connected,
-        WebSocketState.DISCONNECTED: starlette_internals.is_disconnected,
+        WebSocketState.CONNECTING: fastapi_internals.is_connecting,
+        WebSocketState.CONNECTED: fastapi_internals.is_connected,
+        WebSocketState.DISCONNECTED: fastapi_internals.is_disconnected,
     }
-    assert starlette_internals.is_connecting(websocket)
+    assert fastapi_internals.is_connecting(websocket)
     for state in checks:
         websocket.application_state = state
         assert [each for each, check in checks.items() if check(websocket)] == [state]

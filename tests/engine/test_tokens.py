@@ -31,13 +31,13 @@ from fastapi_realtime import (
 )
 from fastapi_realtime.tokens import (
     Identified,
+    IsRevoked,
     TokenAuthenticator,
     TokenError,
     TokenSettings,
     close_subject,
     make_token,
     new_secret,
-    tokens,
 )
 from hypothesis import given
 from hypothesis import settings as hypothesis
@@ -64,7 +64,7 @@ async def has_revoked_id(claims: dict[str, Any]) -> bool:
     return claims.get("jti") == "revoked"
 
 
-def app_with(is_revoked: tokens.IsRevoked = has_revoked_id, **changes: object) -> FastAPI:
+def app_with(is_revoked: IsRevoked = has_revoked_id, **changes: object) -> FastAPI:
     """An application that sends the subject of a token."""
     settings = TokenSettings.model_validate({"auth_key": KEY} | changes)
     app = realtime_app(settings, authenticator=TokenAuthenticator(settings, is_revoked))

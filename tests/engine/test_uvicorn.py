@@ -58,7 +58,7 @@ METHODS: dict[type, dict[str, str]] = {
 
 ATTRIBUTES: dict[type, str] = {
     HttpToolsProtocol: (
-        "app_state client config connections cycle headers loop parser pipeline scheme scope server "
+        "app_state client config connections cycle headers loop parser pipeline scope "
         "server_state transport url ws_protocol_class"
     ),
     RequestResponseCycle: "disconnected message_event response_complete scope",

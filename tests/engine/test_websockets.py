@@ -1,10 +1,10 @@
-"""What the engine relies on in `websockets`: see `server/websockets_internals.py`.
+"""What the engine relies on in `websockets`: see `server/uvicorn_internals.py`.
 
 A new release that changes it makes one of these fail.
 """
 
 import pytest
-from fastapi_realtime.server.websockets_internals import (
+from fastapi_realtime.server.uvicorn_internals import (
     Close,
     Request,
     ServerProtocol,

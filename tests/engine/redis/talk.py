@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from fastapi_realtime.rooms import BrokerUnavailable
-from fastapi_realtime.rooms.history import Replay
+from fastapi_realtime.rooms.broker import Replay
 
 from ..brokers import Process
 from ..hub_client import Listener

@@ -7,10 +7,7 @@ from contextlib import AsyncExitStack
 from typing import Any, Literal
 
 import pytest
-from fastapi_realtime.rooms import (
-    BrokerUnavailable,
-    presence,
-)
+from fastapi_realtime.rooms import BrokerUnavailable, memory
 from fastapi_realtime.rooms.events import PresenceEvent
 from fastapi_realtime.rooms.redis import RedisBroker, rosters
 
@@ -30,7 +27,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rosters, "PROCESS_SECONDS", 1)
     monkeypatch.setattr(rosters, "MISSING_SECONDS", 0.2)
     monkeypatch.setattr(rosters, "GRACE_SECONDS", 1.0)
-    monkeypatch.setattr(presence, "COUNT_SECONDS", 0.1)
+    monkeypatch.setattr(memory, "COUNT_SECONDS", 0.1)
     monkeypatch.setattr(rosters, "COUNT_SECONDS", 0.1)
 
 

@@ -10,7 +10,7 @@ from .close_codes import CloseCode
 from .connection import Connection, Incoming, Outgoing
 from .errors import close_code_for, unwrap
 from .handshake import check_origin
-from .realtime import Realtime, realtime_of
+from .realtime import realtime_of
 
 CHECK_SECONDS = 10.0
 """Seconds for all checks before the handshake, dependencies included; then 503."""
@@ -41,7 +41,9 @@ class Admission:
         realtime = realtime_of(websocket)
         realtime.check_running()
         check_origin(websocket, realtime.settings.allowed_origins, realtime.settings.require_origin)
-        subprotocol = self._choose(websocket, realtime)
+        known = (*self.subprotocols, *realtime.subprotocols)
+        offered = websocket.scope.get("subprotocols", ())
+        subprotocol = next((name for name in known if name in offered), None)
         connection: Connection = Connection(
             websocket,
             realtime.settings,
@@ -70,11 +72,6 @@ class Admission:
         finally:
             await realtime.remove(connection)
 
-    def _choose(self, websocket: WebSocket, realtime: Realtime) -> str | None:
-        known = (*self.subprotocols, *realtime.subprotocols)
-        offered = websocket.scope.get("subprotocols", ())
-        return next((name for name in known if name in offered), None)
-
 
 Admitted = Annotated[Connection[Incoming, Outgoing], Depends(Admission())]
 """Annotation for an endpoint's parameter: `connection: Admitted[Incoming, Outgoing]`."""
@@ -101,12 +98,10 @@ async def close_after(connection: Connection, error: Exception) -> None:
         return  # the client left before the handshake was answered
     if not connection.is_accepted:
         raise error
+    close = None
     try:
-        close = close_code_for(error)
-    except ValueError:  # an invalid close code
-        await connection.close(CloseCode.INTERNAL_ERROR, "internal error")
-        raise
-    if close is None:
-        await connection.close(CloseCode.INTERNAL_ERROR, "internal error")
-        raise error
-    await connection.close(*close)
+        close = close_code_for(error)  # raises `ValueError` for an invalid one
+        if close is None:
+            raise error
+    finally:
+        await connection.close(*(close or (CloseCode.INTERNAL_ERROR, "internal error")))

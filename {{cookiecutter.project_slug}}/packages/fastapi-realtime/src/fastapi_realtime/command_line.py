@@ -10,12 +10,10 @@ from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 from .server.command import serve
+from .server.logging import LOOPBACK
 from .settings import RealtimeSettings, RoomSettings, SettingsError, load_settings
 
 S = TypeVar("S", bound=RealtimeSettings)
-
-ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-"""Wildcard addresses that a server listens on, and the loopback address to reach it at."""
 
 
 def run_command(
@@ -117,7 +115,7 @@ def server_url(settings: RealtimeSettings) -> str:
     """Return the URL of a local server with these settings; raises `CommandError` for port 0."""
     if not settings.port:
         raise CommandError("APP_PORT=0 takes any port; give a URL")
-    host = ANY_ADDRESS.get(settings.host, settings.host)
+    host = LOOPBACK.get(settings.host, settings.host)
     return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
 
 

@@ -5,25 +5,25 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, Self, TypeVar
 
-from fastapi import HTTPException, WebSocket, WebSocketDisconnect
+from fastapi import HTTPException, WebSocket, WebSocketDisconnect, WebSocketException
 from pydantic import TypeAdapter
 from starlette.types import Message
 
 from .close_codes import CAUSED_BY_CLIENT, CloseCode, check_close, without_setting
-from .formats import JSON, ErrorCode, Format, InvalidMessage, decode_json
+from .fastapi_internals import is_disconnected
+from .formats import JSON, ErrorCode, InvalidMessage, JsonFormat, decode_json
 from .handshake import ANONYMOUS, Identity
 from .limits import LONG_MESSAGE_BYTES, FairTurn, LongMessages, RateLimiter
 from .message_types import ANY_MESSAGE, MessageTypes
-from .server.fast_path import HIGH_WATER, find_transport, frame_message, server_frame
-from .server.frames import wire_size
-from .server.inbox import Received, find_inbox
+from .server.fast_path import HIGH_WATER, Inbox, Received, ReceivingInbox
 from .server.logging import connection_fields, connection_id
 from .server.metrics import CLOSE_CODE, ROUTE, durations, recorded_code, route_of
+from .server.wire import frame_message, server_frame, wire_size
 from .settings import RealtimeSettings
-from .starlette_internals import is_disconnected
 
 Result = TypeVar("Result")
 
@@ -42,14 +42,7 @@ EXPECTED: dict[type, str] = {bytes: "text", str: "binary", object: "no message"}
 """What a close reason says is expected, by the type that is rejected."""
 
 
-class MustClose(Exception):
-    """Raised for a message after which the connection is closed."""
-
-    def __init__(self, code: CloseCode, reason: str) -> None:
-        self.code = code
-        self.reason = reason
-
-
+@dataclass(slots=True, eq=False, repr=False)  # a process holds thousands
 class Connection(Generic[Incoming, Outgoing]):
     """A WebSocket that enforces size, rate and type limits.
 
@@ -64,89 +57,47 @@ class Connection(Generic[Incoming, Outgoing]):
     then, a dependency can still reject it with an HTTP response.
     """
 
-    # Saves memory: a process holds thousands of connections.
-    __slots__ = (
-        "_accepted",
-        "_accepting",
-        "_active_at",
-        "_closed_before_accept",
-        "_closed_callbacks",
-        "_closing",
-        "_expiry",
-        "_invalid_in_a_row",
-        "_limiter",
-        "_long_messages",
-        "_messages_seen",
-        "_opened_at",
-        "_returned",
-        "_settings",
-        "_turn",
-        "_types",
-        "bytes_in",
-        "bytes_out",
-        "close_code",
-        "close_reason",
-        "deadline",
-        "format",
-        "has_ended",
-        "identity",
-        "inbox",
-        "is_open",
-        "is_reading",
-        "messages_in",
-        "messages_out",
-        "subprotocol",
-        "transport",
-        "websocket",
-    )
-    has_message_types = True  # see `message_types.connections_in`
+    websocket: WebSocket
+    _settings: RealtimeSettings
+    subprotocol: str | None  # the one to select, of those that the client offers
+    _long_messages: LongMessages  # shared by all connections
+    _types: MessageTypes = ANY_MESSAGE  # shared by those of the endpoint
+    transport: asyncio.Transport | None = None  # what the fast path writes to
+    identity: Identity = ANONYMOUS
+    format: JsonFormat = JSON
+    deadline: asyncio.Timeout | None = None  # of the checks before the handshake
+    is_accepted: bool = False  # the handshake has been answered: errors are close codes
+    is_open: bool = False  # messages can be sent
+    is_reading: bool = False  # messages of the client are handled: until we close
+    has_ended: bool = False  # the client has left, or the connection is closed
+    close_code: int | None = None
+    close_reason: str = ""
+    messages_in: int = 0
+    messages_out: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    inbox: Inbox = field(init=False)
+    _accepting: asyncio.Future[None] | None = None
+    _closing: asyncio.Task[None] | None = None
+    _closed_before_accept: tuple[int, str] | None = None
+    _closed_callbacks: tuple[Callable[[], None], ...] = ()
+    _expiry: asyncio.TimerHandle | None = None
+    _returned: tuple[Received, ...] = ()  # by calls that were cancelled
+    _invalid_in_a_row: int = 0
+    _messages_seen: int = 0
+    _opened_at: float = field(init=False)
+    _active_at: float = field(init=False)
+    _limiter: RateLimiter = field(init=False)
+    _turn: FairTurn = field(default_factory=FairTurn)
+    has_message_types = True  # see `message_types.declared_types`
 
-    def __init__(
-        self,
-        websocket: WebSocket,
-        settings: RealtimeSettings,
-        subprotocol: str | None,
-        long_messages: LongMessages,
-        types: MessageTypes = ANY_MESSAGE,
-    ) -> None:
-        """`subprotocol` is the one to select, of those that the client offers.
-
-        `long_messages` is shared by all connections, `types` by those of the endpoint.
-        """
-        self.websocket = websocket
-        self.transport = find_transport(websocket.scope)
-        self.inbox = find_inbox(websocket.scope)
+    def __post_init__(self) -> None:
+        scope, settings = self.websocket.scope, self._settings
+        self.transport = scope.get("transport")
+        self.inbox = scope["inbox"] if "inbox" in scope else ReceivingInbox()
         self.inbox.on_leave = self._end
-        self.subprotocol = subprotocol
-        self.identity = ANONYMOUS
-        self.is_open = False  # whether messages can be sent
-        self.is_reading = False  # whether messages of the client are handled: until we close
-        self.close_code: int | None = None
-        self.close_reason = ""
-        self.messages_in = 0
-        self.messages_out = 0
-        self.bytes_in = 0
-        self.bytes_out = 0
-        now = time.monotonic()
-        self._opened_at = now
-        self._accepted = False
-        self._accepting: asyncio.Future[None] | None = None
-        self._closing: asyncio.Task[None] | None = None
-        self._closed_before_accept: tuple[int, str] | None = None
-        self._expiry: asyncio.TimerHandle | None = None
-        self.has_ended = False  # whether the client has left, or the connection is closed
-        self._closed_callbacks: tuple[Callable[[], None], ...] = ()
-        self.deadline: asyncio.Timeout | None = None  # of the checks before the handshake
-        self.format: Format = JSON
-        self._settings = settings
-        self._types = types
-        self._long_messages = long_messages
+        self._opened_at = self._active_at = now = time.monotonic()
         self._limiter = RateLimiter(settings.messages_per_second, settings.message_burst, now)
-        self._turn = FairTurn()
-        self._returned: tuple[Received, ...] = ()  # by calls that were cancelled
-        self._invalid_in_a_row = 0
-        self._messages_seen = 0
-        self._active_at = now
 
     @property
     def host(self) -> str:
@@ -174,11 +125,6 @@ class Connection(Generic[Incoming, Outgoing]):
         return self.identity.subject
 
     @property
-    def is_accepted(self) -> bool:
-        """Whether the handshake has been answered; errors are close codes from then on."""
-        return self._accepted
-
-    @property
     def early_refusal(self) -> HTTPException | None:
         """The response to a handshake that was closed before it was answered."""
         if self._closed_before_accept is None:
@@ -192,7 +138,7 @@ class Connection(Generic[Incoming, Outgoing]):
         Raises `HTTPException` if the connection was closed before: 401 if its token has expired
         or was revoked, else 503. Raises `WebSocketDisconnect` if the client is gone.
         """
-        if self._accepted:
+        if self.is_accepted:
             return
         if self._accepting is not None:
             await asyncio.shield(self._accepting)
@@ -209,7 +155,13 @@ class Connection(Generic[Incoming, Outgoing]):
         finally:
             self._accepting.set_result(None)
             self._accepting = None
-        self._mark_open()
+        self.is_accepted = self.is_open = self.is_reading = True
+        self._opened_at = time.monotonic()
+        if logger.isEnabledFor(logging.INFO):
+            origin = self.websocket.headers.get("origin", "")
+            logger.info("connected", extra=self.log_fields() | {"origin": origin})
+        if self._closed_before_accept is not None:
+            self.close_soon(*self._closed_before_accept)  # during the handshake
 
     def __aiter__(self) -> Self:
         """Return this connection, which is an iterator of its messages; see `receive`."""
@@ -244,7 +196,7 @@ class Connection(Generic[Incoming, Outgoing]):
         Messages of the type `refused` close with 1003; with a `schema`, messages are JSON. Raises
         `StopAsyncIteration` once the connection has ended.
         """
-        if not self._accepted:
+        if not self.is_accepted:
             await self.accept()
         while self.is_reading:
             message, size = received = self._take_received() or await self._wait_for_message()
@@ -259,7 +211,7 @@ class Connection(Generic[Incoming, Outgoing]):
                     await self._long_messages.wait_turn()
                 try:
                     value = self._check(message, size, now, refused, schema)
-                except (InvalidMessage, MustClose) as error:
+                except (InvalidMessage, WebSocketException) as error:
                     await self._reject(message, error)
                     value = REJECTED
             except BaseException:  # cancelled: whoever reads next gets the message
@@ -283,7 +235,7 @@ class Connection(Generic[Incoming, Outgoing]):
 
     async def send_message(self, message: str | bytes) -> None:
         """Send `str` as text or `bytes` as binary, whatever type is declared; see `send`."""
-        if not self._accepted:
+        if not self.is_accepted:
             await self.accept()
         if (transport := self._start_sending()) is not None:
             frame = server_frame(message)
@@ -298,7 +250,7 @@ class Connection(Generic[Incoming, Outgoing]):
 
     async def send_frame(self, frame: bytes) -> None:
         """Send a frame made by `server_frame`; see `send`."""
-        if not self._accepted:
+        if not self.is_accepted:
             await self.accept()
         if (transport := self._start_sending()) is not None:
             self.bytes_out += len(frame)
@@ -332,7 +284,7 @@ class Connection(Generic[Incoming, Outgoing]):
         Unlike reading, this takes no messages. It can't see the end of a client behind 64
         messages or 64 KiB that have not been read.
         """
-        if not self._accepted:
+        if not self.is_accepted:
             await self.accept()
         with suppress(WebSocketDisconnect):
             await self.run(asyncio.get_running_loop().create_future())
@@ -364,7 +316,7 @@ class Connection(Generic[Incoming, Outgoing]):
         the connection is dropped.
         """
         code, reason = check_close(code, reason)
-        if not self._accepted:
+        if not self.is_accepted:
             await self.accept()
         if self.close_code is None and self.is_reading and self._is_lost():
             await self._read_close_code()
@@ -377,7 +329,7 @@ class Connection(Generic[Incoming, Outgoing]):
 
         A handshake that has not been answered is rejected: with 401 for 4401, else with 503.
         """
-        if not self._accepted:
+        if not self.is_accepted:
             self._closed_before_accept = code, reason
             self._set_deadline(0)
         self.is_reading = False
@@ -425,9 +377,12 @@ class Connection(Generic[Incoming, Outgoing]):
         if self._expiry is not None:
             self._expiry.cancel()
         try:
-            await self._poll_unsent()
+            for _ in range(100):
+                if not self.unsent_bytes:
+                    break
+                await asyncio.sleep(STALL_TIMEOUT / 100)
         finally:
-            if self._has_unsent():
+            if self.unsent_bytes:
                 self._drop_stalled()
 
     def log_fields(self) -> dict[str, Any]:
@@ -438,22 +393,20 @@ class Connection(Generic[Incoming, Outgoing]):
 
     def log_end(self) -> None:
         """Log the end of an accepted connection, and record its duration as a metric."""
-        if not self._accepted:
+        if not self.is_accepted:
             return
         seconds = time.monotonic() - self._opened_at
         code = recorded_code(self.close_code, is_own=self._closing is not None)
         durations.record(seconds, {ROUTE: self.route, CLOSE_CODE: code})
         if logger.isEnabledFor(logging.INFO):
-            logger.info("disconnected", extra=self.log_fields() | self._end_fields(seconds))
-
-    def _mark_open(self) -> None:
-        self._accepted = self.is_open = self.is_reading = True
-        self._opened_at = time.monotonic()
-        if logger.isEnabledFor(logging.INFO):
-            origin = self.websocket.headers.get("origin", "")
-            logger.info("connected", extra=self.log_fields() | {"origin": origin})
-        if self._closed_before_accept is not None:
-            self.close_soon(*self._closed_before_accept)  # during the handshake
+            fields = {
+                "code": self.close_code,
+                "reason": self.close_reason,
+                "seconds": round(seconds, 3),
+                "messages_in": self.messages_in,
+                "messages_out": self.messages_out,
+            }
+            logger.info("disconnected", extra=self.log_fields() | fields)
 
     def _take_received(self) -> Received | None:
         """Return a message that is there already, without waiting."""
@@ -475,17 +428,17 @@ class Connection(Generic[Incoming, Outgoing]):
         refused: type | None,
         schema: TypeAdapter[Any] | None,
     ) -> Any:
-        """Return the value of a message; raises `InvalidMessage`, or `MustClose`."""
+        """Return the value of a message; raises `InvalidMessage`, or `WebSocketException`."""
         if size > self._settings.max_message_bytes:
             reason = "message too big; see APP_MAX_MESSAGE_BYTES"
-            raise MustClose(CloseCode.MESSAGE_TOO_BIG, reason)
+            raise WebSocketException(CloseCode.MESSAGE_TOO_BIG, reason)
         if not self._limiter.allow(now, size):
             if self._limiter.is_flooded:
                 reason = "too many messages; see APP_MESSAGE_BURST"
-                raise MustClose(CloseCode.POLICY_VIOLATION, reason)
+                raise WebSocketException(CloseCode.POLICY_VIOLATION, reason)
             raise InvalidMessage(ErrorCode.RATE_LIMITED)
         if refused is not None and isinstance(message, refused):
-            raise MustClose(CloseCode.UNSUPPORTED_DATA, f"{EXPECTED[refused]} expected")
+            raise WebSocketException(CloseCode.UNSUPPORTED_DATA, f"{EXPECTED[refused]} expected")
         if schema is None:
             return message
         try:
@@ -493,14 +446,16 @@ class Connection(Generic[Incoming, Outgoing]):
         except InvalidMessage:
             if self._invalid_in_a_row >= self._settings.max_invalid_messages:
                 reason = "too many invalid messages; see APP_MAX_INVALID_MESSAGES"
-                raise MustClose(CloseCode.POLICY_VIOLATION, reason) from None
+                raise WebSocketException(CloseCode.POLICY_VIOLATION, reason) from None
             raise
         self._invalid_in_a_row = 0
         return value
 
-    async def _reject(self, message: str | bytes, error: InvalidMessage | MustClose) -> None:
+    async def _reject(
+        self, message: str | bytes, error: InvalidMessage | WebSocketException
+    ) -> None:
         """Answer a message with an error, or close."""
-        if isinstance(error, MustClose):
+        if isinstance(error, WebSocketException):
             await self.close(error.code, error.reason)
             return
         await self.send_message(self.format.reject(message, error.code, error.path))
@@ -554,7 +509,7 @@ class Connection(Generic[Incoming, Outgoing]):
     def _mark_closed(self, event: Message) -> None:
         self.is_reading = False
         self._end()
-        self.inbox.put_event(event)  # for other tasks that read
+        self.inbox.put(event)  # for other tasks that read
         if self.close_code is None:
             self.close_code, self.close_reason = event.get("code"), event.get("reason") or ""
 
@@ -568,12 +523,12 @@ class Connection(Generic[Incoming, Outgoing]):
             self._drop_stalled()
         except RuntimeError:
             # uvicorn has closed by itself, and would wait forever for unsent data to be read.
-            if self._has_unsent():
+            if self.unsent_bytes:
                 self.abort()
         self._stop_reading()
 
     def _stop_reading(self) -> None:
-        self.inbox.put_event({"type": "websocket.disconnect"})
+        self.inbox.put({"type": "websocket.disconnect"})
 
     def _is_lost(self) -> bool:
         """Return whether nothing can be sent; the close code is then in a disconnect event."""
@@ -589,27 +544,9 @@ class Connection(Generic[Incoming, Outgoing]):
                     pass
                 self._mark_closed(event)
 
-    async def _poll_unsent(self) -> None:
-        for _ in range(100):
-            if not self._has_unsent():
-                return
-            await asyncio.sleep(STALL_TIMEOUT / 100)
-
-    def _has_unsent(self) -> bool:
-        return self.unsent_bytes > 0
-
     def _drop_stalled(self) -> None:
         self._warn("dropped", reason="it stopped reading")
         self.abort()
-
-    def _end_fields(self, seconds: float) -> dict[str, Any]:
-        return {
-            "code": self.close_code,
-            "reason": self.close_reason,
-            "seconds": round(seconds, 3),
-            "messages_in": self.messages_in,
-            "messages_out": self.messages_out,
-        }
 
     def _warn(self, message: str, **fields: Any) -> None:
         logger.warning(message, extra=self.log_fields() | fields)

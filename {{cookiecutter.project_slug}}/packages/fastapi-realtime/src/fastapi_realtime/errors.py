@@ -12,10 +12,15 @@ from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 
 from .close_codes import CloseCode, check_close, without_setting
-from .fastapi_internals import has_default_handlers, iter_route_contexts
+from .fastapi_internals import (
+    has_default_handlers,
+    is_connected,
+    is_connecting,
+    iter_route_contexts,
+    set_not_found,
+)
 from .server.logging import connection_fields, handshake_refused, refusals
 from .server.metrics import ROUTE, STATUS, refused, route_of
-from .starlette_internals import is_connected, is_connecting, set_not_found
 
 
 def add_error_handlers(app: FastAPI) -> None:

@@ -1,30 +1,30 @@
-"""All that the engine uses of FastAPI beyond its documentation.
+"""All that the engine uses of FastAPI and Starlette beyond their documentation.
 
-Where a release lacks one of these names, the API documents say less, one warning says so, and the
-application starts all the same.
+Where a release lacks one of FastAPI's names, the API documents say less, one warning says so, and
+the application starts all the same.
 """
 
 import inspect
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi import __version__ as version
 from fastapi.exception_handlers import http_exception_handler
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.routing import BaseRoute
-
-__all__ = [
-    "Dependant",
-    "RouteContext",
-    "get_typed_signature",
-    "has_default_handlers",
-    "iter_route_contexts",
-]
+from starlette.types import ASGIApp
+from starlette.websockets import WebSocket, WebSocketState
 
 logger = logging.getLogger(__name__)
+
+Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 
 
 class PlainContext:
@@ -37,16 +37,6 @@ class PlainContext:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.original_route, name, None)
-
-
-def plain_contexts(routes: Sequence[BaseRoute]) -> Iterator[PlainContext]:
-    """Yield routes, but not those of included routers."""
-    return map(PlainContext, routes)
-
-
-def plain_signature(call: Any) -> inspect.Signature:
-    """Return a signature with its annotations evaluated."""
-    return inspect.signature(call, eval_str=True)
 
 
 def find(module: str, name: str, default: Any) -> Any:
@@ -65,10 +55,42 @@ if TYPE_CHECKING:
 else:
     Dependant = find("fastapi.dependencies.models", "Dependant", object)
     RouteContext = find("fastapi.routing", "RouteContext", PlainContext)
-    get_typed_signature = find("fastapi.dependencies.utils", "get_typed_signature", plain_signature)
-    iter_route_contexts = find("fastapi.routing", "iter_route_contexts", plain_contexts)
+    signature = partial(inspect.signature, eval_str=True)
+    get_typed_signature = find("fastapi.dependencies.utils", "get_typed_signature", signature)
+    routes_alone = partial(map, PlainContext)  # but not those of included routers
+    iter_route_contexts = find("fastapi.routing", "iter_route_contexts", routes_alone)
 
 
 def has_default_handlers(app: FastAPI) -> bool:
     """Return whether an application leaves exceptions to FastAPI."""
     return app.exception_handlers.get(HTTPException) is http_exception_handler
+
+
+def add_innermost(app: Starlette, middleware: Callable[[ASGIApp], ASGIApp]) -> None:
+    """Add middleware that is called after all others, by whatever order they were added."""
+    app.user_middleware.append(Middleware(middleware))
+
+
+def wrap_lifespan(app: Starlette, wrap: Callable[[Lifespan], Lifespan]) -> None:
+    """Replace the lifespan of an application by one made from it."""
+    app.router.lifespan_context = wrap(app.router.lifespan_context)
+
+
+def set_not_found(app: Starlette, handler: ASGIApp) -> None:
+    """Have a handler called where no route matches."""
+    app.router.default = handler
+
+
+def is_connecting(websocket: WebSocket) -> bool:
+    """Return whether the handshake has not been answered."""
+    return websocket.application_state is WebSocketState.CONNECTING
+
+
+def is_connected(websocket: WebSocket) -> bool:
+    """Return whether the handshake was accepted and the application has not closed."""
+    return websocket.application_state is WebSocketState.CONNECTED
+
+
+def is_disconnected(websocket: WebSocket) -> bool:
+    """Return whether the application has closed, or was told of the end by a failed send."""
+    return websocket.application_state is WebSocketState.DISCONNECTED

@@ -70,21 +70,17 @@ def add_page(app: FastAPI, directory: Path) -> None:
     """
     for suffix, media_type in MEDIA_TYPES.items():
         mimetypes.add_type(media_type, suffix)  # a system's own list may be wrong
-    router = APIRouter(dependencies=[Depends(check_path), Depends(set_headers)])
+    router = APIRouter(dependencies=[Depends(check_path)])
     router.frontend("/", directory=directory, fallback=None, check_dir=True)
     router.frontend("/client", directory=CLIENT, fallback=None, check_dir=True)
     app.include_router(router)
     app.state.has_page = True  # for links to it
 
 
-async def check_path(request: Request) -> None:
-    """Answer with 404 for a file that no page loads, such as a module of Python."""
+async def check_path(request: Request, response: Response) -> None:
+    """Answer with 404 for a file that no page loads, such as a module of Python; else add headers."""
     path = request.scope["path"]
     name = path.rpartition("/")[2]
     if len(path) > MAX_PATH or (name and Path(name).suffix not in MEDIA_TYPES):
         raise HTTPException(404)
-
-
-async def set_headers(response: Response) -> None:
-    """Add the headers to those of the file."""
     response.headers.update(HEADERS)

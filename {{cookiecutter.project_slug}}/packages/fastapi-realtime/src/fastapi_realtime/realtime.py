@@ -4,12 +4,8 @@ import asyncio
 import gc
 import time
 from collections.abc import AsyncGenerator, Awaitable, Iterable
-from contextlib import (
-    AbstractAsyncContextManager,
-    AsyncExitStack,
-    asynccontextmanager,
-)
-from typing import Annotated, Any, Protocol, TypeVar, cast
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Annotated, Any, Protocol, TypeVar
 
 from fastapi import Depends, FastAPI, HTTPException
 from fastapi.requests import HTTPConnection
@@ -18,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from .close_codes import CloseCode
 from .connection import Connection
 from .errors import add_error_handlers, add_to_mounted
+from .fastapi_internals import Lifespan, add_innermost, wrap_lifespan
 from .handshake import Authenticator, Identity
 from .limits import ConnectionLimiter, LongMessages, connections_that_fit
 from .message_types import Signatures
@@ -26,7 +23,6 @@ from .server.logging import check_client, set_up_logging
 from .server.metrics import ConnectionCounts, running
 from .server.shutdown import Drain, StopSignals
 from .settings import RealtimeSettings
-from .starlette_internals import Lifespan, add_innermost, wrap_lifespan
 
 S = TypeVar("S", bound="Service")
 
@@ -43,19 +39,15 @@ class Service(Protocol):
     @property
     def is_ready(self) -> bool:
         """Whether clients can be served now."""
-        ...
 
     def lifespan(self, realtime: "Realtime") -> AbstractAsyncContextManager[None]:
         """Return a context that is entered at startup and exited at shutdown."""
-        ...
 
     async def flush(self) -> None:
         """Wait until everything published so far has been written to the connections."""
-        ...
 
     async def close_subject(self, subject: str) -> None:
         """Ask other processes to close a subject's connections."""
-        ...
 
 
 class Realtime:
@@ -73,7 +65,7 @@ class Realtime:
         self.authenticator = authenticator
         self.subprotocols = authenticator.subprotocols if authenticator else ()
         self._counts = ConnectionCounts()
-        self.connections = cast("set[Connection]", self._counts.open)
+        self.connections = self._counts.open
         self.long_messages = LongMessages()
         self.signatures = Signatures()
         self.limiter = ConnectionLimiter(settings.max_connections, settings.max_connections_per_ip)
@@ -231,8 +223,7 @@ class ProvideRealtime:
 
 def realtime_of(connection: HTTPConnection) -> Realtime:
     """Return the engine that serves a request or a handshake."""
-    realtime: Realtime = connection.scope["fastapi_realtime"]
-    return realtime
+    return connection.scope["fastapi_realtime"]
 
 
 async def current_realtime(connection: HTTPConnection) -> Realtime:

@@ -128,11 +128,6 @@ def _explain(error: ErrorDetails, fields: Mapping[str, FieldInfo]) -> str:
 DEFAULT_HOST = "127.0.0.1"
 
 
-def is_true(value: object) -> bool:
-    """Return whether a value is a `bool` setting's for `True`."""
-    return str(value).lower() in ("1", "true", "t", "yes", "y", "on")
-
-
 def _split(value: object) -> object:
     if not isinstance(value, str):
         return value
@@ -266,7 +261,8 @@ class RealtimeSettings(BaseSettings):
         environment = without_empty(env_settings.env_vars, fields)
         file = without_empty(dotenv_settings.env_vars, fields)
         unknown = misspelt(environment, fields)
-        if is_true((file | environment).get("app_shared_env_file")):
+        is_shared = str((file | environment).get("app_shared_env_file")).lower()
+        if is_shared in ("1", "true", "t", "yes", "y", "on"):  # as pydantic reads a `bool`
             unknown |= misspelt(file, fields)
             file = {name: file[name] for name in file if name.removeprefix("app_") in fields}
         env_settings.env_vars, dotenv_settings.env_vars = environment, file

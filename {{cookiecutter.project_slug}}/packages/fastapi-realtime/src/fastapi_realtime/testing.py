@@ -14,7 +14,8 @@ from fastapi import FastAPI
 from starlette.routing import BaseRoute, Host, Mount, WebSocketRoute
 
 from .admission import Admission
-from .fastapi_internals import Dependant, iter_route_contexts
+from .fastapi_internals import iter_route_contexts
+from .message_types import dependants
 from .realtime import Realtime
 from .server.command import protocol_options
 from .settings import RealtimeSettings
@@ -114,14 +115,7 @@ def routes_without_admission(routes: Sequence[BaseRoute], prefix: str = "") -> I
         path = f"{prefix}{context.path or ''}"
         if isinstance(route, Mount | Host):
             yield from routes_without_admission(route.routes, path)
-        elif isinstance(route, WebSocketRoute) and not has_admission(
-            getattr(context, "dependant", None)
-        ):
-            yield path
-
-
-def has_admission(dependant: Dependant | None) -> bool:
-    """Return whether admission is among the dependencies, or theirs."""
-    if dependant is None:
-        return False
-    return isinstance(dependant.call, Admission) or any(map(has_admission, dependant.dependencies))
+        elif isinstance(route, WebSocketRoute):
+            calls = [each.call for each in dependants(getattr(context, "dependant", None))]
+            if not any(isinstance(call, Admission) for call in calls):
+                yield path

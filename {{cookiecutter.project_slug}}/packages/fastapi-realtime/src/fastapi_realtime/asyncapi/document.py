@@ -137,7 +137,14 @@ class Document:
             **{"x-cookies": places["cookie"]},
         )
         if admission:
-            self.channels[key] |= self.limits_of(admission, has_parameters=any(places.values()))
+            hidden = set() if self.realtime.authenticator else {401, CloseCode.UNAUTHORIZED}
+            hidden |= set() if any(places.values()) else {422}
+            names = [*admission.subprotocols, *self.realtime.subprotocols]
+            self.channels[key]["x-subprotocols"] = [str(name) for name in names]
+            closes = MEANINGS | admission.close_codes
+            for name, codes in ("x-handshake-responses", REFUSALS), ("x-close-codes", closes):
+                shown = {str(int(k)): {"description": codes[k]} for k in codes if k not in hidden}
+                self.channels[key][name] = shown
         declared = declared_types(dependant)
         names = admission.subprotocols if admission else ()
         for name in (None, *(each for each in names if isinstance(each, Subprotocol))):
@@ -149,20 +156,6 @@ class Document:
                 sent.append((ErrorFrame, error_message(is_json=types.schema is not None)))
             self.add_operation("receive", "Clients send", key, name, received)
             self.add_operation("send", "Clients receive", key, name, sent)
-
-    def limits_of(self, admission: Admission, *, has_parameters: bool) -> Schema:
-        """Return subprotocols, handshake responses and close codes of a route with admission."""
-        hidden = set() if self.realtime.authenticator else {401, CloseCode.UNAUTHORIZED}
-        hidden |= set() if has_parameters else {422}
-        names = [*admission.subprotocols, *self.realtime.subprotocols]
-        outcomes = {
-            "x-handshake-responses": REFUSALS,
-            "x-close-codes": MEANINGS | admission.close_codes,
-        }
-        return {"x-subprotocols": [str(name) for name in names]} | {
-            name: {str(int(k)): {"description": v} for k, v in codes.items() if k not in hidden}
-            for name, codes in outcomes.items()
-        }
 
     def add_operation(
         self, action: str, who: str, key: str, subprotocol: Subprotocol | None, messages: Messages
@@ -223,9 +216,8 @@ def messages_of(declared: Any) -> Messages:
     if raw_types(declared) is not None:
         return [(kind, RAW[kind] | notes_of(notes)) for kind, notes in parts]
     if all(is_model(kind) for kind, _ in parts):
-        names = [identifier(getattr(kind, "__name__", str(kind))) or "json" for kind, _ in parts]
-        kinds = zip(names, parts, strict=True)
-        return [(kind, {"name": name, "contentType": JSON}) for name, (kind, _) in kinds]
+        names = {kind: identifier(getattr(kind, "__name__", str(kind))) for kind, _ in parts}
+        return [(kind, {"name": names[kind] or "json", "contentType": JSON}) for kind, _ in parts]
     return [(declared, {"name": "json", "contentType": JSON, "description": "JSON."})]
 
 
@@ -246,11 +238,11 @@ def notes_of(annotated: Iterable[Any]) -> Schema:
 def error_message(*, is_json: bool) -> Schema:
     """Return the error frame, with an example for each code that the engine sends."""
     codes = [ErrorCode.INVALID_JSON, ErrorCode.INVALID_SHAPE, ErrorCode.TEXT_EXPECTED] * is_json
-    errors: list[Schema] = [{"code": each} for each in (*codes, ErrorCode.RATE_LIMITED)]
-    for error in errors:
-        path = "data.price" if error["code"] is ErrorCode.INVALID_SHAPE else None
-        error |= {"detail": DETAILS[error["code"]]} | some(path=path)
-    examples = [{"error": error} for error in errors]
+    paths = {ErrorCode.INVALID_SHAPE: "data.price"}
+    examples = [
+        {"error": {"code": each, "detail": DETAILS[each]} | some(path=paths.get(each))}
+        for each in (*codes, ErrorCode.RATE_LIMITED)
+    ]
     return {"name": "error", "contentType": JSON, "examples": examples}
 
 

@@ -55,20 +55,15 @@ def _is_visible(name: str, length: int) -> bool:
 class InvalidRoom(HTTPException, ValueError):
     """No room can have this name; a route that does not catch it answers 422."""
 
-    def __init__(self, detail: str) -> None:
-        super().__init__(422, detail)
-
 
 class RoomPolicy(Protocol):
     """Decides who may join and publish, in an application with tokens."""
 
     async def may_join(self, identity: Identity, room: str) -> bool:
         """Return whether a client may join a room, and see who is there."""
-        ...
 
     async def may_publish(self, identity: Identity, room: str) -> bool:
         """Return whether a client may publish to a room; it need not be a member."""
-        ...
 
 
 class RoomAccess:
@@ -80,21 +75,17 @@ class RoomAccess:
     def __init__(self, policy: RoomPolicy | None) -> None:
         self.policy = policy
 
-    async def may_join(self, identity: Identity, room: str) -> bool:
-        """Return whether a client may join a room, and see who is there."""
-        if is_user_room(room) and room != user_room(identity.subject):
-            return False
-        if self.policy is None:
-            return self._exists(room)
-        return await self.policy.may_join(identity, room)
-
     async def may_publish(self, identity: Identity, room: str) -> bool:
         """Return whether a client may publish to an existing room."""
         return self.policy is None or await self.policy.may_publish(identity, room)
 
     async def check_join(self, identity: Identity, room: str) -> None:
-        """Raise a 403 if the client may not join a room."""
-        if not await self.may_join(identity, room):
+        """Raise a 403 if the client may not join a room and see its members."""
+        is_theirs = not is_user_room(room) or room == user_room(identity.subject)
+        may_join = is_theirs and self._exists(room)
+        if may_join and self.policy is not None:
+            may_join = await self.policy.may_join(identity, room)
+        if not may_join:
             raise HTTPException(403, "this room is not open to you")
 
     async def check_publish(self, identity: Identity, room: str) -> None:
@@ -112,10 +103,9 @@ class RoomAccess:
 
     def check_target(self, room: str) -> None:
         """Raise `InvalidRoom` if no room can have this name."""
-        if not is_room(room):
-            raise InvalidRoom(f"there is no room {room!r}: {ROOM_RULE}")
-        if not self._exists(room):
-            raise InvalidRoom(f"there is no room {room!r}: only a subject of tokens has its own")
+        if not is_room(room) or not self._exists(room):
+            rule = "only a subject of tokens has its own" if is_room(room) else ROOM_RULE
+            raise InvalidRoom(422, f"there is no room {room!r}: {rule}")
 
     def _exists(self, room: str) -> bool:
         """Return whether there can be such a room: `user:` rooms need tokens."""

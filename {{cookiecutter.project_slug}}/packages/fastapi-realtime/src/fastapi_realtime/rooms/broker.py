@@ -3,12 +3,27 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from fastapi import HTTPException
 
 from .events import MessageEvent, PresenceEvent, Present
-from .history import Replay
+
+
+class Replay(NamedTuple):
+    """The messages that a returning member has missed, as far as they are kept."""
+
+    frames: list[bytes]
+    """The messages, as frames of `events.v1`."""
+    last_offset: int
+    """The offset of the last frame; 0 if there are none."""
+    is_complete: bool
+    """Whether no message is missing."""
+    position: str
+    """The id of the room's last message."""
+    size: int = 0
+    """Memory of the frames, in bytes; 0 if the history has them, too."""
+
 
 FOREIGN_LOOP = (
     "publish() works only in the event loop of the application. Make a plain `def` route "
@@ -52,14 +67,12 @@ class Broker(Protocol):
     @property
     def is_ready(self) -> bool:
         """Whether messages can be published and received now."""
-        ...
 
     def lifespan(self, close_subject: CloseSubject) -> AbstractAsyncContextManager[None]:
         """Carry events, in the running event loop, until the application stops.
 
         `close_subject` is called when another process asks to close a subject's connections.
         """
-        ...
 
     async def publish(
         self, event: MessageEvent, origin: str = "", ref: str = "", address: str = ""
@@ -71,23 +84,18 @@ class Broker(Protocol):
         id is that of the earlier message. `address` is that of a client that sends it. Raises
         `BrokerUnavailable`, as the future may, and `RoomRefused`.
         """
-        ...
 
     async def announce(self, event: PresenceEvent) -> None:
         """Record that a connection has joined or left a room, and notify the other members."""
-        ...
 
     async def present(self, room: str) -> Present:
         """Return who is in a room; raises `BrokerUnavailable`."""
-        ...
 
     async def close_subject(self, subject: str) -> None:
         """Ask other processes to close a subject's connections; raises `BrokerUnavailable`."""
-        ...
 
     async def replay(self, room: str, since: str, address: str = "") -> Replay:
         """Return the messages after the position `since`; raises `BrokerUnavailable`."""
-        ...
 
     async def enter(self, room: str, address: str = "") -> str:
         """Count a member that joins a room, and return the room's position.
@@ -95,12 +103,9 @@ class Broker(Protocol):
         Every message after that position is passed to the hub. If this raises
         `BrokerUnavailable` or `RoomRefused`, the member is not counted.
         """
-        ...
 
     def leave(self, room: str) -> None:
         """Stop counting a member that leaves a room."""
-        ...
 
     async def flush(self) -> None:
         """Wait until everything published by this process has been passed to the hub."""
-        ...

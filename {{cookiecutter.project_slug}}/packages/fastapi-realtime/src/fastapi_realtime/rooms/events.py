@@ -1,7 +1,8 @@
 """Events of rooms, and how clients get them: as text, or as JSON under `events.v1`."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol, cast
+from itertools import accumulate
+from typing import Annotated, Literal, cast
 
 from pydantic import BaseModel, Field, JsonValue, TypeAdapter
 from pydantic_core import from_json
@@ -9,12 +10,14 @@ from pydantic_core import from_json
 from ..connection import Connection
 from ..formats import DETAILS, ErrorCode, JsonFormat, dump_json, dump_json_bytes
 from ..message_types import Subprotocol
+from ..server.wire import server_frame
 
 MAX_REF = 255
 """Maximum length of a `ref`, in characters."""
-
 MAX_TOKEN = 8192
 """Maximum length of a token, in characters; the same as fits into a header."""
+AFTER_ALL = 2**63
+"""The offset of a `gap`. It is above all others, since lower offsets may follow a gap."""
 
 Position = Annotated[str, Field(examples=["5f0c2a1e-7"])]
 RoomName = Annotated[str, Field(examples=["tea"])]
@@ -173,29 +176,6 @@ EVENTS_V1 = Subprotocol(
 client_event: TypeAdapter[ClientEvent] = TypeAdapter(ClientEvent)
 
 
-class RoomFormat(Protocol):
-    """Encodes and decodes the messages of members."""
-
-    def encode(self, event: RoomEvent) -> bytes | None:
-        """Return an event as a text message in UTF-8; `None` if the format leaves it out."""
-        ...
-
-    async def receive(self, connection: Connection) -> ClientEvent | str:
-        """Return what a member sends next; a `str` is the text of a message.
-
-        Raises `StopAsyncIteration` once the connection has ended.
-        """
-        ...
-
-    def error(self, code: str, detail: str, ref: str = "") -> str:
-        """Return an error as a text message; `ref` is that of the message with the error."""
-        ...
-
-    def reject(self, message: str | bytes, code: ErrorCode, path: str = "") -> str:
-        """Return the error for an invalid message; `path` is its first field that doesn't match."""
-        ...
-
-
 class TextFormat(JsonFormat):
     """Messages as `New message: <data>`; all other events are left out."""
 
@@ -203,32 +183,36 @@ class TextFormat(JsonFormat):
         return super().error(code, detail)
 
     def encode(self, event: RoomEvent) -> bytes | None:
+        """Return an event as a text message in UTF-8; `None` if the format leaves it out."""
         if not isinstance(event, MessageEvent):
             return None
         data = event.data if isinstance(event.data, str) else dump_json(event.data)
         return f"New message: {data}".encode()
 
     async def receive(self, connection: Connection) -> str:
+        """Return what a member sends next; raises `StopAsyncIteration` at the end."""
         return cast("str", await connection.next_message(refused=bytes))
 
 
-class EventsFormat:
+class EventsFormat(JsonFormat):
     """Every event as JSON."""
 
-    def encode(self, event: RoomEvent) -> bytes | None:
-        return dump_json_bytes(event)
-
-    async def receive(self, connection: Connection) -> ClientEvent:
-        return cast("ClientEvent", await connection.next_message(schema=client_event))
-
     def error(self, code: str, detail: str, ref: str = "", path: str = "") -> str:
+        """Return an error as an event; `ref` is that of the message with the error."""
         event = ErrorEvent(code=code, detail=detail, path=path or None, ref=ref or None)
         return event.model_dump_json(exclude_none=True)
 
     def reject(self, message: str | bytes, code: ErrorCode, path: str = "") -> str:
         return self.error(code, DETAILS[code], find_ref(message), path)
 
+    def encode(self, event: RoomEvent) -> bytes:
+        return dump_json_bytes(event)
 
+    async def receive(self, connection: Connection) -> ClientEvent:
+        return cast("ClientEvent", await connection.next_message(schema=client_event))
+
+
+RoomFormat = TextFormat | EventsFormat
 TEXT, EVENTS = TextFormat(), EventsFormat()
 
 
@@ -245,3 +229,67 @@ def find_ref(message: str | bytes) -> str:
 def format_of(connection: Connection) -> RoomFormat:
     """Return the format for the connection's subprotocol."""
     return EVENTS if connection.subprotocol == EVENTS_V1 else TEXT
+
+
+class EncodedEvent:
+    """An event and its frames, one for each format in use.
+
+    `sender` is the id of the subscriber that sent it. `offset` is that of a message in its room;
+    a gap has `AFTER_ALL`, other events 0.
+    """
+
+    __slots__ = ("_frames", "event", "offset", "room", "sender")
+
+    def __init__(self, event: RoomEvent, sender: str = "", offset: int = 0) -> None:
+        self.room = event.room
+        self.sender = sender
+        self.offset = offset
+        self.event = event
+        self._frames: dict[RoomFormat, bytes] = {}
+
+    def frame(self, format: RoomFormat) -> bytes:
+        """Return the event as a server frame; empty if the format leaves it out."""
+        frame = self._frames.get(format)
+        if frame is None:
+            text = self._encode(format)
+            frame = b"" if text is None else server_frame(text, is_text=True)
+            self._frames[format] = frame
+        return frame
+
+    def __len__(self) -> int:
+        """Return the size of its JSON frame, in bytes; no other form is longer."""
+        return len(self.frame(EVENTS))
+
+    def _encode(self, format: RoomFormat) -> bytes | None:
+        return format.encode(self.event)
+
+
+class Batch:
+    """Events in one format that are sent together; all subscribers share the bytes."""
+
+    def __init__(self, events: list[EncodedEvent], format: RoomFormat) -> None:
+        self.events = events
+        self._frames = [event.frame(format) for event in events]
+        self._starts = [0, *accumulate(map(len, self._frames))]
+        self.data = b"".join(self._frames)
+        self.count = sum(map(bool, self._frames))
+        self.senders = frozenset([event.sender for event in events])
+
+    def pieces(self, subscriber_id: str, first: int) -> list[memoryview]:
+        """Return the bytes from event `first` on, without the subscriber's own events.
+
+        The pieces are views of the shared bytes, as few as possible.
+        """
+        bounds = [self._starts[first]]
+        for index in range(first, len(self.events)):
+            if self.events[index].sender == subscriber_id:
+                bounds += self._starts[index : index + 2]
+        bounds.append(self._starts[-1])
+        data = memoryview(self.data)
+        pieces = [data[start:end] for start, end in zip(bounds[::2], bounds[1::2], strict=True)]
+        return [piece for piece in pieces if piece]
+
+    def frames(self, subscriber_id: str, first: int) -> list[bytes]:
+        """Return the frames from event `first` on, without the subscriber's own events."""
+        pairs = zip(self.events[first:], self._frames[first:], strict=True)
+        return [frame for event, frame in pairs if frame and event.sender != subscriber_id]

@@ -1,16 +1,27 @@
 """The hub: fans events out to the subscribers of all rooms in this process."""
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from contextlib import suppress
+from dataclasses import dataclass, field
 
+from fastapi import WebSocketDisconnect
 from opentelemetry import metrics
 
 from ..close_codes import CloseCode
 from ..connection import Connection
-from .events import EVENTS, TEXT, RoomFormat
-from .subscriber import Batch, DirectSubscriber, EncodedEvent, QueuedSubscriber, Subscriber
+from .events import (
+    EVENTS,
+    TEXT,
+    Batch,
+    EncodedEvent,
+    PresenceEvent,
+    PresentEvent,
+    RoomFormat,
+    format_of,
+)
 
 SUBSCRIBERS_PER_TURN = 200
 """Subscribers written to before other tasks run: less than a millisecond."""
@@ -18,7 +29,6 @@ MAX_ROOM_EVENTS = 256
 """Publishers wait above this many pending events of a room."""
 MAX_ROOM_BYTES = 256 * 1024
 """Publishers wait above this many pending bytes of a room."""
-
 SHED_SECONDS = 1.0
 """Seconds to send a close frame to a member cut off by `max_pending_bytes`; then abort."""
 
@@ -36,20 +46,140 @@ fan_out = meter.create_histogram(
 )
 
 
-class Share(NamedTuple):
-    """A batch, and some of the subscribers to send it to."""
+@dataclass(slots=True, eq=False)
+class Subscriber(ABC):
+    """A connection in a room. Events are held until `start`, so that missed ones come first."""
 
-    batch: Batch
-    subscribers: set[Subscriber]
-    skip: dict[Subscriber, int]
-    """Events of the batch from before a subscriber joined."""
+    room: str
+    connection: Connection
+    _max_backlog_bytes: int
+    unread: int = 0  # unread bytes, as of the last write
+    replaying: int = 0  # bytes of missed messages that are being sent
+    _held: list[EncodedEvent] | None = field(default_factory=list)
+    _replayed: int = 0
+    id: str = field(init=False)
+    format: RoomFormat = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.id, self.format = self.connection.id, format_of(self.connection)
+
+    def put(self, batch: Batch, first: int = 0) -> bool:
+        """Send a batch from event `first` on; never waits. Return `False` if too much is unread.
+
+        A large batch alone never disconnects a member; unread earlier data does.
+        """
+        if self._held is None:
+            return self._write_new(batch, first) if self._replayed else self._write(batch, first)
+        self._held += batch.events[first:]
+        self.unread += len(batch.data)
+        return self.unread <= self._max_backlog_bytes
+
+    def start(self, replayed: int = 0, present: PresentEvent | None = None) -> None:
+        """Send the held events and stop holding; skip messages up to the offset `replayed`.
+
+        `present` is sent first, and replaces held events about members, which are older.
+        """
+        held, self._held, self.unread, self.replaying = self._held, None, 0, 0
+        self._replayed = replayed
+        if present is not None:
+            about_members = PresenceEvent | PresentEvent
+            others = [each for each in held or () if not isinstance(each.event, about_members)]
+            held = [EncodedEvent(present), *others]
+        if held:
+            self.put(Batch(held, self.format))
+
+    def _write_new(self, batch: Batch, first: int) -> bool:
+        """Send a batch without replayed messages; the first later message ends this."""
+        new = []
+        for event in batch.events[first:]:
+            if not 0 < event.offset <= self._replayed:
+                new.append(event)
+                self._replayed = 0 if event.offset else self._replayed
+        return self._write(Batch(new, self.format), 0) if new else True
+
+    def measure(self) -> int:
+        """Update and return the number of pending bytes."""
+        return self.unread + self.replaying
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Stop sending."""
+
+    @abstractmethod
+    def _write(self, batch: Batch, first: int) -> bool: ...
+
+
+class DirectSubscriber(Subscriber):
+    """Writes frames to the transport, which buffers what the client has not read."""
+
+    __slots__ = ()
+
+    def measure(self) -> int:
+        if self._held is None:
+            self.unread = self.connection.unsent_bytes
+        return super().measure()
+
+    def stop(self) -> None:
+        self._held = []
+
+    def _write(self, batch: Batch, first: int) -> bool:
+        connection, transport = self.connection, self.connection.transport
+        assert transport is not None
+        if not connection.is_open or transport.is_closing():
+            return True  # no frame may follow a close frame (RFC 6455 §5.5.1)
+        self.unread = transport.get_write_buffer_size()
+        if self.unread > self._max_backlog_bytes:
+            return False
+        if not first and self.id not in batch.senders:
+            transport.write(batch.data)
+            connection.bytes_out += len(batch.data)
+            connection.messages_out += batch.count
+            return True
+        for piece in batch.pieces(self.id, first):
+            transport.write(piece)
+            connection.bytes_out += len(piece)
+        connection.messages_out += len(batch.frames(self.id, first))
+        return True
+
+
+class QueuedSubscriber(Subscriber):
+    """Puts frames into a queue; a task sends them through ASGI."""
+
+    __slots__ = ("_sending", "backlog")
+
+    def __init__(self, room: str, connection: Connection, max_backlog_bytes: int) -> None:
+        super().__init__(room, connection, max_backlog_bytes)
+        self.backlog: asyncio.Queue[bytes] = asyncio.Queue()
+        self._sending = asyncio.create_task(self._send())
+
+    def stop(self) -> None:
+        self._sending.cancel()
+
+    def _write(self, batch: Batch, first: int) -> bool:
+        if self.unread > self._max_backlog_bytes:
+            return False
+        for frame in batch.frames(self.id, first):
+            self.backlog.put_nowait(frame)
+            self.unread += len(frame)
+        return True
+
+    async def _send(self) -> None:
+        with suppress(WebSocketDisconnect):
+            while True:
+                frame = await self.backlog.get()
+                await self.connection.send_frame(frame)
+                self.unread -= len(frame)
+                self.backlog.task_done()
+
+
+Share = tuple[Batch, set[Subscriber], dict[Subscriber, int]]
+"""A batch, some of the subscribers to send it to, and how many of its events each must skip."""
 
 
 class Room:
     """The subscribers of a room, by format, and its pending events."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self) -> None:
         self.subscribers: dict[RoomFormat, set[Subscriber]] = {TEXT: set(), EVENTS: set()}
         self.pending: list[EncodedEvent] = []
         self.pending_bytes = 0
@@ -57,28 +187,10 @@ class Room:
         self.skip: dict[Subscriber, int] = {}  # events that were pending when it joined
         self.taken = asyncio.Event()  # set, and replaced, when pending events are taken
 
-    def __len__(self) -> int:
-        return sum(map(len, self.subscribers.values()))
-
     @property
     def is_full(self) -> bool:
         """Whether publishers must wait for the next fan-out."""
         return len(self.pending) >= MAX_ROOM_EVENTS or self.pending_bytes >= MAX_ROOM_BYTES
-
-    def add(self, subscriber: Subscriber) -> None:
-        """Add a subscriber. It does not receive events that are already pending."""
-        self.subscribers[subscriber.format].add(subscriber)
-        if self.pending:
-            self.skip[subscriber] = len(self.pending)
-
-    def discard(self, subscriber: Subscriber) -> None:
-        """Remove a subscriber if it is present."""
-        self.subscribers[subscriber.format].discard(subscriber)
-
-    def append(self, event: EncodedEvent) -> None:
-        """Add an event to the next fan-out; raises for one that can't be encoded."""
-        self.pending_bytes += len(event)  # encodes it, so it must come first
-        self.pending.append(event)
 
     def take(self) -> Iterator[Share]:
         """Take all pending events, so that publishers can continue, and yield them in shares."""
@@ -89,16 +201,11 @@ class Room:
         present = {format: list(members) for format, members in self.subscribers.items()}
         for format, subscribers in present.items():
             batch = Batch(events, format) if subscribers else None
-            if batch is not None and batch.count:
-                yield from self._shares(batch, subscribers, skip)
-
-    def _shares(
-        self, batch: Batch, subscribers: list[Subscriber], skip: dict[Subscriber, int]
-    ) -> Iterator[Share]:
-        for start in range(0, len(subscribers), SUBSCRIBERS_PER_TURN):
-            some = subscribers[start : start + SUBSCRIBERS_PER_TURN]
-            present = self.subscribers[some[0].format].intersection(some)
-            yield Share(batch, present, skip)
+            if batch is None or not batch.count:
+                continue
+            for start in range(0, len(subscribers), SUBSCRIBERS_PER_TURN):
+                some = subscribers[start : start + SUBSCRIBERS_PER_TURN]
+                yield batch, self.subscribers[format].intersection(some), skip
 
 
 class Hub:
@@ -127,10 +234,10 @@ class Hub:
         """Add a connection to a room. Its events are held until `Subscriber.start`."""
         kind = QueuedSubscriber if connection.transport is None else DirectSubscriber
         subscriber = kind(name, connection, self._max_backlog_bytes)
-        room = self._rooms.get(name)
-        if room is None:
-            room = self._rooms[name] = Room(name)
-        room.add(subscriber)
+        room = self._rooms.setdefault(name, Room())
+        room.subscribers[subscriber.format].add(subscriber)
+        if room.pending:
+            room.skip[subscriber] = len(room.pending)
         return subscriber
 
     def unsubscribe(self, subscriber: Subscriber) -> None:
@@ -141,8 +248,8 @@ class Hub:
         room = self._rooms.get(subscriber.room)
         if room is None:
             return
-        room.discard(subscriber)
-        if not len(room):
+        room.subscribers[subscriber.format].discard(subscriber)
+        if not any(room.subscribers.values()):
             del self._rooms[subscriber.room]
 
     def hold(self, subscriber: Subscriber, size: int) -> None:
@@ -167,7 +274,8 @@ class Hub:
         room = self._rooms.get(event.room)
         if room is None:
             return
-        room.append(event)
+        room.pending_bytes += len(event)  # encodes it, or raises, so it must come first
+        room.pending.append(event)
         if len(room.pending) == 1:
             room.pending_since = asyncio.get_running_loop().time()
             self._busy.append(room)
@@ -180,31 +288,26 @@ class Hub:
             await asyncio.wait([self._fanning_out])
         for subscriber in self._subscribers():
             if isinstance(subscriber, QueuedSubscriber):
-                await subscriber.wait_sent()
+                await subscriber.backlog.join()
 
     async def _fan_out(self) -> None:
-        served = 0
-        for share in self._shares():
-            self._put(share)
-            served += len(share.subscribers)
-            if served >= SUBSCRIBERS_PER_TURN:
-                served = 0
-                await asyncio.sleep(0)
-
-    def _shares(self) -> Iterator[Share]:
-        clock = asyncio.get_running_loop().time
+        served, clock = 0, asyncio.get_running_loop().time
         while self._busy:
             room = self._busy.popleft()
             since, was_full = room.pending_since, room.is_full
-            yield from room.take()
+            for batch, subscribers, skip in room.take():
+                self._put(batch, subscribers, skip)
+                served += len(subscribers)
+                if served >= SUBSCRIBERS_PER_TURN:
+                    served = 0
+                    await asyncio.sleep(0)
             if was_full:
                 self.on_space()
             fan_out.record(clock() - since)
 
-    def _put(self, share: Share) -> None:
+    def _put(self, batch: Batch, subscribers: set[Subscriber], skip: dict[Subscriber, int]) -> None:
         """Send a batch to subscribers, and cut off those that are too slow."""
-        batch, skip = share.batch, share.skip
-        for subscriber in share.subscribers:
+        for subscriber in subscribers:
             before = subscriber.unread
             keeps_up = subscriber.put(batch, skip.get(subscriber, 0) if skip else 0)
             if subscriber.unread != before:

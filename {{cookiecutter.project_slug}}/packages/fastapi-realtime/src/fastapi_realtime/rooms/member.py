@@ -4,18 +4,18 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Literal, Self
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Self
 
 from fastapi import HTTPException, WebSocketDisconnect, WebSocketException
-from pydantic import JsonValue
+from pydantic import BaseModel, JsonValue
 
 from ..close_codes import CloseCode
 from ..connection import Connection
-from ..formats import DETAILS, ErrorCode, dump_json
+from ..formats import DETAILS, ErrorCode
 from ..limits import network_of
 from ..realtime import realtime_of
-from .access import RoomAccess
-from .broker import Broker, BrokerUnavailable, RoomRefused
+from .broker import BrokerUnavailable, Replay, RoomRefused
 from .events import (
     EVENTS,
     AcceptedEvent,
@@ -31,8 +31,10 @@ from .events import (
     ResumedEvent,
     format_of,
 )
-from .history import Replay
-from .hub import Hub
+from .hub import Subscriber
+
+if TYPE_CHECKING:
+    from .rooms import Rooms
 
 MAX_UNCONFIRMED = 32
 """Maximum unconfirmed messages of a member; at this many, `add` waits until none is left."""
@@ -44,21 +46,16 @@ LEAVE_SECONDS = 1.0
 """Seconds for an endpoint to handle the last messages of a client that has gone."""
 
 
+@dataclass(slots=True, eq=False)
 class Confirmations:
     """Reports the ids of published messages to their sender, in order."""
 
-    __slots__ = ("_accepted", "_refused", "_task", "_waiting")
-
-    def __init__(
-        self,
-        accepted: Callable[[str, str], Awaitable[None]],
-        refused: Callable[[str], Awaitable[None]],
-    ) -> None:
-        """Calls `accepted` with the `ref` and id of each message, or `refused` with its `ref`."""
-        self._accepted = accepted
-        self._refused = refused
-        self._waiting: deque[tuple[str, asyncio.Future[str]]] = deque()
-        self._task: asyncio.Task[None] | None = None
+    accepted: Callable[[str, str], Awaitable[None]]
+    """Called with the `ref` and the id of each message."""
+    refused: Callable[[str], Awaitable[None]]
+    """Called instead with the `ref` of a message that is not published."""
+    _waiting: deque[tuple[str, asyncio.Future[str]]] = field(default_factory=deque)
+    _task: asyncio.Task[None] | None = None
 
     async def add(self, ref: str, published: asyncio.Future[str]) -> None:
         """Add a message; `published` is the future of its id. Waits at `MAX_UNCONFIRMED`."""
@@ -78,77 +75,48 @@ class Confirmations:
     async def _run(self) -> None:
         with suppress(WebSocketDisconnect):
             while self._waiting:
-                await self._report(*self._waiting[0])
+                ref, published = self._waiting[0]
+                try:
+                    message_id = await published
+                except BrokerUnavailable:
+                    await self.refused(ref)
+                else:
+                    await self.accepted(ref, message_id)
                 self._waiting.popleft()
 
-    async def _report(self, ref: str, published: asyncio.Future[str]) -> None:
-        try:
-            message_id = await published
-        except BrokerUnavailable:
-            await self._refused(ref)
-        else:
-            await self._accepted(ref, message_id)
 
-
+@dataclass(slots=True, eq=False, repr=False)  # a process may have thousands
 class Member:
     """A connection in a room. `async with` joins and leaves it; `async for` yields its messages."""
 
-    # A process may have thousands of members.
-    __slots__ = (
-        "_access",
-        "_broker",
-        "_confirmations",
-        "_connection",
-        "_hub",
-        "_leaving",
-        "_since",
-        "_subscriber",
-        "_timer",
-        "_unanswered",
-        "name",
-        "room",
-    )
-
-    def __init__(
-        self,
-        hub: Hub,
-        broker: Broker,
-        access: RoomAccess,
-        connection: Connection,
-        room: str,
-        name: str,
-        since: str,
-    ) -> None:
-        """`name` is shown to others; `since` is the last id that a returning member received."""
-        self.room = room
-        self.name = name
-        self._hub = hub
-        self._broker = broker
-        self._access = access
-        self._connection = connection
-        self._since = since
-        self._confirmations: Confirmations | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._leaving: asyncio.Task[None] | None = None
-        self._unanswered: ClientPing | ClientToken | None = None
+    _rooms: "Rooms"
+    _connection: Connection
+    room: str
+    name: str  # that others see
+    _since: str = ""  # the last id that a returning member received
+    _subscriber: Subscriber = field(init=False)
+    _confirmations: Confirmations | None = None
+    _timer: asyncio.TimerHandle | None = None
+    _leaving: asyncio.Task[None] | None = None
+    _unanswered: ClientPing | ClientToken | None = None
 
     async def __aenter__(self) -> Self:
         """Accept the handshake, send missed messages, and notify the other members.
 
         Raises a 403 if the client may not join the room, a 429 if it is new and the client's
-        address has stored too much, and a 503 while the broker is unavailable. If the broker fails after the handshake, the connection closes with 1013.
+        address has stored too much, and a 503 while the broker is unavailable. If the broker fails
+        after the handshake, the connection closes with 1013.
         """
-        await self._access.check_join(self._connection.identity, self.room)
+        await self._rooms.check_join(self._connection.identity, self.room)
         position = await self._enter()
         try:
             await self._connection.accept()
             self._connection.format = format_of(self._connection)
             await self._start(position)
-        except BrokerUnavailable as error:
+        except BaseException as error:
             await self._leave()
-            raise WebSocketException(CloseCode.TRY_AGAIN_LATER, error.detail) from None
-        except BaseException:
-            await self._leave()
+            if isinstance(error, BrokerUnavailable):
+                raise WebSocketException(CloseCode.TRY_AGAIN_LATER, error.detail) from None
             raise
         self._connection.add_closed_callback(self._leave_later)
         return self
@@ -206,15 +174,15 @@ class Member:
         Raises `WebSocketDisconnect` if the connection closes while the policy is consulted.
         """
         connection = self._connection
-        if not await self._access.may_publish(connection.identity, self.room):
+        if not await self._rooms.may_publish(connection.identity, self.room):
             await self._send_error(ErrorCode.FORBIDDEN, ref)
             return
         if not connection.is_reading:
             raise WebSocketDisconnect(CloseCode.GOING_AWAY)
         event = MessageEvent(room=self.room, sender=self.name, data=data)
-        key = self._access.ref_key(connection.subject, ref)
+        key = self._rooms.ref_key(connection.subject, ref)
         try:
-            published = await self._broker.publish(event, connection.id, key, self._address)
+            published = await self._rooms.broker.publish(event, connection.id, key, self._address)
         except BrokerUnavailable:
             await self._refuse(ref)
             return
@@ -234,7 +202,7 @@ class Member:
     async def _accept(self, ref: str, message_id: str) -> None:
         if ref:
             with suppress(WebSocketDisconnect):  # messages that came before are still published
-                await self._connection.send_message(encode(AcceptedEvent(ref=ref, id=message_id)))
+                await self._send(AcceptedEvent(ref=ref, id=message_id))
 
     async def _refuse(self, ref: str) -> None:
         with suppress(WebSocketDisconnect):
@@ -242,7 +210,7 @@ class Member:
 
     async def _answer(self, event: ClientPing | ClientToken) -> None:
         if isinstance(event, ClientPing):
-            await self._connection.send_message(encode(PongEvent(ref=event.ref or None)))
+            await self._send(PongEvent(ref=event.ref or None))
         else:
             await self._renew(event)
 
@@ -251,42 +219,51 @@ class Member:
         connection = self._connection
         try:
             identity = await realtime_of(connection.websocket).renew(connection, event.token)
-            await self._access.check_join(identity, self.room)
+            await self._rooms.check_join(identity, self.room)
         except HTTPException as refusal:
             code = REFUSALS.get(refusal.status_code, ErrorCode.FORBIDDEN)
             await self._send_error(code, event.ref)
             return
         connection.renew(identity)
         if event.ref:
-            await connection.send_message(encode(AcceptedEvent(ref=event.ref)))
+            await self._send(AcceptedEvent(ref=event.ref))
+
+    async def _send(self, event: BaseModel) -> None:
+        await self._connection.send_message(event.model_dump_json(exclude_none=True))
 
     async def _send_error(self, code: ErrorCode, ref: str) -> None:
         await self._connection.send_message(self._subscriber.format.error(code, DETAILS[code], ref))
 
     async def _enter(self) -> str:
         """Subscribe, and return the position after which the member receives every message."""
-        self._subscriber = self._hub.subscribe(self.room, self._connection)
+        self._subscriber = self._rooms.hub.subscribe(self.room, self._connection)
         try:
-            return await self._broker.enter(self.room, self._address)
+            return await self._rooms.broker.enter(self.room, self._address)
         except BaseException:
-            self._hub.unsubscribe(self._subscriber)
+            self._rooms.hub.unsubscribe(self._subscriber)
             raise
 
     async def _start(self, position: str) -> None:
-        """Send missed messages to a returning member, then those held since it subscribed."""
+        """Send missed messages to a returning member, then those held since it subscribed.
+
+        A client that is gone is never announced, but what it sent before is still published.
+        """
         replayed, has_events = 0, self._subscriber.format is EVENTS
-        with suppress(WebSocketDisconnect):  # what the client sent before is still published
+        with suppress(WebSocketDisconnect):
             if has_events and self._since:
                 replay = await self._replay()
                 replayed, position = replay.last_offset, replay.position
             if has_events:
-                await self._send_joined(position)
-        await self._announce("joined")
-        if has_events and self._broker.presence_limit:
-            present = await self._broker.present(self.room)
-            self._subscriber.start(replayed, PresentEvent(room=self.room, **dict(present)))
-        else:
-            self._subscriber.start(replayed)
+                room, sender, connection = self.room, self.name, self._connection.id
+                await self._send(
+                    JoinedEvent(id=position, room=room, sender=sender, connection=connection)
+                )
+            await self._announce("joined")
+            if has_events and self._rooms.broker.presence_limit:
+                present = await self._rooms.broker.present(self.room)
+                self._subscriber.start(replayed, PresentEvent(room=self.room, **dict(present)))
+            else:
+                self._subscriber.start(replayed)
 
     def _leave_later(self) -> None:
         """Leave in `LEAVE_SECONDS`, even if the endpoint doesn't notice that its client has gone."""
@@ -296,36 +273,25 @@ class Member:
         self._leaving = asyncio.create_task(self._leave())
 
     async def _leave(self) -> None:
-        self._hub.unsubscribe(self._subscriber)
+        self._rooms.hub.unsubscribe(self._subscriber)
         try:
             await self._announce("left")
         finally:
-            self._broker.leave(self.room)
+            self._rooms.broker.leave(self.room)
 
     async def _announce(self, kind: Literal["joined", "left"]) -> None:
         connection = self._connection.id
         event = PresenceEvent(type=kind, room=self.room, sender=self.name, connection=connection)
-        await self._broker.announce(event)
-
-    async def _send_joined(self, position: str) -> None:
-        room, sender, connection = self.room, self.name, self._connection.id
-        event = JoinedEvent(id=position, room=room, sender=sender, connection=connection)
-        await self._connection.send_message(dump_json(event))
+        await self._rooms.broker.announce(event)
 
     async def _replay(self) -> Replay:
         """Send the messages after `since`, with `gap` before them if some are lost."""
         room, since, connection = self.room, self._since, self._connection
-        replay = await self._broker.replay(room, since, self._address)
-        self._hub.hold(self._subscriber, replay.size)
+        replay = await self._rooms.broker.replay(room, since, self._address)
+        self._rooms.hub.hold(self._subscriber, replay.size)
         if not replay.is_complete:
-            await connection.send_message(dump_json(GapEvent(room=room, since=since)))
+            await self._send(GapEvent(room=room, since=since))
         for frame in replay.frames:
             await connection.send_frame(frame)
-        resumed = ResumedEvent(id=replay.position, room=room, since=since)
-        await connection.send_message(dump_json(resumed))
+        await self._send(ResumedEvent(id=replay.position, room=room, since=since))
         return replay
-
-
-def encode(event: AcceptedEvent | PongEvent) -> str:
-    """Return an event as JSON, without fields that are `None`."""
-    return event.model_dump_json(exclude_none=True)

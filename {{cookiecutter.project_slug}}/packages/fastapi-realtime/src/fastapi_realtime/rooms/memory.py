@@ -1,25 +1,224 @@
-"""The broker for a single process."""
+"""What one process keeps of its rooms: the broker for a single one, histories, and who is there."""
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import AsyncGenerator
+from collections import Counter, OrderedDict, deque
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from secrets import token_hex
+from typing import NamedTuple
 
-from .broker import FOREIGN_LOOP, CloseSubject
-from .events import EVENTS, MessageEvent, PresenceEvent, Present
-from .history import HISTORY_BYTES, History, Replay
+from .broker import FOREIGN_LOOP, CloseSubject, Replay
+from .events import (
+    EVENTS,
+    EncodedEvent,
+    MessageEvent,
+    PresenceEvent,
+    Present,
+    PresentEvent,
+    PresentMember,
+)
 from .hub import Hub
-from .presence import Presence
-from .subscriber import EncodedEvent
 
 MAX_BYTES = 64 * 1024 * 1024
 """Maximum memory of the histories of all rooms, in bytes."""
 MAX_ROOM_BYTES = 1024 * 1024
 """Maximum memory of the history of one room, in bytes."""
+HISTORY_BYTES = 1024
+"""Memory of an empty history, in bytes, without the room's name (up to 4 bytes a character)."""
+MESSAGE_BYTES = 112
+"""Memory of a message without its frame, in bytes."""
+REF_BYTES = 200
+"""Memory of a `ref` without its characters (up to 4 bytes each), in bytes."""
+COUNT_SECONDS = 1.0
+"""Minimum seconds between two `present` events with counts in a large room."""
+
+
+class HistoryEntry(NamedTuple):
+    """A kept message, and its `ref` or an empty string."""
+
+    frame: bytes
+    ref: str
+
+    @property
+    def size(self) -> int:
+        """Its memory, in bytes."""
+        ref_size = REF_BYTES + 4 * len(self.ref) if self.ref else 0
+        return MESSAGE_BYTES + len(self.frame) + ref_size
+
+
+class History:
+    """The latest messages of a room, with consecutive offsets.
+
+    A position, also used as a message's id, is `<epoch>-<offset>`. The epoch is random, so a
+    position of an earlier history of the room is recognized as unknown.
+    """
+
+    def __init__(self, room: str = "") -> None:
+        self.epoch = token_hex(4)
+        self.offset = 0
+        self.members = 0
+        self.size = HISTORY_BYTES + 4 * len(room)
+        self._entries: deque[HistoryEntry] = deque()
+        self._ids: dict[str, str] = {}  # by ref
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def position(self) -> str:
+        """The id of the last message."""
+        return f"{self.epoch}-{self.offset}"
+
+    @property
+    def next_id(self) -> str:
+        """The id of the next message."""
+        return f"{self.epoch}-{self.offset + 1}"
+
+    def find(self, ref: str) -> str:
+        """Return the id of the kept message with this `ref`, or an empty string."""
+        return self._ids.get(ref, "")
+
+    def append(self, frame: bytes, ref: str = "") -> None:
+        """Keep the message with the current offset."""
+        entry = HistoryEntry(frame, ref)
+        self._entries.append(entry)
+        self.size += entry.size
+        if ref:
+            self._ids[ref] = self.position
+
+    def drop_oldest(self) -> int:
+        """Drop the oldest kept message; return the memory that this frees, in bytes."""
+        entry = self._entries.popleft()
+        self._ids.pop(entry.ref, None)
+        self.size -= entry.size
+        return entry.size
+
+    def since(self, position: str) -> Replay:
+        """Return the messages after a position; if some are lost, all that are kept."""
+        missed = self._count_after(position)
+        is_complete = 0 <= missed <= len(self._entries)
+        entries = [*self._entries][len(self._entries) - missed if is_complete else 0 :]
+        frames = [entry.frame for entry in entries]
+        return Replay(frames, self.offset if frames else 0, is_complete, self.position)
+
+    def _count_after(self, position: str) -> int:
+        """Return the number of messages after a position; negative if it is unknown."""
+        epoch, _, offset = position.partition("-")
+        if epoch != self.epoch or not (offset.isdecimal() and len(offset) < 20):
+            return -1
+        return self.offset - int(offset)
+
+
+@dataclass(slots=True, eq=False)
+class Roster:
+    """The connections in a room, and the sender of each."""
+
+    count: int = 0  # senders, if this process does not know all connections; else 0
+    senders: dict[str, str] = field(default_factory=dict)  # by connection
+    people: Counter[str] = field(default_factory=Counter)  # connections of each sender
+    timer: asyncio.TimerHandle | None = None
+    is_counted: bool = False  # whether the last event to members was a count
+
+    def add(self, connection: str, sender: str) -> None:
+        """Add a connection, or replace its sender."""
+        self.discard(connection)
+        self.senders[connection] = sender
+        self.people[sender] += 1
+
+    def discard(self, connection: str) -> bool:
+        """Remove a connection; return whether it was present."""
+        sender = self.senders.pop(connection, None)
+        if sender is None:
+            return False
+        self.people[sender] -= 1
+        if not self.people[sender]:
+            del self.people[sender]
+        return True
+
+    def is_large(self, limit: int) -> bool:
+        """Return whether there are more connections than `limit`."""
+        return self.count > 0 or len(self.senders) > limit
+
+    def present(self, limit: int) -> Present:
+        """Return who is present; above `limit` connections, only the count."""
+        if self.is_large(limit):
+            return Present(count=self.count or len(self.people), members=[])
+        connections: dict[str, list[str]] = {sender: [] for sender in self.people}
+        for connection, sender in self.senders.items():
+            connections[sender].append(connection)
+        members = [PresentMember(sender=s, connections=c) for s, c in connections.items()]
+        return Present(count=len(members), members=members)
+
+
+class Presence:
+    """The rosters of the rooms that have members in this process.
+
+    A room with more than `limit` connections gets counts instead of joins and leaves. With a
+    limit of 0, rooms get neither.
+    """
+
+    def __init__(self, deliver: Callable[[EncodedEvent], None], limit: int) -> None:
+        self._deliver = deliver
+        self._limit = limit
+        self._rosters: dict[str, Roster] = {}
+
+    def present(self, room: str) -> Present:
+        """Return who is in a room; above the limit, only the count."""
+        return self._rosters.get(room, Roster()).present(self._limit)
+
+    def announce(self, event: PresenceEvent) -> None:
+        """Record that a connection has joined or left a room, and notify the other members."""
+        if event.type == "joined":
+            roster = self._rosters.setdefault(event.room, Roster())
+            roster.add(event.connection, event.sender)
+        else:
+            roster = self._rosters.get(event.room)
+            if roster is None or not roster.discard(event.connection):
+                return
+            if not roster.senders:
+                self.forget(event.room)
+                return
+        if roster.timer is not None or not self._limit:
+            return
+        if roster.is_large(self._limit) or roster.is_counted:
+            self._schedule_count(event.room, roster)
+        else:
+            self._deliver(EncodedEvent(event, event.connection))
+
+    def merge(self, room: str, left: set[str], joined: dict[str, str], count: int) -> None:
+        """Update the connections of other processes, without an event for each.
+
+        A `count` above 0 is the number of senders in a room too large to list; members are
+        notified when it changes.
+        """
+        roster = self._rosters[room]
+        for connection in left:
+            roster.discard(connection)
+        for connection, sender in joined.items():
+            roster.add(connection, sender)
+        has_changed, roster.count = roster.count != count, count
+        if has_changed and roster.timer is None and self._limit:
+            self._schedule_count(room, roster)
+
+    def forget(self, room: str) -> None:
+        """Forget a room that has no more members in this process."""
+        roster = self._rosters.pop(room, None)
+        if roster is not None and roster.timer is not None:
+            roster.timer.cancel()
+
+    def _schedule_count(self, room: str, roster: Roster) -> None:
+        loop = asyncio.get_running_loop()
+        roster.timer = loop.call_later(COUNT_SECONDS, self._send_count, room, roster)
+
+    def _send_count(self, room: str, roster: Roster) -> None:
+        present = roster.present(self._limit)
+        roster.timer, roster.is_counted = None, not present.members
+        self._deliver(EncodedEvent(PresentEvent(room=room, **dict(present))))
 
 
 class MemoryBroker:
-    """Carries events within this process.
+    """Carries events within this process; `Broker` says what its methods do.
 
     Keeps up to `history_length` messages and `MAX_ROOM_BYTES` of each room, and `max_bytes` of
     all rooms together. When that is full, rooms without members are dropped, least recently used
@@ -49,11 +248,9 @@ class MemoryBroker:
     async def publish(
         self, event: MessageEvent, origin: str = "", ref: str = "", address: str = ""
     ) -> str:
-        """Send a message to its room, except to the connection `origin`; return its id.
+        """Publish; wait while the room has too much pending.
 
-        If the history has a message with the same `ref`, return the id of that one. Waits while
-        the room has too much pending. Raises `RuntimeError` outside of the application's event
-        loop.
+        Raises `RuntimeError` outside of the application's event loop.
         """
         self._check_loop()
         await self._hub.wait_ready(event.room)
@@ -63,29 +260,25 @@ class MemoryBroker:
         event.id = history.next_id
         encoded = EncodedEvent(event, origin, history.offset + 1)
         frame = encoded.frame(EVENTS)  # raises for data that has no JSON form
-        history.advance()
+        history.offset += 1
         if self._history_length:
             self._keep(event.room, frame, ref)
         self._hub.deliver(encoded)
         return event.id
 
     async def announce(self, event: PresenceEvent) -> None:
-        """Record that a connection has joined or left a room, and notify the other members."""
         self._presence.announce(event)
 
     async def present(self, room: str) -> Present:
-        """Return who is in a room."""
         return self._presence.present(room)
 
     async def close_subject(self, subject: str) -> None:
         """Do nothing: there are no other processes."""
 
     async def replay(self, room: str, since: str, address: str = "") -> Replay:
-        """Return the messages after the position `since`."""
         return self._histories.get(room, History()).since(since)
 
     async def enter(self, room: str, address: str = "") -> str:
-        """Count a member that joins a room, and return the room's position."""
         self._check_loop()
         history = self._history(room)
         history.members += 1
@@ -93,7 +286,6 @@ class MemoryBroker:
         return history.position
 
     def leave(self, room: str) -> None:
-        """Stop counting a member that leaves a room."""
         self._histories[room].members -= 1
         if not self._histories[room].members:
             self._vacant[room] = None

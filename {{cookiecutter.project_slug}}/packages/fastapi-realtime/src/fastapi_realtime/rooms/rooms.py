@@ -12,7 +12,6 @@ from opentelemetry.metrics import CallbackOptions, Observation, get_meter
 from pydantic import JsonValue
 
 from ..connection import Connection
-from ..handshake import Identity
 from ..limits import KeyedLimiter, network_of
 from ..realtime import Realtime, realtime_of
 from ..server.shutdown import uvicorn_workers
@@ -60,7 +59,7 @@ def memory_broker(settings: RoomSettings, hub: Hub) -> Broker:
     return MemoryBroker(hub, settings.history_length, settings.presence_limit)
 
 
-class Rooms:
+class Rooms(RoomAccess):
     """All rooms of the application. A room exists while it has members or a history."""
 
     def __init__(
@@ -70,9 +69,9 @@ class Rooms:
         broker: Callable[[S, Hub], Broker] = memory_broker,
     ) -> None:
         """`policy` decides who may join and publish; without tokens, pass none."""
+        super().__init__(policy)
         self.hub = Hub(settings.max_backlog_bytes, settings.max_pending_bytes)
         self.broker = broker(settings, self.hub)
-        self._access = RoomAccess(policy)
         rate = settings.joins_per_second_per_ip
         self._join_limiter = KeyedLimiter(rate, JOIN_BURST * rate)
         self._request_limiter = KeyedLimiter(settings.messages_per_second, settings.message_burst)
@@ -115,23 +114,15 @@ class Rooms:
         429 in a route whose client's address has stored too much; and `RuntimeError` outside of
         the application's event loop.
         """
-        self._access.check_target(room)
+        self.check_target(room)
         event = MessageEvent(room=room, sender=sender, data=data)
-        key, address = self._access.ref_key(sender, ref), client_address.get()
+        key, address = self.ref_key(sender, ref), client_address.get()
         published = await self.broker.publish(event, ref=key, address=address)
         return published if isinstance(published, str) else await published
 
     async def present(self, room: str) -> Present:
         """Return who is in a room; above `presence_limit` connections, only the count."""
         return await self.broker.present(room)
-
-    async def check_join(self, identity: Identity, room: str) -> None:
-        """Raise a 403 if the client may not join a room and see its members."""
-        await self._access.check_join(identity, room)
-
-    async def check_publish(self, identity: Identity, room: str) -> None:
-        """Raise a 403 if the client may not publish to a room."""
-        await self._access.check_publish(identity, room)
 
     def limit_requests(self, subject: str, host: str, cost: int = 1) -> None:
         """Count a request of a subject, else of an address; raise a 429 above the limit.
@@ -153,7 +144,7 @@ class Rooms:
         if not self._join_limiter.allow(network_of(connection.host)):
             detail = "too many joins from this address; see APP_JOINS_PER_SECOND_PER_IP"
             raise HTTPException(429, detail)
-        return Member(self.hub, self.broker, self._access, connection, room, name, since)
+        return Member(self, connection, room, name, since)
 
 
 async def current_rooms(connection: HTTPConnection) -> Rooms:

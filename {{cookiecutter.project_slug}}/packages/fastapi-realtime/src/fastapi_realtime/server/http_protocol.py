@@ -2,16 +2,16 @@
 
 import asyncio
 import logging
-from http import HTTPStatus
 from typing import Any, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from .logging import address_of, connection_fields, refusals
-from .upgrade import read_handshake, refusal
-from .uvicorn_internals import ASGI3Application, HttpToolsProtocol, RequestResponseCycle
+from .uvicorn_internals import HttpToolsProtocol, RequestResponseCycle
 from .websocket_protocol import LimitedWebSocketProtocol
+from .wire import denial, read_handshake
 from .write_deadline import WriteDeadline
 
 HANDSHAKE_SECONDS = 10.0
@@ -28,14 +28,6 @@ MAX_PIPELINED_REQUESTS = 10
 """Pipelined requests that may wait for a response; one more drops the connection."""
 SLICE_BYTES = 16_384
 """Bytes to parse before limits are checked; uvicorn reads up to 256 KiB at once."""
-
-
-class RequestRefused(Exception):
-    """Raised in the parser's callbacks to reject a request before the application sees it."""
-
-    def __init__(self, status: HTTPStatus, reason: str) -> None:
-        self.status = status
-        self.reason = reason
 
 
 class LimitedHttpProtocol(HttpToolsProtocol):
@@ -80,19 +72,19 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self.upgrade(data[start + upgrade.args[0] :])
         except HttpParserError as error:
             self.refuse(error.__context__)
-        except RequestRefused as refusal:
+        except HTTPException as refusal:
             self.refuse(refusal)
         if not self.is_answering() and self.transport.get_protocol() is self:
             self.start_head_deadline()  # also after bytes outside of a request, such as blank lines
 
     def parse_slice(self, data: bytes) -> None:
-        """Parse a slice; raises `RequestRefused` for a head or trailers that are too long."""
+        """Parse a slice; raises `HTTPException` for a head or trailers that are too long."""
         assert self.parser is not None  # uvicorn removes it when the connection is lost
         self.bytes_without_progress += len(data)
         self.parser.feed_data(data)
         if self.bytes_without_progress > MAX_HEAD_BYTES:
             reason = "request head too long" if self.in_head else "too much after the body"
-            raise RequestRefused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, reason)
+            raise HTTPException(431, reason)
 
     def on_message_begin(self) -> None:
         """Start counting the bytes of a head."""
@@ -108,12 +100,12 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_body(self, body: bytes) -> None:
-        """Pass on a part of the body; raises `RequestRefused` for too many small chunks."""
+        """Pass on a part of the body; raises `HTTPException` for too many small chunks."""
         self.bytes_without_progress = 0
         self.chunks += 1
         self.body_bytes += len(body)
         if self.chunks > MAX_SMALL_CHUNKS and self.body_bytes < SMALL_CHUNK_BYTES * self.chunks:
-            raise RequestRefused(HTTPStatus.BAD_REQUEST, "too many small chunks")
+            raise HTTPException(400, "too many small chunks")
         super().on_body(body)
         if self.cycle.response_complete:
             self.ignored_bytes += len(body)
@@ -140,7 +132,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             super().on_message_complete()
 
     def check_head(self) -> None:
-        """Raise `RequestRefused` for an invalid version or `Host`, or too many requests.
+        """Raise `HTTPException` for an invalid version or `Host`, or too many requests.
 
         There must be exactly one `Host` (RFC 9112 §3.2). A handshake needs HTTP/1.1 (RFC 6455
         §4.1), and no pipelined request before it, whose response could mix with frames.
@@ -150,13 +142,13 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         hosts = sum(name == b"host" for name, _ in self.headers)
         is_handshake = self.parser.should_upgrade() and self._should_upgrade()
         if version != "1.1" and (is_handshake or version != "1.0"):
-            raise RequestRefused(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, f"HTTP/{version}")
+            raise HTTPException(505, f"HTTP/{version}")
         if hosts > 1 or (hosts == 0 and version == "1.1"):
-            raise RequestRefused(HTTPStatus.BAD_REQUEST, f"{hosts} Host headers")
+            raise HTTPException(400, f"{hosts} Host headers")
         if is_handshake and self.is_answering():
-            raise RequestRefused(HTTPStatus.BAD_REQUEST, "handshake before an answer")
+            raise HTTPException(400, "handshake before an answer")
         if len(self.pipeline) >= MAX_PIPELINED_REQUESTS:
-            raise RequestRefused(HTTPStatus.TOO_MANY_REQUESTS, "too many pipelined requests")
+            raise HTTPException(429, "too many pipelined requests")
 
     def upgrade(self, early: bytes) -> None:
         """Switch to the WebSocket protocol; `early` is data received after the handshake."""
@@ -164,7 +156,17 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self.ignore_upgrade(early)
             return
         self.write_deadline.stop()
-        self.handle_websocket_upgrade()
+        handshake, kind = None, cast("Any", self.ws_protocol_class)
+        if issubclass(kind, LimitedWebSocketProtocol):
+            handshake = read_handshake(self.scope["method"], self.url, self.headers)
+        if handshake is None:  # an unusual one, which `websockets` parses again
+            self.handle_websocket_upgrade()
+        else:
+            self.connections.discard(self)
+            protocol = kind(self.config, self.server_state, self.app_state, self.loop)
+            protocol.connection_made(self.transport)
+            protocol.start(handshake)
+            self.transport.set_protocol(protocol)
         # Break reference cycles, so that this protocol is freed without the garbage collector.
         del self.parser, self.write_deadline
         if early and not self.transport.is_closing():
@@ -185,21 +187,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self.ignores_upgrade, self.is_reparsing = False, True
         self.data_received(b"".join([b"POST / HTTP/1.1\r\n", *framing, b"\r\n", rest]))
 
-    def handle_websocket_upgrade(self) -> None:
-        """Pass on the parsed handshake; an unusual one is parsed again by `websockets`."""
-        handshake = None
-        kind: Any = self.ws_protocol_class
-        if issubclass(kind, LimitedWebSocketProtocol):
-            handshake = read_handshake(self.scope["method"], self.url, self.headers)
-        if handshake is None:
-            super().handle_websocket_upgrade()
-            return
-        self.connections.discard(self)
-        protocol = kind(self.config, self.server_state, self.app_state, self.loop)
-        protocol.start_from_handshake(self, handshake)
-        self.transport.set_protocol(protocol)
-
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self.running = cycle
         self.write_deadline.start()
         super()._start_asgi_task(cycle, app)
@@ -236,16 +224,16 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         If an earlier request is unanswered, drop the connection: the client would take the
         response for that request's.
         """
-        status, reason = HTTPStatus.BAD_REQUEST, "invalid HTTP request"
-        if isinstance(cause, RequestRefused):
-            status, reason = cause.status, cause.reason
+        status, reason = 400, "invalid HTTP request"
+        if isinstance(cause, HTTPException):
+            status, reason = cause.status_code, cause.detail
         if self.is_answering():
             self.log(logging.WARNING, "dropped", reason)
             self.disconnect_cycles()
             self.transport.abort()
         else:
-            self.log(logging.WARNING, "refused", reason, status=status.value)
-            self.transport.write(refusal(status, reason))
+            self.log(logging.WARNING, "refused", reason, status=status)
+            self.transport.write(denial(status, (), reason.encode()))
             self.write_deadline.start()
             self.transport.close()
 

@@ -48,7 +48,7 @@ ENGINE = __name__.partition(".")[0]
 _quote = json.JSONEncoder(default=str).encode
 """Encodes a value as JSON; `json.dumps` would create an encoder for each call."""
 
-refusals = logging.getLogger(f"{__name__.removesuffix('.server.logging')}.handshake")
+refusals = logging.getLogger(f"{ENGINE}.handshake")
 """Logger of all rejected handshakes and requests."""
 
 handshake_refused: ContextVar[bool] = ContextVar("handshake_refused", default=False)
@@ -88,8 +88,7 @@ def connection_fields(scope: Scope) -> dict[str, Any]:
 
 def connection_id(scope: Scope) -> str:
     """Return the id of a connection, unique across processes."""
-    found: str = scope.get("connection_id") or scope.setdefault("connection_id", token_hex(8))
-    return found
+    return scope.get("connection_id") or scope.setdefault("connection_id", token_hex(8))
 
 
 def uvicorn_log_config(form: str, application: str) -> dict[str, Any]:

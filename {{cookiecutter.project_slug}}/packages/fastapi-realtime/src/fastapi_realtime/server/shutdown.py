@@ -6,12 +6,14 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from types import FrameType
 from typing import TypeGuard
 
+from uvicorn import Server
+
 from ..close_codes import CloseCode
 from ..connection import Connection
-from .uvicorn_internals import Server
 
 PER_SECOND = 50
 """Connections to close per second; more if that would take over half of `drain_seconds`."""
@@ -24,6 +26,7 @@ REPEAT_SECONDS = 1.0
 """Signals within this time after the first one are ignored as repeats."""
 
 
+@dataclass(eq=False)
 class Drain:
     """Closes all connections with 1012, in batches, so that clients don't all reconnect at once.
 
@@ -31,43 +34,33 @@ class Drain:
     and lose their unsent data.
     """
 
-    def __init__(
-        self,
-        connections: set[Connection],
-        seconds: float,
-        flush: Callable[[], Awaitable[None]],
-    ) -> None:
-        """`flush` waits until everything published so far has been written to the connections."""
-        self.has_begun = False
-        self._connections = connections
-        self._seconds = seconds
-        self._flush = flush
+    connections: set[Connection]
+    seconds: float
+    flush: Callable[[], Awaitable[None]]
+    """Waits until everything published so far has been written to the connections."""
+    has_begun: bool = False
 
     async def run(self) -> None:
         """Close all connections within `seconds`; new handshakes get 503 from now on."""
         self.has_begun = True
         try:
-            async with asyncio.timeout(self._seconds):
-                await self._flush_and_close()
-        except TimeoutError:
-            pass
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.seconds):
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self.flush(), self.seconds / 4)
+                    await self._close_in_batches()
+                    while self.connections:
+                        self._close(self.connections)  # including those opened in the meantime
+                        await asyncio.sleep(0.01)
         finally:
-            for connection in list(self._connections):
+            for connection in list(self.connections):
                 connection.abort()
 
-    async def _flush_and_close(self) -> None:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._flush(), self._seconds / 4)
-        await self._close_in_batches()
-        while self._connections:
-            self._close(self._connections)  # including those opened in the meantime
-            await asyncio.sleep(0.01)
-
     async def _close_in_batches(self) -> None:
-        waiting = list(self._connections)
+        waiting = list(self.connections)
         random.shuffle(waiting)
         batches = max(1, min(len(waiting), MAX_BATCHES))
-        pause = min(len(waiting) / PER_SECOND, self._seconds / 2) / batches
+        pause = min(len(waiting) / PER_SECOND, self.seconds / 2) / batches
         for number in range(batches):
             self._close(waiting[number::batches])
             await asyncio.sleep(random.uniform(0, 2 * pause))

@@ -4,43 +4,46 @@ import asyncio
 import logging
 import random
 from collections.abc import Iterable
+from functools import partial
 from http import HTTPStatus
 from typing import Any, cast
 from urllib.parse import unquote
 
-from starlette.types import Scope
+from starlette.types import Message, Scope
+from uvicorn import Config
 
 from ..close_codes import CloseCode
-from .fast_path import HIGH_WATER, server_frame
-from .frames import (
+from .fast_path import HIGH_WATER, MAX_BYTES, Inbox
+from .logging import address_of, connection_fields, refusals
+from .metrics import STATUS, refused
+from .uvicorn_internals import (
+    ClientDisconnected,
+    Close,
+    Request,
+    ServerProtocol,
+    ServerState,
+    get_local_addr,
+    get_remote_addr,
+    is_ssl,
+)
+from .wire import (
     CLOSE,
     CONTROL,
     FIN,
     OPCODE,
     PING,
     PONG,
+    Handshake,
+    Headers,
     InvalidFrame,
+    answer,
     control_frame,
+    denial,
     read_close,
     read_frame,
     read_message,
+    server_frame,
 )
-from .inbox import MAX_BYTES, Inbox
-from .logging import address_of, connection_fields, refusals
-from .metrics import STATUS, refused
-from .upgrade import Handshake, answer, denial, refusal
-from .uvicorn_internals import (
-    ASGIReceiveEvent,
-    ASGISendEvent,
-    ClientDisconnected,
-    Config,
-    HttpToolsProtocol,
-    ServerState,
-    get_local_addr,
-    get_remote_addr,
-    is_ssl,
-)
-from .websockets_internals import Close, Request, ServerProtocol
 from .write_deadline import WriteDeadline
 
 WRITABLE = asyncio.Event()
@@ -85,9 +88,7 @@ class LimitedWebSocketProtocol(asyncio.Protocol):
     scope: Scope | None = None
     client: tuple[str, int] | None = None
     accept = b""  # Sec-WebSocket-Accept
-    denial: tuple[int, list[tuple[bytes, bytes]], bytes] | None = (
-        None  # the application's response to the handshake
-    )
+    denial: tuple[int, Headers, bytes] | None = None  # the application's, instead of 101
     handshake_complete = False  # it has been answered
     writable = WRITABLE
     unparsed: bytes | bytearray = b""
@@ -125,16 +126,10 @@ class LimitedWebSocketProtocol(asyncio.Protocol):
     # The handshake.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Wait for a handshake that the HTTP protocol leaves to this one."""
+        """Wait for `start`, or for the head of a handshake that is left to this protocol."""
         self.transport = cast("asyncio.Transport", transport)
         self.client = get_remote_addr(self.transport)
         self.server_state.connections.add(cast("Any", self))
-
-    def start_from_handshake(self, http: HttpToolsProtocol, handshake: Handshake) -> None:
-        """Start from a handshake that the HTTP protocol has parsed."""
-        self.transport, self.client = http.transport, http.client
-        self.server_state.connections.add(cast("Any", self))
-        self.start(handshake, http.server, "wss" if http.scheme == "https" else "ws")
 
     def read_handshake(self, head: bytes) -> None:
         """Parse an unusual handshake with `websockets`, which says what is wrong with it."""
@@ -145,11 +140,12 @@ class LimitedWebSocketProtocol(asyncio.Protocol):
             request = cast("Request", event)
             response = parser.accept(request)
             if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
-                scheme = "wss" if is_ssl(self.transport) else "ws"
-                self.start(handshake_of(request, response), get_local_addr(self.transport), scheme)
+                self.start(handshake_of(request, response))
                 return
             parser.send_response(response)
-        response = b"".join(parser.data_to_send()) or refusal(HTTPStatus.BAD_REQUEST, NO_HANDSHAKE)
+        response = b"".join(parser.data_to_send()) or denial(
+            HTTPStatus.BAD_REQUEST, (), NO_HANDSHAKE.encode()
+        )
         self.handshake_complete = self.close_sent = self.disconnected = True
         self.transport.write(response)
         self.transport.close()
@@ -158,8 +154,8 @@ class LimitedWebSocketProtocol(asyncio.Protocol):
         refused.add(1, {STATUS: status})
         self.start_write_deadline()
 
-    def start(self, handshake: Handshake, server: Any, scheme: str) -> None:
-        """Run the application."""
+    def start(self, handshake: Handshake) -> None:
+        """Run the application, with a handshake that has been parsed."""
         self.accept = handshake.accept
         root_path = self.config.root_path
         path, _, query = handshake.target.partition("?")
@@ -167,8 +163,8 @@ class LimitedWebSocketProtocol(asyncio.Protocol):
             "type": "websocket",
             "asgi": {"version": self.config.asgi_version, "spec_version": "2.4"},
             "http_version": "1.1",
-            "scheme": scheme,
-            "server": server,
+            "scheme": "wss" if is_ssl(self.transport) else "ws",
+            "server": get_local_addr(self.transport),
             "client": self.client,
             "root_path": root_path,
             "path": root_path + unquote(path),
@@ -179,7 +175,7 @@ class LimitedWebSocketProtocol(asyncio.Protocol):
             "state": self.app_state.copy(),
             "extensions": {"websocket.http.response": {}},
         }
-        self.inbox.put_event({"type": "websocket.connect"})
+        self.inbox.put({"type": "websocket.connect"})
         task = self.loop.create_task(self.run_asgi(self.scope))
         task.add_done_callback(self.on_task_complete)
         self.server_state.tasks.add(task)
@@ -317,10 +313,8 @@ class LimitedWebSocketProtocol(asyncio.Protocol):
         if opcode & CONTROL:
             self.handle_control_frame(first, payload)
         elif bool(opcode) == bool(self.opcode):
-            expected = (
-                "expected a continuation frame" if opcode else "unexpected continuation frame"
-            )
-            raise InvalidFrame(CloseCode.PROTOCOL_ERROR, expected)
+            problem = "expected a" if opcode else "unexpected"
+            raise InvalidFrame(CloseCode.PROTOCOL_ERROR, f"{problem} continuation frame")
         elif first & FIN and opcode:
             self.put_message(opcode, payload)
         else:
@@ -432,21 +426,20 @@ class LimitedWebSocketProtocol(asyncio.Protocol):
 
     # The application.
 
-    async def receive(self) -> ASGIReceiveEvent:
+    async def receive(self) -> Message:
         """Return the next message or disconnect, as an ASGI event."""
         message, _ = await self.inbox.get()
         if isinstance(message, str):
             return {"type": "websocket.receive", "text": message}
         if isinstance(message, bytes):
             return {"type": "websocket.receive", "bytes": message}
-        return cast("ASGIReceiveEvent", message)
+        return message
 
-    async def send(self, message: ASGISendEvent) -> None:
+    async def send(self, event: Message) -> None:
         """Send an ASGI event; raises `ClientDisconnected` or, for one out of turn, `RuntimeError`."""
         await self.writable.wait()
         if self.disconnected or (self.transport.is_closing() and not self.close_sent):
             raise ClientDisconnected
-        event: dict[str, Any] = dict(message)
         match event["type"]:
             case "websocket.accept" if not self.handshake_complete and self.denial is None:
                 self.answer_handshake(event.get("subprotocol"), event.get("headers", ()))
@@ -500,7 +493,7 @@ class LimitedWebSocketProtocol(asyncio.Protocol):
     def put_disconnect(self, code: int, reason: str = "") -> None:
         """Put a disconnect event into the inbox."""
         event = {"type": "websocket.disconnect", "code": int(code), "reason": reason}
-        self.inbox.put_event(event)
+        self.inbox.put(event)
 
     def handle_close(self, payload: bytes) -> None:
         """Reply to the client's close frame, or end if that is its reply.
@@ -615,12 +608,9 @@ class LimitedWebSocketProtocol(asyncio.Protocol):
     def start_write_deadline(self) -> None:
         """Start to check that the client reads unsent data, if there is any."""
         if self.transport.get_write_buffer_size() and self.write_deadline is None:
-            self.write_deadline = WriteDeadline(self.transport, self.stop_writing)
+            on_expiry = partial(self.drop, "it stopped reading")
+            self.write_deadline = WriteDeadline(self.transport, on_expiry)
             self.write_deadline.start()
-
-    def stop_writing(self) -> None:
-        """Drop the connection of a client that has stopped reading."""
-        self.drop("it stopped reading")
 
     def drop(self, reason: str) -> None:
         """End without a close frame; unsent data is lost."""

@@ -76,15 +76,6 @@ def new_secret() -> str:
     return token_urlsafe(64)
 
 
-def check_key(text: str, algorithms: Sequence[str]) -> Key:
-    """Return a secret or a public key (PEM), or raise a `ValueError` that says what is wrong."""
-    if not text:
-        raise NoSecretError("it is missing or empty")
-    if "PRIVATE KEY" in text:
-        raise ValueError("this is a private key; the server needs the public one")
-    return prepare_key(lambda algorithm: text, algorithms)
-
-
 def prepare_key(load: Callable[[str], Any], algorithms: Sequence[str], kid: object = None) -> Key:
     """Return a key for those of the algorithms that fit its type.
 
@@ -303,13 +294,16 @@ class KeySet:
             if item.startswith(("{", "[")):
                 keys, left_out = parse_jwks(item, self._algorithms)
                 if not keys:
-                    raise ValueError(
-                        "; ".join(["this JWKS has no key that can be used", *left_out])
-                    )
+                    problems = ["this JWKS has no key that can be used", *left_out]
+                    raise ValueError("; ".join(problems))
                 max_age, read = READ_AGAIN_SECONDS, partial(read_key_file, path)
                 self.sources.append(Jwks(str(path), read, self._algorithms, max_age, self._clock))
                 return
-        self.keys.append(check_key(item, self._algorithms))
+        if not item:
+            raise NoSecretError("it is missing or empty")
+        if "PRIVATE KEY" in item:
+            raise ValueError("this is a private key; the server needs the public one")
+        self.keys.append(prepare_key(lambda algorithm: item, self._algorithms))
 
     async def decode(self, token: str, audience: str | None) -> dict[str, Any]:
         """Return the claims of a token signed with one of the keys.

@@ -18,11 +18,10 @@ from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
 from ...settings import RoomSettings, SettingsError
-from ..broker import FOREIGN_LOOP, Broker, BrokerUnavailable, CloseSubject, RoomRefused
+from ..broker import FOREIGN_LOOP, Broker, BrokerUnavailable, CloseSubject, Replay, RoomRefused
 from ..events import MessageEvent, PresenceEvent, Present
-from ..history import Replay
 from ..hub import Hub
-from ..presence import Presence
+from ..memory import Presence
 from ..rooms import memory_broker
 from .connection import PATIENCE, Commands, Health, Shared, reap
 from .history import Replays, StoredBytes

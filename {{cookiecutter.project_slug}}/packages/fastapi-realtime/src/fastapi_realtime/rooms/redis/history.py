@@ -9,9 +9,8 @@ from typing import NamedTuple
 
 from redis.exceptions import ResponseError
 
-from ...server.fast_path import server_frame
-from ..broker import BrokerUnavailable
-from ..history import Replay
+from ...server.wire import server_frame
+from ..broker import BrokerUnavailable, Replay
 from ..memory import MAX_ROOM_BYTES
 from .connection import Commands, Health, explain
 from .log import LogEntry, read_entry

@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 
 from pydantic_core import from_json
 
-from ..events import EVENTS, GapEvent, MessageEvent, RoomFormat
-from ..subscriber import AFTER_ALL, EncodedEvent
+from ..events import AFTER_ALL, EVENTS, EncodedEvent, GapEvent, MessageEvent, RoomFormat
 from .scripts import LOOK_SHA, RoomKeys, room_arguments
 from .servers import Command
 

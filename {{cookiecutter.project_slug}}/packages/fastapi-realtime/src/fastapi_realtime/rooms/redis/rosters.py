@@ -14,7 +14,7 @@ from redis.exceptions import ResponseError
 
 from ..broker import BrokerUnavailable
 from ..events import PresenceEvent, Present
-from ..presence import COUNT_SECONDS, Presence, Roster
+from ..memory import COUNT_SECONDS, Presence, Roster
 from .connection import PATIENCE, Commands, Shared, explain
 from .scripts import EMPTY_SECONDS
 from .servers import Command
