@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from starlette.testclient import WebSocketDenialResponse
 from websockets.exceptions import InvalidStatus
 
-from .room_app import connect_events, next_event, request, room_app, send
+from .room_app import EventsAdmitted, connect_events, next_event, request, room_app, send
 from .serving import Serve, connect, raw_client, realtime_app, receive_all, running, warning
 
 TEXT = "x" * 10_000
@@ -225,6 +225,22 @@ def test_a_member_that_disconnects_during_its_replay_was_never_there() -> None:
         with connect(f"{url}/rooms/lobby?name=carol"):
             assert json.loads(ann.recv(timeout=10))["sender"] == "carol"
     assert len(rooms.hub) == 0
+
+
+def test_a_join_that_times_out_leaves_nothing_behind() -> None:
+    rooms = Rooms(RoomSettings())
+    rooms.broker = SlowBroker(rooms.hub)
+    app = room_app(rooms=rooms)
+
+    @app.websocket("/hasty")
+    async def hasty(connection: EventsAdmitted, rooms: RoomsDep) -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1), rooms.join(connection, "lobby", "bob", since="x"):
+                pass
+        await connection.send_message(str(len(rooms.hub)))
+
+    with running(app) as url, connect_events(f"{url}/hasty") as bob:
+        assert bob.recv(timeout=10) == "0"
 
 
 class AbsentBroker(MemoryBroker):

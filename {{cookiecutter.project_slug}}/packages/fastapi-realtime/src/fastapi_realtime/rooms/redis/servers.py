@@ -55,6 +55,10 @@ SEVERAL = re.compile(
     r"(?P<path>(?:/[^?#]*)?)(?P<query>(?:\?.*)?)"
 )
 """A URL of several servers: nodes of a cluster, or sentinels, which are Redis's own watchers."""
+KEYLESS = {"INFO", "PING", "PUBLISH", "SCRIPT", "TIME"}
+"""Commands without a key."""
+KEY_AT = {"EVALSHA": 3, "XREAD": 4}
+"""Where the first key of a command is, if it does not follow the name."""
 PORTS = {"cluster": 6379, "sentinel": 26379}
 
 
@@ -334,13 +338,11 @@ def units(commands: list[Command]) -> Iterator[list[int]]:
 
 def key_of(command: Command) -> str | bytes | None:
     """Return the first key of a command; `None` if it has none."""
-    match command:
-        case ("INFO" | "PING" | "PUBLISH" | "SCRIPT" | "TIME", *_):
-            return None
-        case ("EVALSHA", _, _, key, *_) | ("XREAD", _, _, _, key, *_) | (_, key, *_):
-            assert not isinstance(key, int)
-            return key
-    raise ValueError(command)
+    if command[0] in KEYLESS:
+        return None
+    key = command[KEY_AT.get(str(command[0]), 1)]
+    assert not isinstance(key, int)
+    return key
 
 
 def named(command: Command, server: str) -> Command:
