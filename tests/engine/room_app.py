@@ -19,10 +19,11 @@ from fastapi_realtime.rooms import (
     AdmittedRequest,
     IdempotencyKey,
     JsonBody,
-    Present,
+    Last,
     Rooms,
     RoomsDep,
     RoomSettings,
+    RoomState,
 )
 from websockets.sync.client import ClientConnection
 from websockets.typing import Subprotocol
@@ -89,8 +90,9 @@ def room_app(rooms: Rooms | None = None, authenticator: Any = None, **settings: 
         room: str,
         name: str = "somebody",
         since: str = "",
+        last: int = 0,
     ) -> None:
-        async with rooms.join(connection, room, connection.subject or name, since) as member:
+        async with rooms.join(connection, room, connection.subject or name, since, last) as member:
             async for message in member:
                 await member.publish(message.data, message.ref)
 
@@ -106,10 +108,14 @@ def room_app(rooms: Rooms | None = None, authenticator: Any = None, **settings: 
         await rooms.check_publish(client, room)
         return {"id": await rooms.publish(room, data, client.subject or name, ref)}
 
-    @app.get("/rooms/{room:path}")
-    async def present(client: AdmittedRequest, rooms: RoomsDep, room: str) -> Present:
+    @app.get("/rooms/{room:path}", response_model_exclude_none=True)
+    async def present(
+        client: AdmittedRequest, rooms: RoomsDep, room: str, last: Last = 0
+    ) -> RoomState:
         await rooms.check_join(client, room)
-        return await rooms.present(room)
+        present = await rooms.present(room)
+        messages = await rooms.latest(room, last, client.subject)
+        return RoomState(count=present.count, members=present.members, messages=messages or None)
 
     return app
 

@@ -94,6 +94,18 @@ async def test_a_ref_is_published_once_as_long_as_its_message_is_kept(
     assert await process.publish("a", room, ref="r1") != first
 
 
+async def test_the_latest_messages_are_read_without_a_position(start: Start, room: str) -> None:
+    process = await start(history_length=3)
+    assert (await process.broker.replay(room, "", last=2)).frames == []
+    ids = [await process.publish(text, room) for text in "abcd"]
+    for last, expected in ((1, ids[3:]), (2, ids[2:]), (3, ids[1:]), (99, ids[1:])):
+        replay = await process.broker.replay(room, "", last=last)
+        events = [json.loads(split_frame(frame)[0]) for frame in replay.frames]
+        assert [event["id"] for event in events] == expected
+        assert replay.is_complete
+        assert (replay.position, replay.last_offset) == (ids[3], 4)
+
+
 async def test_the_oldest_messages_are_forgotten(start: Start, room: str) -> None:
     process = await start(history_length=2)
     first, second, third = [await process.publish(text, room) for text in "abc"]

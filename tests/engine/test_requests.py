@@ -105,6 +105,27 @@ def test_where_an_origin_is_required_a_page_may_get_something_of_its_own_without
         assert client.post(PATH, json=1, headers={"origin": "http://testserver"}).is_success
 
 
+def test_the_latest_messages_are_bounded_and_count_as_requests() -> None:
+    with TestClient(room_app(messages_per_second=0.001, message_burst=140)) as client:
+        for number in range(7):
+            client.post(PATH, json=str(number) * 60_000)
+        for last, expected in ((2, "56"), (99, "3456"), (0, "")):
+            found = client.get(f"{PATH}?last={last}").json().get("messages", [])
+            assert [message["data"][0] for message in found] == [*expected]
+        answers = [client.get(f"{PATH}?last=4").status_code for _ in range(2)]
+        assert answers == [200, 429]
+
+
+def test_only_who_may_join_reads_the_latest_messages() -> None:
+    with TestClient(token_app(zoe={"join": ["tea"], "publish": ["tea"]})) as client:
+        zoe, mallory = ({"authorization": name} for name in ("zoe", "mallory"))
+        client.post(PATH, json="secret", headers=zoe)
+        assert client.get(f"{PATH}?last=9", headers=mallory).status_code == 403
+        assert client.get(f"{PATH}?last=-1", headers=zoe).status_code == 422
+        found = client.get(f"{PATH}?last=9", headers=zoe).json()["messages"]
+        assert [(each["sender"], each["data"]) for each in found] == [("zoe", "secret")]
+
+
 def test_too_many_requests_of_an_address_get_a_429(client: TestClient) -> None:
     assert [client.post(PATH, json=1).status_code for _ in range(4)] == [202, 202, 202, 429]
 

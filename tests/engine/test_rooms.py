@@ -173,13 +173,16 @@ class SlowBroker(MemoryBroker):
         self.asked = asyncio.Event()
         self.published = asyncio.Event()
 
-    async def replay(self, room: str, since: str, address: str = "") -> Replay:
+    async def replay(self, room: str, since: str, address: str = "", last: int = 0) -> Replay:
         self.asked.set()
         await self.published.wait()
-        return await super().replay(room, since)
+        return await super().replay(room, since, address, last)
 
 
-def test_messages_published_while_history_is_read_arrive_once(serve_both_ways: Serve) -> None:
+@pytest.mark.parametrize("query", ["since=SINCE", "since=SINCE&last=1", "last=50"])
+def test_messages_published_while_history_is_read_arrive_once(
+    serve_both_ways: Serve, query: str
+) -> None:
     settings = RoomSettings()
     rooms = Rooms(settings)
     rooms.broker = broker = SlowBroker(rooms.hub)
@@ -200,7 +203,8 @@ def test_messages_published_while_history_is_read_arrive_once(serve_both_ways: S
     with connect_events(f"{url}/rooms/lobby") as ann:
         since = next_event(ann, "joined")["id"]
         send(ann, *range(10))
-        with connect_events(f"{url}/rooms/lobby?since={since}") as bob, connect(f"{url}/publisher"):
+        query = query.replace("SINCE", since)
+        with connect_events(f"{url}/rooms/lobby?{query}") as bob, connect(f"{url}/publisher"):
             assert [next_event(bob, "message")["data"] for _ in range(30)] == list(range(30))
             send(ann, "last")
             assert next_event(bob, "message")["data"] == "last"
@@ -251,7 +255,7 @@ class AbsentBroker(MemoryBroker):
             raise BrokerUnavailable
         return await super().enter(room)
 
-    async def replay(self, room: str, since: str, address: str = "") -> Replay:
+    async def replay(self, room: str, since: str, address: str = "", last: int = 0) -> Replay:
         raise BrokerUnavailable
 
     async def publish(

@@ -3,13 +3,22 @@
 from ..settings import RoomSettings
 from .access import check_name, check_room, user_room
 from .broker import BrokerUnavailable
-from .events import EVENTS_V1, ClientMessage, MessageEvent, Present, RoomText, ServerEvent
+from .events import (
+    EVENTS_V1,
+    ClientMessage,
+    MessageEvent,
+    Present,
+    RoomState,
+    RoomText,
+    ServerEvent,
+)
 from .member import Member
 from .parameters import (
     JSON_BODY,
     AdmittedRequest,
     IdempotencyKey,
     JsonBody,
+    Last,
     RoomConnection,
     RoomInPath,
     RoomOrLobby,
@@ -27,6 +36,7 @@ __all__ = [
     "ClientMessage",
     "IdempotencyKey",
     "JsonBody",
+    "Last",
     "Member",
     "MessageEvent",
     "Present",
@@ -35,6 +45,7 @@ __all__ = [
     "RoomInPath",
     "RoomOrLobby",
     "RoomSettings",
+    "RoomState",
     "RoomText",
     "Rooms",
     "RoomsDep",

@@ -94,8 +94,11 @@ class Broker(Protocol):
     async def close_subject(self, subject: str) -> None:
         """Ask other processes to close a subject's connections; raises `BrokerUnavailable`."""
 
-    async def replay(self, room: str, since: str, address: str = "") -> Replay:
-        """Return the messages after the position `since`; raises `BrokerUnavailable`."""
+    async def replay(self, room: str, since: str, address: str = "", last: int = 0) -> Replay:
+        """Return the messages after the position `since`; raises `BrokerUnavailable`.
+
+        Where `last` is positive, return that many of the latest messages instead, if there are.
+        """
 
     async def enter(self, room: str, address: str = "") -> str:
         """Count a member that joins a room, and return the room's position.

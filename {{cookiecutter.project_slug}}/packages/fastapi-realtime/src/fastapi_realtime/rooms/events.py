@@ -74,6 +74,12 @@ class Present(BaseModel):
     members: list[PresentMember]
 
 
+class RoomState(Present):
+    """Who is in a room, and its latest messages, if any were asked for."""
+
+    messages: list[MessageEvent] | None = None
+
+
 class PresentEvent(BaseModel):
     """Who is in the room: to a new member; in large rooms, to all instead of joins and leaves."""
 

@@ -94,6 +94,7 @@ class Member:
     room: str
     name: str  # that others see
     _since: str = ""  # the last id that a returning member received
+    _last: int = 0  # messages to send to a new one
     _subscriber: Subscriber = field(init=False)
     _confirmations: Confirmations | None = None
     _timer: asyncio.TimerHandle | None = None
@@ -244,13 +245,13 @@ class Member:
             raise
 
     async def _start(self, position: str) -> None:
-        """Send missed messages to a returning member, then those held since it subscribed.
+        """Send missed messages, or the last ones, then those held since it subscribed.
 
         A client that is gone is never announced, but what it sent before is still published.
         """
         replayed, has_events = 0, self._subscriber.format is EVENTS
         with suppress(WebSocketDisconnect):
-            if has_events and self._since:
+            if has_events and (self._since or self._last):
                 replay = await self._replay()
                 replayed, position = replay.last_offset, replay.position
             if has_events:
@@ -285,13 +286,15 @@ class Member:
         await self._rooms.broker.announce(event)
 
     async def _replay(self) -> Replay:
-        """Send the messages after `since`, with `gap` before them if some are lost."""
+        """Send the messages after `since`, with `gap` before them if some are lost; or the last."""
         room, since, connection = self.room, self._since, self._connection
-        replay = await self._rooms.broker.replay(room, since, self._address)
+        last = 0 if since else self._last
+        replay = await self._rooms.broker.replay(room, since, self._address, last)
         self._rooms.hub.hold(self._subscriber, replay.size)
         if not replay.is_complete:
             await self._send(GapEvent(room=room, since=since))
         for frame in replay.frames:
             await connection.send_frame(frame)
-        await self._send(ResumedEvent(id=replay.position, room=room, since=since))
+        if since:
+            await self._send(ResumedEvent(id=replay.position, room=room, since=since))
         return replay

@@ -102,6 +102,11 @@ class History:
         frames = [entry.frame for entry in entries]
         return Replay(frames, self.offset if frames else 0, is_complete, self.position)
 
+    def latest(self, count: int) -> Replay:
+        """Return the latest messages, as many as are kept."""
+        frames = [entry.frame for entry in [*self._entries][-count:]]
+        return Replay(frames, self.offset if frames else 0, True, self.position)
+
     def _count_after(self, position: str) -> int:
         """Return the number of messages after a position; negative if it is unknown."""
         epoch, _, offset = position.partition("-")
@@ -275,8 +280,9 @@ class MemoryBroker:
     async def close_subject(self, subject: str) -> None:
         """Do nothing: there are no other processes."""
 
-    async def replay(self, room: str, since: str, address: str = "") -> Replay:
-        return self._histories.get(room, History()).since(since)
+    async def replay(self, room: str, since: str, address: str = "", last: int = 0) -> Replay:
+        history = self._histories.get(room, History())
+        return history.latest(last) if last else history.since(since)
 
     async def enter(self, room: str, address: str = "") -> str:
         self._check_loop()

@@ -41,6 +41,9 @@ Since = Annotated[
 ]
 """The last `id` that a returning member received, from `?since=`."""
 
+Last = Annotated[int, Query(ge=0, description="How many of the latest messages to send first.")]
+"""The number of messages for a new member, or in a response, from `?last=`."""
+
 
 async def room_or_lobby(connection: HTTPConnection) -> str:
     """Return the room in the path, or `lobby`; an invalid name gives 422."""

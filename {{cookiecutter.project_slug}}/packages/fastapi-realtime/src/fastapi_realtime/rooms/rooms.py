@@ -1,6 +1,7 @@
 """Rooms: join them from endpoints, publish to them from anywhere in the application."""
 
 import logging
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -10,11 +11,13 @@ from fastapi import Depends, HTTPException
 from fastapi.requests import HTTPConnection
 from opentelemetry.metrics import CallbackOptions, Observation, get_meter
 from pydantic import JsonValue
+from pydantic_core import from_json
 
 from ..connection import Connection
-from ..limits import KeyedLimiter, network_of
+from ..limits import COUNTED_BYTES, KeyedLimiter, network_of
 from ..realtime import Realtime, realtime_of
 from ..server.shutdown import uvicorn_workers
+from ..server.wire import frame_message
 from ..settings import RoomSettings
 from .access import RoomAccess, RoomPolicy
 from .broker import Broker
@@ -25,6 +28,8 @@ from .memory import MemoryBroker
 
 S = TypeVar("S", bound=RoomSettings)
 
+LATEST_BYTES = 262_144
+"""Maximum bytes of messages in a response."""
 JOIN_BURST = 10
 """Burst of joins from one address, as a multiple of the rate a second."""
 
@@ -134,17 +139,36 @@ class Rooms(RoomAccess):
         if not self._request_limiter.allow(subject or address, cost):
             raise HTTPException(429, "too many requests; see APP_MESSAGES_PER_SECOND")
 
-    def join(self, connection: Connection, room: str, name: str, since: str = "") -> Member:
+    async def latest(self, room: str, count: int, subject: str = "") -> list[MessageEvent]:
+        """Return the latest messages of a room, as many as are kept and fit into 256 KiB.
+
+        Each 8 KiB count as a request of the subject, else of the address. Raises a 429 above the
+        limit, and `BrokerUnavailable`.
+        """
+        address, size, messages = client_address.get(), 0, deque[MessageEvent]()
+        replay = await self.broker.replay(room, "", address, count) if count else None
+        for frame in reversed(replay.frames if replay else ()):
+            size += len(frame)
+            if size > LATEST_BYTES:
+                break
+            messages.appendleft(MessageEvent(**from_json(frame_message(frame))))
+        if not self._request_limiter.allow(subject or address, size // COUNTED_BYTES):
+            raise HTTPException(429, "too many requests; see APP_MESSAGES_PER_SECOND")
+        return [*messages]
+
+    def join(
+        self, connection: Connection, room: str, name: str, since: str = "", last: int = 0
+    ) -> Member:
         """Return a member. `async with` accepts the handshake and joins the room.
 
         Other members see `name` when it joins and leaves. Under `events.v1`, messages after the
-        id `since` are sent first. Raises a 429 for too many joins from one address. Entering
+        id `since` are sent first; without it, the `last` messages. Raises a 429 for too many joins from one address. Entering
         `async with` raises a 403 if the client may not join the room.
         """
         if not self._join_limiter.allow(network_of(connection.host)):
             detail = "too many joins from this address; see APP_JOINS_PER_SECOND_PER_IP"
             raise HTTPException(429, detail)
-        return Member(self, connection, room, name, since)
+        return Member(self, connection, room, name, since, last)
 
 
 async def current_rooms(connection: HTTPConnection) -> Rooms:

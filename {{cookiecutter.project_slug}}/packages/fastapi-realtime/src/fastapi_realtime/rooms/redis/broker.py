@@ -244,9 +244,12 @@ class RedisBroker:
         if isinstance(answers[0], ResponseError):
             raise BrokerUnavailable
 
-    async def replay(self, room: str, since: str, address: str = "") -> Replay:
-        """Return the messages after the position `since`; raises `BrokerUnavailable`."""
-        return await self._replays.read(self._keys.room(room), since, address)
+    async def replay(self, room: str, since: str, address: str = "", last: int = 0) -> Replay:
+        """Return the messages after the position `since`; raises `BrokerUnavailable`.
+
+        Where `last` is positive, return that many of the latest messages instead, if there are.
+        """
+        return await self._replays.read(self._keys.room(room), since, address, last)
 
     async def enter(self, room: str, address: str = "") -> str:
         """Count a member that joins a room, and return the room's position.

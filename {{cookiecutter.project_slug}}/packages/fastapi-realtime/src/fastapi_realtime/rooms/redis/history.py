@@ -80,8 +80,8 @@ class Replays:
         for commands in self._all:
             await commands.close()
 
-    async def read(self, keys: RoomKeys, since: str, client: str) -> Replay:
-        """Return the messages after a position; if some are lost, all that are kept.
+    async def read(self, keys: RoomKeys, since: str, client: str, last: int = 0) -> Replay:
+        """Return the messages after a position, or the `last`; if some are lost, all that are kept.
 
         Raises `BrokerUnavailable`.
         """
@@ -89,7 +89,7 @@ class Replays:
             async with asyncio.timeout(REPLAY_SECONDS):
                 commands = await self._take(client)
                 try:
-                    return await self._read(commands, keys, since)
+                    return await self._read(commands, keys, since, last)
                 finally:
                     self._give_back(commands)
         except TimeoutError:
@@ -120,13 +120,14 @@ class Replays:
                 return
         self._free.append(commands)
 
-    async def _read(self, commands: Commands, keys: RoomKeys, since: str) -> Replay:
-        found = POSITION.fullmatch(since)
+    async def _read(self, commands: Commands, keys: RoomKeys, since: str, last: int) -> Replay:
+        found = None if last else POSITION.fullmatch(since)
+        kept = min(last or self._history_length, self._history_length)
         epoch, seen = (found[1], int(found[2])) if found else ("", 0)
         frames: deque[bytes] = deque()
         size = 0
-        room = await self._read_page(commands, keys, epoch, seen, None)
-        first = max(seen if room.is_known else 0, room.offset - self._history_length) + 1
+        room = await self._read_page(commands, keys, epoch, seen, None, kept)
+        first = max(seen if room.is_known else 0, room.offset - kept) + 1
         entries, oldest = deque(room.entries), room.offset + 1
         while entries and oldest > first:
             entry = entries.popleft()
@@ -137,21 +138,27 @@ class Replays:
             frames.appendleft(frame)
             oldest = entry.offset
             if not entries and oldest > first:
-                page = await self._read_page(commands, keys, epoch, seen, oldest)
+                page = await self._read_page(commands, keys, epoch, seen, oldest, kept)
                 entries.extend(page.entries)
-        is_complete = room.is_known and oldest == seen + 1
+        is_complete = last > 0 or (room.is_known and oldest == seen + 1)
         # The reader may be behind: what it passes on up to this offset is known to the member.
         last_offset = room.offset if frames else seen if room.is_known else 0
         position = f"{room.epoch}-{room.offset}"
         return Replay([*frames], last_offset, is_complete, position, sum(map(len, frames)))
 
     async def _read_page(
-        self, commands: Commands, keys: RoomKeys, epoch: str, seen: int, before: int | None
+        self,
+        commands: Commands,
+        keys: RoomKeys,
+        epoch: str,
+        seen: int,
+        before: int | None,
+        kept: int,
     ) -> "Page":
         (answer,) = await commands.run(
             (
                 *("EVALSHA", HISTORY_SHA, 2, keys.head, keys.log),
-                *(epoch, seen, before or "", self._history_length, PAGE_BYTES),
+                *(epoch, seen, before or "", kept, PAGE_BYTES),
             )
         )
         if isinstance(answer, ResponseError):
