@@ -66,11 +66,22 @@ def made(template: Path, tmp_path: Path) -> Callable[..., Path]:
         follow(project)
         with (project / "README.md").open("a", encoding="utf-8") as readme:
             readme.write("\nOur own words.\n")
-        with (project / "src/my_websocket_app/endpoints/echo.py").open("a") as endpoint:
-            endpoint.write("\n\nOURS = True\n")
+        for file, line in own_code(project):
+            text = file.read_text("utf-8")
+            file.write_text(text.replace(line.partition("  #")[0], line), "utf-8")
         return commit(project)
 
     return made
+
+
+def own_code(project: Path) -> list[tuple[Path, str]]:
+    """Return files that their owner edits, and a line of each as it is then."""
+    source = project / "src/my_websocket_app"
+    lines = {
+        "endpoints/echo.py": "    async for message in connection:  # ours",
+        "policy.py": "    return False  # ours",
+    }
+    return [(source / file, line) for file, line in lines.items() if (source / file).exists()]
 
 
 def version_of(template: Path) -> str:
@@ -151,11 +162,12 @@ def test_answers_can_change_later(
     update(project, "--vcs-ref=:current:", *data)
     after = files(project)
     assert not [path for path, text in after.items() if re.search("^<<<<<<<", text, re.MULTILINE)]
-    assert "OURS = True" in after["src/my_websocket_app/endpoints/echo.py"]
+    edited = [file for file, line in own_code(project) if line in file.read_text("utf-8")]
+    assert len(edited) == 1 + ("auth" in given)
     assert "Our own words." in after["README.md"]
     asked_for = bake(**as_booleans(given | later)).project_path
     written = follow(asked_for)
-    own = {ANSWERS, "README.md", "endpoints/echo.py", "main.py", *written}
+    own = {ANSWERS, "README.md", "endpoints/echo.py", "main.py", "policy.py", *written}
     for path, text in files(asked_for).items():
         if path.removeprefix("src/my_websocket_app/") not in own:
             assert after[path] == text, path
