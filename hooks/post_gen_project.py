@@ -19,14 +19,10 @@ Your project is in {{ cookiecutter.project_slug }}. To run it:
 
 Then open http://127.0.0.1:8000/ in a browser.
 {% endif %}
-{% if cookiecutter.include_docker %}
-
-Or, in containers: `docker compose up --build`.
-{% endif %}
 {% if cookiecutter.__redis %}
 
 It expects Redis at APP_BROKER_URL, redis://127.0.0.1:6379/0 by default; with memory://,
-rooms live in one process.
+rooms live in one process.{{ " `docker compose up --build` brings a Redis." if cookiecutter.include_docker }}
 {% elif cookiecutter.broker == "redis" %}
 
 Without the broadcast endpoint, the answer broker=redis has no effect.
