@@ -4,6 +4,8 @@ uv run .ci/copier.py
 """
 
 import json
+import keyword
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,10 @@ _envops:
   keep_trailing_newline: true
 """
 
-SLUG = "^[A-Za-z][A-Za-z0-9]*([-_][A-Za-z0-9]+)*$"
+NAMES = r"(?s)TAKEN = frozenset\(\s*\"\"\"(.*?)\{\{"
+"""Where the hook lists names that projects import."""
+CONTROL = r"[\x00-\x1f\x7f-\x9f\u2028\u2029]"
+SLUG = r"^[A-Za-z][A-Za-z0-9]*([-_][A-Za-z0-9]+)*\Z"
 
 
 def main() -> None:
@@ -62,14 +67,33 @@ def question(key: str, default: Any, label: Any, before: list[str]) -> str:
     else:
         lines["help"] = label
         lines["default"] = f"{answers(before)}{default}" if "{" in str(default) else default
-    if key == "project_slug":
-        lines["validator"] = (
-            f"{{% if not project_slug | regex_search({SLUG!r}) or project_slug | length > 50 %}}"
-            "must begin with a letter, and have up to 50 letters and digits, with single - or _ "
-            "between them{% endif %}"
-        )
+    if lines["type"] == "str" and "choices" not in lines:
+        lines["validator"] = validator(key)
     values = {name: json.dumps(value, ensure_ascii=False) for name, value in lines.items()}
     return f"{key}:\n" + "".join(f"  {name}: {value}\n" for name, value in values.items())
+
+
+def validator(key: str) -> str:
+    """Return code that says what is wrong with an answer: what the hook of cookiecutter refuses.
+
+    But for names of Python's own modules, which differ between its versions.
+    """
+    checks = {f"{key} | regex_search({CONTROL!r})": "has a control character"}
+    if key == "project_name":
+        checks["not project_name.strip()"] = "is empty"
+    if key == "project_slug":
+        hook = (TEMPLATE / "hooks/pre_gen_project.py").read_text("utf-8")
+        taken = sorted({*re.search(NAMES, hook)[1].split(), *map(str.lower, keyword.kwlist)})
+        checks[f"not project_slug | regex_search({SLUG!r}) or project_slug | length > 50"] = (
+            "must begin with a letter, and have up to 50 letters and digits, with single - or _ "
+            "between them"
+        )
+        package = "project_slug | lower | replace('-', '_')"
+        checks[f"{package} in {' '.join(taken)!r}.split()"] = (
+            "is a name that Python or the project needs"
+        )
+    rules = [f"if {check} %}}{problem}{{% " for check, problem in checks.items()]
+    return f"{{% {'el'.join(rules)}endif %}}"
 
 
 def answers(keys: list[str]) -> str:

@@ -17,7 +17,7 @@ from .serving import Serve, WrapSend, echo_app, no_errors_logged, running
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in [name for name in os.environ if name.startswith("APP_")]:
+    for name in [name for name in os.environ if name.startswith("APP_") or name == "PORT"]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)  # where no .env is
     monkeypatch.setattr(limits, "resource", None)  # no limit of this machine

@@ -41,12 +41,12 @@ def test_members_with_tokens_can_be_checked(serve: Serve) -> None:
     url = f"{serve(token_app())}/rooms/lobby"
     said = run(url, "zoe")
     assert said["foreign origin"] == "ok refused with 403"
-    assert said["resume"] == "skipped a room of its own is refused with 403"
+    assert said["resume"] == "skipped 403; it needs a token that opens the rooms check-*"
     assert run(url) == {"handshake": f"PROBLEM 401: {check.ADVICE[401]}"}
     assert "use wss://" in run("ws://chat.example.com/rooms/lobby", "zoe")["handshake"]
 
 
-@pytest.mark.parametrize("status", [403, 404, 418, 429, 503])
+@pytest.mark.parametrize("status", [403, 404, 405, 418, 429, 503])
 def test_a_refusal_says_what_to_change(serve: Serve, status: int) -> None:
     app = realtime_app()
 
@@ -54,7 +54,7 @@ def test_a_refusal_says_what_to_change(serve: Serve, status: int) -> None:
     async def refuse(connection: Admitted) -> None:
         raise HTTPException(status)
 
-    advice = check.ADVICE.get(status, check.PROXY)
+    advice = check.ADVICE.get(status, '{"detail":"I\'m a Teapot"}')
     assert run(f"{serve(app)}/refuse") == {"handshake": f"PROBLEM {status}: {advice}"}
 
 
@@ -112,6 +112,44 @@ def test_a_room_that_refuses_messages_is_a_problem(serve: Serve) -> None:
     )
 
 
+@pytest.mark.parametrize("text", ["[1]", '{"a":1}', "\x1b", '{"type":"joined"}'])
+def test_another_server_is_a_problem_in_one_line(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setattr(check, "SECONDS", 0.2)
+    app = realtime_app()
+
+    @app.websocket("/rooms/{room}")
+    async def other(connection: Admitted[str, str]) -> None:
+        await connection.send(text)
+        await connection.wait_closed()
+
+    said = run(f"{serve(app)}/rooms/tea")
+    assert said["resume"].startswith("PROBLEM ")
+    assert said["resume"].isprintable()
+
+
+def test_what_others_say_in_a_room_is_no_silence(serve: Serve) -> None:
+    app = room_app()
+    rooms = app.state.realtime.service(Rooms)
+    seen = list[str]()
+    enter = rooms.broker.enter
+
+    async def note(room: str, address: str = "") -> str:
+        seen.append(room)
+        return await enter(room, address)
+
+    rooms.broker.enter = note
+    said = run(f"{serve(app)}/rooms/lobby")
+    assert said["silence"].startswith("ok ")
+    assert [room for room in seen if room == "lobby"] == ["lobby"]
+
+
+def test_a_user_in_the_url_is_no_part_of_the_origin(serve: Serve) -> None:
+    url = serve(room_app()).replace("//", "//zoe:secret@")
+    assert run(f"{url}/rooms/tea")["handshake"].startswith("ok ")
+
+
 class AnyRoom:
     """All rooms."""
 
@@ -119,7 +157,7 @@ class AnyRoom:
         return True
 
 
-@pytest.mark.parametrize("code", [1001, 1006])
+@pytest.mark.parametrize("code", [1001, 1006, 4001])
 def test_silence_that_ends_a_connection_is_a_problem(serve: Serve, code: int) -> None:
     app = realtime_app()
 
@@ -133,7 +171,11 @@ def test_silence_that_ends_a_connection_is_a_problem(serve: Serve, code: int) ->
             await connection.close(code)
 
     said = run(f"{serve(app)}/short", silence=10)
-    expected = {1001: "closed with 1001: see APP_IDLE_TIMEOUT", 1006: "closed with 1006; something"}
+    expected = {
+        1001: "closed with 1001: ",
+        1006: "closed with 1006; something",
+        4001: "closed with 4001: a code",
+    }
     assert said["silence"].startswith(f"PROBLEM {expected[code]}")
 
 

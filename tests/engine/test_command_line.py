@@ -1,5 +1,6 @@
 """`run_command`, the command of a project."""
 
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -144,10 +145,29 @@ def test_it_checks_a_running_server(
     run: Run, capsys: pytest.CaptureFixture[str], kind: type[RealtimeSettings]
 ) -> None:
     with running(room_app()) as url:
-        run("check", f"{url}/rooms/tea", "--silence", "0", kind=kind, rooms="/rooms")
+        run("check", f"{url}/rooms/tea", "--silence", "0.01", kind=kind, rooms="/rooms")
         assert len(re.findall("^(?:ok|skipped) ", capsys.readouterr().out, re.MULTILINE)) == 4
         with pytest.raises(SystemExit, match="problems: 1"):
             run("check", f"{url}/nowhere", kind=kind)
+
+
+@pytest.mark.parametrize("silence", ["0", "-1", "nan", "inf", "x", "86401"])
+def test_a_time_that_is_none_is_refused(run: Run, silence: str) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run("check", "/ws", "--silence", silence)
+
+
+@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt, 130), (BrokenPipeError, 1)])
+def test_an_interrupted_check_leaves_no_traceback(
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: type[BaseException], status: int
+) -> None:
+    def interrupt(*given: object) -> None:
+        raise error
+
+    monkeypatch.setattr("fastapi_realtime.check.ServerCheck.run", interrupt)
+    monkeypatch.setattr(os, "dup2", lambda *given: None)
+    with pytest.raises(SystemExit, match=str(status)):
+        run("check", "/ws", kind=RealtimeSettings)
 
 
 class RoomsInToken(PolicyFromClaims):

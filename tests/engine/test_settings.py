@@ -9,6 +9,7 @@ from fastapi_realtime import (
     SettingsError,
     load_settings,
 )
+from fastapi_realtime.testing import make_settings
 from pydantic import Field, SecretStr, model_validator
 
 
@@ -34,6 +35,23 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     assert settings.port == 9000
     assert settings.allowed_origins == ("https://a.example", "https://b.example:8443")
     assert settings.host == "127.0.0.1"
+
+
+def test_a_port_that_a_host_of_containers_sets_is_the_default(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PORT", "8001")
+    assert load_settings(Settings).port == 8001
+    Path(".env").write_text("APP_PORT=8002", "utf-8")
+    assert load_settings(Settings).port == 8002
+    monkeypatch.setenv("APP_PORT", "8003")
+    assert load_settings(Settings).port == 8003
+    assert make_settings(Settings).port == 8000
+    monkeypatch.setenv("APP_PORT", "")
+    Path(".env").unlink()
+    monkeypatch.setenv("PORT", "many")
+    with pytest.raises(SettingsError, match="APP_PORT or PORT='many': .* valid integer"):
+        load_settings(Settings)
 
 
 @pytest.mark.parametrize(

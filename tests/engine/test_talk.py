@@ -70,6 +70,44 @@ def test_what_cannot_be_opened_is_said(serve: Serve, say: Say) -> None:
             say("", wrong)
 
 
+def test_a_proxy_is_not_asked_for_the_own_machine(
+    serve: Serve, say: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "https_proxy", "ws_proxy", "socks_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    url = serve(token_app(zoe={}))
+    assert say("", f"{url}/rooms/lobby", "zoe", True)[-1] == "0"
+
+
+def test_a_proxy_that_cannot_be_used_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacks(*arguments: object, **options: object) -> None:
+        raise ImportError("connecting through a SOCKS proxy requires python-socks")
+
+    monkeypatch.setattr(talk, "connect", lacks)
+    with pytest.raises(TalkError, match="requires python-socks"):
+        talk.talk("ws://chat.example.com/ws")
+
+
+def test_a_reason_cannot_control_the_terminal(serve: Serve, say: Say) -> None:
+    app = realtime_app()
+
+    @app.websocket("/close")
+    async def close(connection: Admitted) -> None:
+        await connection.close(4000, "\x1b[31m")
+
+    assert say("", f"{serve(app)}/close") == ["closed: 4000 '\\x1b[31m'", "1"]
+
+
+def test_nobody_needs_to_read_what_is_printed(
+    serve: Serve, say: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*texts: object, flush: bool) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(talk, "print", broken, raising=False)
+    assert say("Hello\n", f"{serve(room_app())}/rooms/lobby", "", True) == ["0"]
+
+
 def test_ctrl_c_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt

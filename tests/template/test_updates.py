@@ -117,6 +117,28 @@ def test_copier_makes_the_same_files(
     assert {key: str(data[key]) for key in answers} == typed
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"project_slug": "class"},
+        {"project_slug": "FastAPI"},
+        {"project_slug": "a\n"},
+        {"project_slug": "../a"},
+        {"project_name": " "},
+        {"project_name": "Class"},
+        {"description": "a\nb"},
+        {"author_name": "\x1b[31m"},
+    ],
+    ids=str,
+)
+def test_copier_refuses_answers_that_cannot_work(
+    template: Path, tmp_path: Path, data: dict[str, str]
+) -> None:
+    with pytest.raises(ValueError, match="Validation error for question"):
+        copier.run_copy(str(template), tmp_path / "made", data, defaults=True, quiet=True)
+    assert not (tmp_path / "made").exists()
+
+
 def test_an_update_brings_the_engine_and_keeps_what_is_the_owners(
     template: Path, made: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -1,7 +1,5 @@
 """The command `{{ cookiecutter.project_slug }}`: run the server; `--help` lists what else it does."""
 
-import os
-
 from fastapi_realtime import run_command
 
 from .settings import Settings
@@ -9,8 +7,6 @@ from .settings import Settings
 
 def main() -> None:
     """Do what the command line says."""
-    if port := os.environ.get("PORT"):  # as hosts of containers set it
-        os.environ.setdefault("APP_PORT", port)
 {% if cookiecutter.include_demo %}
     run_command(f"{__package__}.main:app", Settings, page=lambda found: "/" if found.demo else "")
 {% else %}

@@ -4,6 +4,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -11,8 +12,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 from websockets.sync.client import ClientConnection
 from websockets.typing import Origin
 
-from .close_codes import CloseCode
-from .talk import TalkError, open_connection
+from .close_codes import MEANINGS, CloseCode
+from .talk import TalkError, open_connection, printable
 
 FOREIGN = "https://foreign.example"
 """An origin that nobody allows."""
@@ -23,16 +24,21 @@ RETURNS = 4
 RESTART_SECONDS = 120.0
 """Seconds for the operator to restart the server, and then for the server to come back."""
 
-PROXY = "the proxy must pass the upgrade on; nginx: proxy_http_version 1.1, and the headers Upgrade and Connection"
+UPGRADE = "the proxy must pass the upgrade on; nginx: proxy_http_version 1.1, and the headers Upgrade and Connection"
 ADVICE = {
-    401: "give a valid token: --token, or APP_TOKEN",
-    403: "the token or the policy forbids it; or the server sees another Host or scheme than browsers do: "
-    "the proxy must pass Host and X-Forwarded-Proto, and be in APP_TRUSTED_PROXIES",
-    404: f"there is no such endpoint; or {PROXY}",
+    200: UPGRADE,
+    400: UPGRADE,
+    401: "it needs a valid token: --token, or APP_TOKEN",
+    403: "the server sees another Host or scheme than browsers do: the proxy must pass Host and "
+    "X-Forwarded-Proto, and be in APP_TRUSTED_PROXIES; or a policy forbids it",
+    404: f"there is no such endpoint; or {UPGRADE}",
+    405: UPGRADE,
+    426: UPGRADE,
     429: "too many connections or joins of one address; if that is the proxy's, name it in APP_TRUSTED_PROXIES",
     502: "the proxy can't reach the server",
     503: "the server is full, stopping, or without Redis: see its log and /readyz",
     504: "the proxy can't reach the server",
+    505: UPGRADE,
 }
 """What to change, by the status with which a handshake was rejected."""
 
@@ -52,9 +58,11 @@ class ServerCheck:
         """`rooms` is the path of the rooms, if there are any. `show` is called with each line."""
         self.url = url
         self.token = token
-        self.rooms = rooms
         self.show = show
         self.problems = 0
+        base, found, _ = url.partition(rooms) if rooms else ("", "", "")
+        self.room = f"{base}{rooms}/check-{secrets.token_hex(8)}" if found else ""
+        """A room of its own, where nobody else speaks, if the URL is that of a room."""
 
     def run(self, silence: float, restart: bool) -> int:
         """Do all checks; return the number of problems.
@@ -64,7 +72,7 @@ class ServerCheck:
         """
         self.report("handshake", self.check_handshake)
         if not self.problems:
-            with self.open() as silent:
+            with self.open_silent() as silent:
                 since = time.monotonic()
                 self.report("foreign origin", self.check_origin)
                 self.report("resume", self.check_resume)
@@ -78,15 +86,16 @@ class ServerCheck:
     def report(self, name: str, check: Callable[[], str]) -> None:
         """Do one check, and show its result."""
         try:
-            self.show(f"ok       {name}: {check()}")
+            line = f"ok       {name}: {check()}"
         except Skipped as reason:
-            self.show(f"skipped  {name}: {reason}")
+            line = f"skipped  {name}: {reason}"
         except (Problem, TalkError) as problem:
             self.problems += 1
-            self.show(f"PROBLEM  {name}: {problem}")
+            line = f"PROBLEM  {name}: {problem}"
         except (OSError, ValueError, WebSocketException) as error:
             self.problems += 1
-            self.show(f"PROBLEM  {name}: {type(error).__name__}: {error}")
+            line = f"PROBLEM  {name}: {type(error).__name__}: {printable(str(error))}"
+        self.show(line)
 
     def open(self, origin: str = "", url: str = "", **query: str) -> ClientConnection:
         """Connect as a page does, of the server's own origin if no other is given."""
@@ -94,9 +103,15 @@ class ServerCheck:
         if query:
             url += f"{'&' if '?' in url else '?'}{urlencode(query)}"
         parts = urlsplit(url)
-        own = f"{'https' if parts.scheme == 'wss' else 'http'}://{parts.netloc}"
+        own = f"{'https' if parts.scheme == 'wss' else 'http'}://{parts.netloc.rpartition('@')[2]}"
         options: dict[str, Any] = {"open_timeout": SECONDS, "close_timeout": 1}
         return open_connection(url, self.token, True, origin=Origin(origin or own), **options)
+
+    def open_silent(self) -> ClientConnection:
+        """Connect where nobody speaks, if that is allowed."""
+        with suppress(InvalidStatus):
+            return self.open(url=self.room, name="check-0")
+        return self.open()
 
     def check_handshake(self) -> str:
         """The server answers with 101."""
@@ -105,8 +120,9 @@ class ServerCheck:
             with self.open():
                 return f"101 after {(time.monotonic() - began) * 1000:.0f} ms"
         except InvalidStatus as error:
-            status = error.response.status_code
-            raise Problem(f"{status}: {ADVICE.get(status, PROXY)}") from None
+            status, body = error.response.status_code, (error.response.body or b"")[:200]
+            advice = ADVICE.get(status) or printable(body.decode(errors="replace"))
+            raise Problem(f"{status}: {advice}") from None
 
     def check_origin(self) -> str:
         """A page of another origin is refused."""
@@ -123,22 +139,20 @@ class ServerCheck:
 
     def check_resume(self) -> str:
         """What is said while a member is away reaches it on its return, whoever serves it."""
-        base, found, _ = self.url.partition(self.rooms) if self.rooms else ("", "", "")
-        if not found:
+        if not self.room:
             raise Skipped("this is not the URL of a room")
-        room = f"{base}{self.rooms}/check-{secrets.token_hex(8)}"
         try:
-            with self.open(url=room, name="check-1") as first:
-                position = receive_event(first, "joined")["id"]
-            with self.open(url=room, name="check-2") as other:
+            with self.open(url=self.room, name="check-1") as first:
+                position = str(receive_event(first, "joined").get("id"))
+            with self.open(url=self.room, name="check-2") as other:
                 receive_event(other, "joined")
                 other.send('{"type": "message", "data": "check", "ref": "check"}')
-                sent = receive_event(other, "accepted")["id"]
+                sent = receive_event(other, "accepted").get("id")
         except InvalidStatus as error:
             status = error.response.status_code
-            raise Skipped(f"a room of its own is refused with {status}") from None
+            raise Skipped(f"{status}; it needs a token that opens the rooms check-*") from None
         for _ in range(RETURNS):
-            with self.open(url=room, name="check-1", since=position) as back:
+            with self.open(url=self.room, name="check-1", since=position) as back:
                 event = receive_event(back, "message", "gap", "resumed")
                 if event.get("id") != sent:
                     raise Problem(
@@ -159,12 +173,14 @@ class ServerCheck:
             if not silent.ping().wait(SECONDS):
                 raise Problem(f"no answer to a ping in {SECONDS:g} seconds")
         except ConnectionClosed:
-            if silent.close_code == CloseCode.GOING_AWAY:
-                raise Problem("closed with 1001: see APP_IDLE_TIMEOUT") from None
-            raise Problem(
-                f"closed with {silent.close_code}; something on the way ends silent connections: "
-                "its timeout must be longer than the 20 seconds between two pings of the server"
-            ) from None
+            code = silent.close_code or CloseCode.ABNORMAL
+            if code == CloseCode.ABNORMAL:
+                raise Problem(
+                    "closed with 1006; something on the way ends silent connections: its timeout "
+                    "must be longer than the 20 seconds between two pings of the server"
+                ) from None
+            meaning = MEANINGS.get(code, "a code of the endpoint's own")
+            raise Problem(f"closed with {code}: {meaning}") from None
         return f"open after {seconds:g} seconds, and a ping was answered"
 
     def check_restart(self) -> str:
@@ -202,7 +218,7 @@ def receive_event(websocket: ClientConnection, *types: str) -> dict[str, Any]:
             event = json.loads(websocket.recv(timeout=max(0, end - time.monotonic())))
         except TimeoutError:
             raise Problem(f"no {' or '.join(types)} after {SECONDS:g} seconds") from None
-        if event["type"] in types:
+        if not isinstance(event, dict) or event.get("type") == "error":
+            raise Problem(f"the server sent {printable(str(event))}")
+        if event.get("type") in types:
             return event
-        if event["type"] == "error":
-            raise Problem(f"the server sent {event}")

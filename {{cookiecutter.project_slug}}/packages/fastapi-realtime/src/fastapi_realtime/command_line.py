@@ -54,6 +54,11 @@ def run_command(
             serve(application, settings, page(settings))
         elif said := arguments.run(arguments, lambda: load_settings(kind)):
             print(said)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # nobody reads what is printed; Python flushes once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except (SettingsError, CommandError) as error:
         sys.exit(str(error))
 
@@ -65,23 +70,15 @@ class CommandError(Exception):
 def add_talk(commands: Any, rooms: str, has_tokens: bool) -> None:
     """Add `talk`, which sends lines to an endpoint and prints what arrives."""
     parser = commands.add_parser("talk", help="send lines to an endpoint, print what arrives")
-    parser.add_argument("url", help="a path of the running server, like /ws, or ws:// or wss://...")
+    add_target(parser, has_tokens)
     if rooms:
         parser.add_argument("--text", action="store_true", help="text instead of JSON, in rooms")
-    if has_tokens:
-        parser.add_argument("--token", default=os.environ.get("APP_TOKEN", ""), help="or APP_TOKEN")
 
     def run(arguments: argparse.Namespace, load: Callable[[], Any]) -> None:
         from .talk import TalkError, talk
 
-        url, token = arguments.url, arguments.token if has_tokens else ""
+        url, token = target_of(arguments, load, rooms, has_tokens)
         try:
-            if url.startswith("/"):
-                settings = load()
-                url = server_url(settings).replace("http", "ws", 1) + url
-                if has_tokens and not token:
-                    claims = {"rooms": ["*"]} if rooms else {}
-                    token = sign("shell", 3600, None, settings, claims)
             talk(url, token, bool(rooms) and not arguments.text)
         except TalkError as error:
             raise CommandError(str(error)) from None
@@ -91,24 +88,50 @@ def add_talk(commands: Any, rooms: str, has_tokens: bool) -> None:
 
 def add_check(commands: Any, rooms: str, has_tokens: bool) -> None:
     """Add `check`, which says what is wrong between a deployed server and its clients."""
-    parser = commands.add_parser(
-        "check", help="check a deployed server, from where its clients are"
-    )
-    parser.add_argument("url", help=f"of an endpoint, like wss://chat.example.com{rooms or '/ws'}")
-    parser.add_argument("--silence", type=float, default=70, help="seconds without a message (70)")
+    about = "check a deployed server, from where its clients are"
+    parser = commands.add_parser("check", help=about)
+    add_target(parser, has_tokens)
+    parser.add_argument("--silence", type=seconds, default=70, help="to say nothing for (70)")
     parser.add_argument("--restart", action="store_true", help="wait for a restart, and check it")
-    if has_tokens:
-        parser.add_argument("--token", default=os.environ.get("APP_TOKEN", ""), help="or APP_TOKEN")
 
     def run(arguments: argparse.Namespace, load: Callable[[], Any]) -> None:
         from .check import ServerCheck
 
-        token = arguments.token if has_tokens else ""
-        checks = ServerCheck(arguments.url, token, rooms, partial(print, flush=True))
+        url, token = target_of(arguments, load, rooms, has_tokens)
+        checks = ServerCheck(url, token, rooms, partial(print, flush=True))
         if problems := checks.run(arguments.silence, arguments.restart):
             raise CommandError(f"problems: {problems}")
 
     parser.set_defaults(run=run)
+
+
+def add_target(parser: argparse.ArgumentParser, has_tokens: bool) -> None:
+    """Add the URL of an endpoint, and the token for it."""
+    about = "a path of the server with these settings, like /ws, or ws:// or wss://..."
+    parser.add_argument("url", help=about)
+    if has_tokens:
+        about = "APP_TOKEN by default; for a path, else a new one"
+        parser.add_argument("--token", default=os.environ.get("APP_TOKEN", ""), help=about)
+
+
+def target_of(
+    arguments: argparse.Namespace, load: Callable[[], Any], rooms: str, has_tokens: bool
+) -> tuple[str, str]:
+    """Return URL and token. Only the own server gets a new token."""
+    url, token = arguments.url, arguments.token if has_tokens else ""
+    if url.startswith("/"):
+        settings = load()
+        url = server_url(settings).replace("http", "ws", 1) + url
+        if has_tokens and not token:
+            token = sign("shell", 3600, None, settings, {"rooms": ["*"]} if rooms else {})
+    return url, token
+
+
+def seconds(text: str) -> float:
+    """Return a time of up to a day; raises `ValueError`."""
+    if not 0 < (value := float(text)) <= 86_400:
+        raise ValueError(text)
+    return value
 
 
 def server_url(settings: RealtimeSettings) -> str:

@@ -120,6 +120,8 @@ def _explain(error: ErrorDetails, fields: Mapping[str, FieldInfo]) -> str:
         return f"  {name}: there is no such setting; the nearest is APP_{nearest.upper()}"
     if fields[field].annotation is SecretStr:
         return f"  {name}: {rule}"
+    if field == "port" and error["input"] == os.environ.get("PORT"):
+        name = "APP_PORT or PORT"
     if field == "port" and re.match("[a-z]+://", str(error["input"])):
         rule = KUBERNETES_PORT
     return f"  {name}={error['input']!r}: {rule}"
@@ -181,7 +183,7 @@ class RealtimeSettings(BaseSettings):
     """Address to listen on; `0.0.0.0` means all networks."""
 
     port: int = Field(8000, ge=0, le=65535)
-    """TCP port to listen on; 0 means any free port."""
+    """TCP port to listen on, by default that in the variable `PORT`; 0 means any free port."""
 
     workers: int = Field(1, ge=1)
     """Number of processes that share the port."""
@@ -266,11 +268,12 @@ class RealtimeSettings(BaseSettings):
             unknown |= misspelt(file, fields)
             file = {name: file[name] for name in file if name.removeprefix("app_") in fields}
         env_settings.env_vars, dotenv_settings.env_vars = environment, file
+        port = os.environ.get("PORT")  # as hosts of containers set it
         return (
             init_settings,
             env_settings,
             dotenv_settings,
-            InitSettingsSource(settings_cls, unknown),
+            InitSettingsSource(settings_cls, unknown | ({"port": port} if port else {})),
         )
 
 

@@ -32,21 +32,34 @@ def open_connection(
     """
     if token and not is_secret(url):
         raise TalkError(f"{url}: anybody on the way could read the token; use wss://")
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    subprotocols = [Subprotocol("events.v1")] if events else None
-    return connect(
-        url, max_size=None, additional_headers=headers, subprotocols=subprotocols, **options
-    )
+    if token:
+        options["additional_headers"] = {"Authorization": f"Bearer {token}"}
+    if events:
+        options["subprotocols"] = [Subprotocol("events.v1")]
+    if is_local(url):  # a proxy would look for the server on its own machine
+        options["proxy"] = None
+    try:
+        return connect(url, max_size=None, **options)
+    except ImportError as error:  # of what a SOCKS proxy needs
+        raise TalkError(str(error)) from None
+
+
+def is_local(url: str) -> bool:
+    """Return whether the server of a URL is on this machine."""
+    host = urlsplit(url).hostname or ""
+    with suppress(ValueError):
+        return ip_address(host).is_loopback
+    return host == "localhost"
 
 
 def is_secret(url: str) -> bool:
     """Return whether nobody between here and the server can read what is sent."""
-    parts = urlsplit(url)
-    if parts.scheme == "wss" or parts.hostname == "localhost":
-        return True
-    with suppress(ValueError):
-        return ip_address(parts.hostname or "").is_loopback
-    return False
+    return urlsplit(url).scheme == "wss" or is_local(url)
+
+
+def printable(text: str) -> str:
+    """Return a text of a server without what would control a terminal."""
+    return text if text.isprintable() else repr(text)
 
 
 def talk(url: str, token: str = "", events: bool = False) -> None:
@@ -64,21 +77,24 @@ def talk(url: str, token: str = "", events: bool = False) -> None:
     except KeyboardInterrupt:
         pass
     except InvalidStatus as error:
-        body = (error.response.body or b"").decode(errors="replace")
+        body = printable((error.response.body or b"").decode(errors="replace"))
         raise TalkError(f"refused: {error.response.status_code} {body}") from None
     except (OSError, ValueError, WebSocketException) as error:
-        raise TalkError(f"no connection to {url}: {error}") from None
+        raise TalkError(f"no connection to {url}: {printable(str(error))}") from None
 
 
 def print_messages(websocket: ClientConnection) -> None:
     """Print messages until the connection is closed, then end the program."""
-    with suppress(ConnectionClosed):
-        while True:
-            message = websocket.recv()
-            is_plain = isinstance(message, str) and message.isprintable()
-            print("<", message if is_plain else repr(message), flush=True)
-    print(f"closed: {websocket.close_code} {websocket.close_reason}".rstrip(), flush=True)
-    is_expected = websocket.close_code in (1000, 1001, 1012)
+    is_expected = True
+    with suppress(BrokenPipeError):  # nobody reads what is printed
+        with suppress(ConnectionClosed):
+            while True:
+                message = websocket.recv()
+                is_text = isinstance(message, str)
+                print("<", printable(message) if is_text else repr(message), flush=True)
+        is_expected = websocket.close_code in (1000, 1001, 1012)
+        reason = printable(websocket.close_reason or "")
+        print(f"closed: {websocket.close_code} {reason}".rstrip(), flush=True)
     os._exit(not is_expected)  # the main thread may be waiting for input, which nothing else ends
 
 

@@ -39,6 +39,7 @@ def make_settings(kind: type[S], **changes: Any) -> S:
 
         values["auth_key"] = new_secret()
     others = {name: text for name, text in os.environ.items() if not name.startswith("APP_")}
+    others.pop("PORT", None)
     with patch.dict(os.environ, others, clear=True):
         return kind(_env_file=None, **values | changes)
 
