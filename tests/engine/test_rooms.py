@@ -25,7 +25,16 @@ from starlette.testclient import WebSocketDenialResponse
 from websockets.exceptions import InvalidStatus
 
 from .room_app import EventsAdmitted, connect_events, next_event, request, room_app, send
-from .serving import Serve, connect, raw_client, realtime_app, receive_all, running, warning
+from .serving import (
+    NO_RATE_LIMIT,
+    Serve,
+    connect,
+    raw_client,
+    realtime_app,
+    receive_all,
+    running,
+    warning,
+)
 
 TEXT = "x" * 10_000
 
@@ -245,6 +254,40 @@ def test_a_join_that_times_out_leaves_nothing_behind() -> None:
 
     with running(app) as url, connect_events(f"{url}/hasty") as bob:
         assert bob.recv(timeout=10) == "0"
+
+
+def test_an_endpoint_may_join_several_rooms(serve_both_ways: Serve) -> None:
+    settings = RoomSettings.model_validate(NO_RATE_LIMIT)
+    rooms = Rooms(settings)
+    app = room_app(rooms)
+
+    @app.websocket("/both/{name}")
+    async def both(connection: EventsAdmitted, rooms: RoomsDep, name: str, since: str = "") -> None:
+        async with (
+            rooms.join(connection, "tea", name, since) as tea,
+            rooms.join(connection, "news", name),
+        ):
+            async for message in tea:
+                await tea.publish(message.data, message.ref)
+
+    url = serve_both_ways(app)
+    with connect_events(f"{url}/rooms/news") as ann, connect_events(f"{url}/rooms/tea") as bob:
+        for each in (ann, bob):
+            next_event(each, "present")
+        with connect_events(f"{url}/both/zoe") as zoe:
+            joined = [next_event(zoe, "present")["room"] for _ in range(2)]
+            assert joined == ["tea", "news"]
+            for number in range(20):
+                send(ann, number)
+                send(bob, number)
+            events = [next_event(zoe, "message") for _ in range(40)]
+            for room in ("tea", "news"):
+                assert [each["data"] for each in events if each["room"] == room] == [*range(20)]
+            send(zoe, "to tea")
+            assert next_event(bob, "message")["data"] == "to tea"
+        for each in (ann, bob):
+            assert next_event(each, "left")["sender"] == "zoe"
+    assert len(rooms.hub) == 0
 
 
 class AbsentBroker(MemoryBroker):
