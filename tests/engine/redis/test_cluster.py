@@ -6,7 +6,6 @@ from collections.abc import Iterator
 import pytest
 from fastapi_realtime.rooms.events import PresenceEvent
 from fastapi_realtime.rooms.redis import RedisSettings, SyncRooms
-from fastapi_realtime.rooms.redis.servers import units
 
 from ..redis_server import KEYS
 from .nodes import Cluster, running_cluster, running_sentinel
@@ -95,12 +94,6 @@ async def test_what_has_moved_is_read_and_publishers_wait_for_the_rest(
     assert [each.sender for each in present.members or ()] == ["ann"]
     cluster.end_move(head, to)
     assert (await waiting).endswith("-1")
-
-
-def test_a_notice_follows_what_it_tells_of() -> None:
-    store, notice, fetch = ("HSET", "a", 1, 2), ("PUBLISH", "moves", "x"), ("HGETALL", "b")
-    assert [*units([notice, store, notice, notice, fetch])] == [[0], [1, 2, 3], [4]]
-    assert [*units([])] == []
 
 
 async def test_a_node_that_is_killed_is_replaced_by_its_replica(

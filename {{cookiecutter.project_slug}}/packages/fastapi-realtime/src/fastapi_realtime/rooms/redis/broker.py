@@ -23,11 +23,10 @@ from ..events import MessageEvent, PresenceEvent, Present
 from ..hub import Hub
 from ..memory import Presence
 from ..rooms import memory_broker
-from .connection import PATIENCE, Commands, Health, Shared, reap
-from .history import Replays, StoredBytes
-from .log import pack
+from .connection import PATIENCE, Commands, Health, Shared
+from .history import Replays, StoredBytes, pack
 from .publisher import Publisher
-from .reader import Reader, close_commands
+from .reader import Reader, close_command
 from .rosters import Rosters
 from .scripts import Keys
 from .servers import FORCED, Link, Servers
@@ -160,14 +159,13 @@ class RedisBroker:
 
     def __init__(self, settings: RedisSettings, hub: Hub) -> None:
         servers = Servers(settings.broker_url.get_secret_value())
-        keys = Keys(settings.application)
         self.presence_limit = settings.presence_limit
-        self._keys = keys
+        self._keys = Keys(settings.application)
         self._health = Health("publish", "read", "write", "listen")
+        shared = Shared(servers, token_hex(4), self._keys, settings.history_length, self._health)
         self._stored = StoredBytes()
         self._commands = Commands(servers)
-        self._replays = Replays(servers, settings.history_length, self._health)
-        shared = Shared(servers, token_hex(4), keys, settings.history_length, self._health)
+        self._replays = Replays(shared)
         self._publisher = Publisher(shared, self._stored)
         presence = Presence(hub.deliver, settings.presence_limit)
         self._rosters = Rosters(shared, presence, self._commands, settings.presence_limit)
@@ -195,7 +193,8 @@ class RedisBroker:
             yield
         finally:
             for task in tasks:
-                await reap(task)
+                task.cancel()
+                await asyncio.wait([task])
             await self._rosters.close()
             await self._commands.close()
             await self._replays.close()
@@ -216,19 +215,14 @@ class RedisBroker:
         if self._stored.is_full(address):
             self._health.limits(address, room)
             raise RoomRefused(room)
-        message = packed, origin, ref, address
         # Those who wait keep their turn, even if the last member leaves meanwhile.
-        turn = self._turns.get(room)
-        if turn is None:
-            if self._reader.get(room) is None:
-                self._reader.trim_later(room)
-                return self._publisher.publish(self._keys.room(room), None, *message)
-            turn = self._turns[room] = asyncio.Lock()
-        async with turn:
+        async with self._turns.setdefault(room, asyncio.Lock()):
             cursor = self._reader.get(room)
-            if cursor is not None:
+            if cursor is None:
+                self._reader.trim_later(room)
+            else:
                 await self._reader.wait_near(cursor, len(packed))
-            return self._publisher.publish(self._keys.room(room), cursor, *message)
+            return self._publisher.publish(room, cursor, packed, origin, ref, address)
 
     async def announce(self, event: PresenceEvent) -> None:
         """Record that a connection has joined or left a room, and notify the other members."""
@@ -240,13 +234,13 @@ class RedisBroker:
 
     async def close_subject(self, subject: str) -> None:
         """Ask all processes to close a subject's connections; raises `BrokerUnavailable`."""
-        answers = await self._commands.run(*close_commands(self._keys, subject))
-        if isinstance(answers[0], ResponseError):
+        (answer,) = await self._commands.run(close_command(self._keys, subject))
+        if isinstance(answer, ResponseError):
             raise BrokerUnavailable
 
     async def replay(self, room: str, since: str, address: str = "") -> Replay:
         """Return the messages after the position `since`; raises `BrokerUnavailable`."""
-        return await self._replays.read(self._keys.room(room), since, address)
+        return await self._replays.read(room, since, address)
 
     async def enter(self, room: str, address: str = "") -> str:
         """Count a member that joins a room, and return the room's position.

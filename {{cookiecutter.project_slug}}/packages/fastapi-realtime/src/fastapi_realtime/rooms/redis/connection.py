@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, NamedTuple
 
 from ..broker import BrokerUnavailable
-from .scripts import Keys
-from .servers import FAILURES, Command, Link, Servers, raise_moved_on
+from .scripts import Command, Keys
+from .servers import FAILURES, Link, Servers, raise_moved_on
 
 logger = logging.getLogger(__name__)
 
@@ -41,19 +41,14 @@ class Commands:
         try:
             async with asyncio.timeout(PATIENCE), self._lock:
                 try:
-                    return await self._run_once(commands)
+                    return await self.run_once(*commands)
                 except FAILURES:  # the server may have closed the idle connection
-                    return await self._run_once(commands)
+                    return await self.run_once(*commands)
         except FAILURES:
             raise BrokerUnavailable from None
 
-    async def close(self) -> None:
-        """Close the connection."""
-        link, self._link = self._link, None
-        if link is not None:
-            await link.close()
-
-    async def _run_once(self, commands: tuple[Command, ...]) -> list[Any]:
+    async def run_once(self, *commands: Command) -> list[Any]:
+        """Do the same, but raise one of `FAILURES` at the first failure, which ends the connection."""
         try:
             if self._link is None:
                 self._link = self._servers.link()
@@ -64,6 +59,12 @@ class Commands:
         except BaseException:
             await self.close()
             raise
+
+    async def close(self) -> None:
+        """Close the connection."""
+        link, self._link = self._link, None
+        if link is not None:
+            await link.close()
 
 
 class Health:
@@ -173,9 +174,3 @@ def explain(error: BaseException) -> str:
         return "it doesn't answer"
     reason, _, _ = str(error).partition(" script: ")
     return reason.rstrip(".") or type(error).__name__
-
-
-async def reap(task: asyncio.Task[None]) -> None:
-    """Cancel a task and wait until it is done; its exception is not raised."""
-    task.cancel()
-    await asyncio.wait([task])

@@ -1,21 +1,28 @@
-"""The history of rooms: reading it for members that return, and what clients may add to it."""
+"""The history of rooms: its messages, reading it for members that return, and who may add to it."""
 
 import asyncio
 import re
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from pydantic_core import from_json
 from redis.exceptions import ResponseError
 
 from ...server.wire import server_frame
 from ..broker import BrokerUnavailable, Replay
+from ..events import EVENTS, EncodedEvent, MessageEvent, RoomFormat
 from ..memory import MAX_ROOM_BYTES
-from .connection import Commands, Health, explain
-from .log import LogEntry, read_entry
-from .scripts import HISTORY_SHA, KEEP_SECONDS, RoomKeys
-from .servers import Servers
+from .connection import Commands, Shared, explain
+from .scripts import HISTORY_SHA, KEEP_SECONDS
+
+FIELDS = [b"e", b"o", b"m"]
+"""The field names of an entry: epoch, origin, packed message."""
+BEFORE_ID = b'{"type":"message","id":"'
+"""The start of a message's JSON, up to its id, which Redis assigns."""
+EPOCH = re.compile("[0-9a-f]{8}")
+ENTRY_ID = re.compile(b"([0-9]{1,15})-([0-9]+)")
 
 REPLAYS_AT_ONCE = 4
 """Histories that are read at the same time; others wait, and clients take turns."""
@@ -30,6 +37,61 @@ MAX_ADDRESSES = 10_000
 """Maximum addresses to keep; the one that is silent for longest is forgotten."""
 
 POSITION = re.compile("([0-9a-f]{8})-([0-9]{1,15})")
+
+
+def pack(event: MessageEvent) -> bytes:
+    """Return the packed form of a message: its JSON without `BEFORE_ID`."""
+    text = EVENTS.encode(event)
+    assert text is not None
+    assert text.startswith(BEFORE_ID + b'"')
+    return text[len(BEFORE_ID) :]
+
+
+class LogEntry(NamedTuple):
+    """An entry in the log of a room."""
+
+    offset: int
+    """-1 if it is too high for a message."""
+    epoch: str = ""
+    """Empty if the entry is not a message of this room."""
+    origin: str = ""
+    """The connection that sent it, or an empty string."""
+    text: bytes = b""
+    """The message as JSON, as under `events.v1`."""
+    event: MessageEvent | None = None
+
+
+def read_entry(room: str, raw: Any) -> LogEntry:
+    """Return an entry from Redis: an id, and field names and values in turn."""
+    found = ENTRY_ID.fullmatch(raw[0])
+    offset = int(found[1]) if found else -1
+    try:
+        if found is None or found[2] != b"0" or raw[1][::2] != FIELDS:
+            return LogEntry(offset)
+        epoch, origin, packed = raw[1][1::2]
+        text = b"%b%b-%d%b" % (BEFORE_ID, epoch, offset, packed)
+        event = MessageEvent(**from_json(text, allow_inf_nan=False))
+        # `id` is as it was written here, unless the packed text has another one.
+        is_ours = event.room == room and event.type == "message" and isinstance(event.sender, str)
+        if is_ours and EPOCH.fullmatch(epoch.decode()) and event.id == f"{epoch.decode()}-{offset}":
+            return LogEntry(offset, epoch.decode(), origin.decode(), text, event)
+    except (ValueError, TypeError):
+        pass
+    return LogEntry(offset)
+
+
+class LoggedMessage(EncodedEvent):
+    """A message from the log. It is JSON already."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, entry: LogEntry) -> None:
+        assert entry.event is not None
+        super().__init__(entry.event, entry.origin, entry.offset)
+        self._text = entry.text
+
+    def _encode(self, format: RoomFormat) -> bytes | None:
+        return self._text if format is EVENTS else super()._encode(format)
 
 
 class StoredBytes:
@@ -68,10 +130,9 @@ class Replays:
     for its own earlier requests. A history is read in pages, from the latest message back.
     """
 
-    def __init__(self, servers: Servers, history_length: int, health: Health) -> None:
-        self._history_length = history_length
-        self._health = health
-        self._all = [Commands(servers) for _ in range(REPLAYS_AT_ONCE)]
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self._all = [Commands(shared.servers) for _ in range(REPLAYS_AT_ONCE)]
         self._free = [*self._all]
         self._waiting: dict[str, deque[asyncio.Future[Commands]]] = {}  # by client
 
@@ -80,7 +141,7 @@ class Replays:
         for commands in self._all:
             await commands.close()
 
-    async def read(self, keys: RoomKeys, since: str, client: str) -> Replay:
+    async def read(self, room: str, since: str, client: str) -> Replay:
         """Return the messages after a position; if some are lost, all that are kept.
 
         Raises `BrokerUnavailable`.
@@ -89,7 +150,7 @@ class Replays:
             async with asyncio.timeout(REPLAY_SECONDS):
                 commands = await self._take(client)
                 try:
-                    return await self._read(commands, keys, since)
+                    return await self._read(commands, room, since)
                 finally:
                     self._give_back(commands)
         except TimeoutError:
@@ -120,14 +181,14 @@ class Replays:
                 return
         self._free.append(commands)
 
-    async def _read(self, commands: Commands, keys: RoomKeys, since: str) -> Replay:
+    async def _read(self, commands: Commands, room: str, since: str) -> Replay:
         found = POSITION.fullmatch(since)
-        epoch, seen = (found[1], int(found[2])) if found else ("", 0)
+        after = (found[1], found[2]) if found else ("", "0")
+        epoch, last, is_known, entries = await self._read_page(commands, room, after, "")
+        seen = int(after[1]) if is_known else 0
+        first = max(seen, last - self._shared.history_length) + 1
         frames: deque[bytes] = deque()
-        size = 0
-        room = await self._read_page(commands, keys, epoch, seen, None)
-        first = max(seen if room.is_known else 0, room.offset - self._history_length) + 1
-        entries, oldest = deque(room.entries), room.offset + 1
+        size, oldest = 0, last + 1
         while entries and oldest > first:
             entry = entries.popleft()
             frame = server_frame(entry.text, is_text=True)
@@ -137,41 +198,28 @@ class Replays:
             frames.appendleft(frame)
             oldest = entry.offset
             if not entries and oldest > first:
-                page = await self._read_page(commands, keys, epoch, seen, oldest)
-                entries.extend(page.entries)
-        is_complete = room.is_known and oldest == seen + 1
+                *_, entries = await self._read_page(commands, room, after, str(oldest))
         # The reader may be behind: what it passes on up to this offset is known to the member.
-        last_offset = room.offset if frames else seen if room.is_known else 0
-        position = f"{room.epoch}-{room.offset}"
+        last_offset = last if frames else seen
+        is_complete, position = is_known and oldest == seen + 1, f"{epoch}-{last}"
         return Replay([*frames], last_offset, is_complete, position, sum(map(len, frames)))
 
     async def _read_page(
-        self, commands: Commands, keys: RoomKeys, epoch: str, seen: int, before: int | None
-    ) -> "Page":
+        self, commands: Commands, room: str, after: tuple[str, str], before: str
+    ) -> tuple[str, int, bool, deque[LogEntry]]:
+        """Return what `HISTORY` does; without a room, as if it were new."""
+        health, keys = self._shared.health, self._shared.keys.room(room)
         (answer,) = await commands.run(
             (
                 *("EVALSHA", HISTORY_SHA, 2, keys.head, keys.log),
-                *(epoch, seen, before or "", self._history_length, PAGE_BYTES),
+                *(*after, before, self._shared.history_length, PAGE_BYTES),
             )
         )
         if isinstance(answer, ResponseError):
-            self._health.breaks(keys.room, explain(answer))
+            health.breaks(room, explain(answer))
             raise BrokerUnavailable
-        if not answer:
-            return Page("", 0, False, [])
-        entries = [read_entry(keys.room, each) for each in answer[3]]
+        epoch, last, is_known, raw = answer or (b"", 0, 0, ())
+        entries = deque(read_entry(room, each) for each in raw)
         if not all(entry.epoch for entry in entries):
-            self._health.breaks(keys.room, "there is an entry in the log that is no message")
-        return Page(answer[0].decode(errors="replace"), int(answer[1]), answer[2] == 1, entries)
-
-
-class Page(NamedTuple):
-    """A page of the history of a room."""
-
-    epoch: str
-    offset: int
-    """That of the last message in the room."""
-    is_known: bool
-    """Whether Redis knows the position that the history is read from."""
-    entries: list[LogEntry]
-    """The latest first."""
+            health.breaks(room, "there is an entry in the log that is no message")
+        return epoch.decode(errors="replace"), int(last), is_known == 1, entries

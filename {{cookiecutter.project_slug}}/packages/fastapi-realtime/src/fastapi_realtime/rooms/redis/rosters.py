@@ -16,8 +16,7 @@ from ..broker import BrokerUnavailable
 from ..events import PresenceEvent, Present
 from ..memory import COUNT_SECONDS, Presence, Roster
 from .connection import PATIENCE, Commands, Shared, explain
-from .scripts import EMPTY_SECONDS
-from .servers import Command
+from .scripts import EMPTY_SECONDS, Command, change_command
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +73,6 @@ class Rosters:
         self._changed: dict[str, None] = {}  # rooms to store
         self._requests: dict[str, float] = {}  # rooms to fetch, and the earliest loop time
         self._dead: dict[tuple[str, bytes], None] = {}  # rooms, and fields to delete there
-        self._spoilt: set[str] = set()  # rooms whose key has a wrong type
         self._missing: dict[str, float] = {}  # loop time since when a process is missing
         self._watched: list[str] = []
         self._trusted_at = math.inf  # loop time from which missing processes are dead
@@ -111,7 +109,7 @@ class Rosters:
         elif view.here.pop(connection, None) is None:
             return
         self._presence.announce(event)
-        self._store(room, view.next_at)
+        self._store(room)
         if not view.here:
             self._presence.forget(room)
             self._requests.pop(room, None)
@@ -134,20 +132,18 @@ class Rosters:
 
     def note_moved(self, process: str, room: str) -> None:
         """Record that another process has changed its field."""
-        view = self._views.get(room)
-        if view is not None and process != self._process:
-            self._fetch(room, view.next_at)
+        if process != self._process:
+            self._fetch(room)
 
     def note_listed(self, room: str, *, is_listed: bool) -> None:
         """Record whether Redis has the members of this process."""
-        view = self._views.get(room)
-        if view is not None and not is_listed:
-            self._store(room, view.next_at)
+        if room in self._views and not is_listed:
+            self._store(room)
 
     def ask_all(self) -> None:
         """Fetch all rosters: notices may have been missed."""
-        for room, view in self._views.items():
-            self._fetch(room, view.next_at)
+        for room in self._views:
+            self._fetch(room)
 
     def beat_commands(self) -> list[Command]:
         """Return the heartbeat of this process, and questions after that of others."""
@@ -188,13 +184,15 @@ class Rosters:
             self._dead[room, each] = None
             self._woken.set()
 
-    def _store(self, room: str, not_before: float) -> None:
+    def _store(self, room: str) -> None:
         self._changed[room] = None
-        self._fetch(room, not_before)
-
-    def _fetch(self, room: str, not_before: float) -> None:
-        self._requests.setdefault(room, not_before)
         self._woken.set()
+        self._fetch(room)
+
+    def _fetch(self, room: str) -> None:
+        if view := self._views.get(room):
+            self._requests.setdefault(room, view.next_at)
+            self._woken.set()
 
     async def _wait(self) -> None:
         """Wait until there is something to store or to fetch."""
@@ -211,7 +209,7 @@ class Rosters:
         stored = [(room, own) for room in [*self._changed][:MAX_ROOMS]]
         stored += [*self._dead][:MAX_ROOMS]
         fetched = [room for room, time in self._requests.items() if time <= now][:MAX_ROOMS]
-        commands = [command for each in stored for command in self._store_commands(*each)]
+        commands = [self._store_command(*each) for each in stored]
         commands += [("HGETALL", self._keys.room(room).people) for room in fetched]
         for room, process in stored:
             self._changed.pop(room, None)
@@ -225,37 +223,29 @@ class Rosters:
         except BaseException:
             self._changed |= dict.fromkeys(room for room, _ in stored)
             for room in fetched:
-                self._fetch(room, now)
+                self._fetch(room)
             raise
-        refused = [*zip([room for room, _ in stored], answers[::3], strict=False)]
-        rosters = [*zip(fetched, answers[3 * len(stored) :], strict=True)]
-        for room, answer in refused + rosters:
+        rooms = [room for room, _ in stored] + fetched
+        for index, (room, answer) in enumerate(zip(rooms, answers, strict=True)):
             if isinstance(answer, ResponseError):
                 self._retry_later(room, answer)
-        for room, answer in rosters:
-            if not isinstance(answer, ResponseError):
+            elif index >= len(stored):
                 self._take_people(room, answer)
 
     def _retry_later(self, room: str, error: ResponseError) -> None:
         if str(error).startswith("WRONGTYPE"):
             self._health.breaks(room, "another program has changed its keys; they are replaced")
-            self._spoilt.add(room)
-        loop = asyncio.get_running_loop()
-        loop.call_later(RETRY_SECONDS, self._store, room, loop.time())
+        asyncio.get_running_loop().call_later(RETRY_SECONDS, self._store, room)
 
-    def _store_commands(self, room: str, process: bytes) -> list[Command]:
-        """Return three commands: store or delete a field, let the key expire, notify others."""
+    def _store_command(self, room: str, process: bytes) -> Command:
+        """Return the command that stores or deletes a field, and notifies others."""
         people = self._keys.room(room).people
         view = self._views.get(room) if process == self._process.encode() else None
-        change: Command = ("HDEL", people, process)
-        if room in self._spoilt:
-            self._spoilt.discard(room)
-            change = ("DEL", people)
-            self._store(room, 0.0)
-        elif view is not None:
-            change = ("HSET", people, process, self._encode(view))
-        notice = b"%b %b" % (process, room.encode())
-        return [change, ("EXPIRE", people, EMPTY_SECONDS), ("PUBLISH", self._keys.moves, notice)]
+        change: Command = ("HDEL", process)
+        if view is not None:
+            change = ("HSET", process, self._encode(view))
+        notice = self._keys.moves, b"%b %b" % (process, room.encode())
+        return change_command(people, EMPTY_SECONDS, notice, *change)
 
     def _encode(self, view: RoomView) -> bytes:
         is_large = len(view.here) > self._limit
@@ -313,7 +303,7 @@ class Rosters:
         people = self._read_people(room, answer)
         own = people.pop(self._process, None)
         if own != json.loads(self._encode(view)) and room not in self._changed:
-            self._store(room, view.next_at)
+            self._store(room)
         view.processes = {*people}
         before = view.elsewhere
         view.elsewhere, count = self._sum_up(room, people, view.here)

@@ -1,9 +1,13 @@
 """Names of keys in Redis, and Lua scripts. Redis runs each atomically."""
 
+from collections.abc import Sequence
 from hashlib import sha1
 from random import getrandbits
+from typing import NamedTuple
 
 from ..memory import MAX_ROOM_BYTES
+
+Command = Sequence[str | bytes | int]
 
 KEEP_SECONDS = 24 * 3600
 """Seconds until the keys of a room without members expire, after its last message or leave."""
@@ -44,33 +48,21 @@ class Keys:
     def room(self, room: str) -> "RoomKeys":
         """Return the keys of a room."""
         tag = room.replace("%", "%25").replace("}", "%7D")  # a brace would end the hash tag
-        return RoomKeys(room, self._application + ":{" + tag + "}")
+        head = self._application + ":{" + tag + "}"
+        return RoomKeys(head, f"{head}:log", f"{head}:refs", f"{head}:people")
 
 
-class RoomKeys:
+class RoomKeys(NamedTuple):
     """The keys of a room. They share a hash tag."""
 
-    __slots__ = ("head", "room")
-
-    def __init__(self, room: str, head: str) -> None:
-        self.room = room
-        self.head = head
-        """A hash; its fields are listed at `OPEN`."""
-
-    @property
-    def log(self) -> str:
-        """A stream of messages; their entry ids are their offsets."""
-        return f"{self.head}:log"
-
-    @property
-    def refs(self) -> str:
-        """A sorted set of the refs of the messages in the history, by offset."""
-        return f"{self.head}:refs"
-
-    @property
-    def people(self) -> str:
-        """A hash of the members in each process."""
-        return f"{self.head}:people"
+    head: str
+    """A hash; its fields are listed at `OPEN`."""
+    log: str
+    """A stream of messages; their entry ids are their offsets."""
+    refs: str
+    """A sorted set of the refs of the messages in the history, by offset."""
+    people: str
+    """A hash of the members in each process."""
 
     def sent(self, process: str) -> str:
         """Return the key of the last batch of a process, and where its messages are."""
@@ -135,10 +127,8 @@ local function open()
         return
     elseif redis.call('EXISTS', head) == 0 then
         is_new = 1
-        clear(0)
-        return
     end
-    is_repaired = 1
+    is_repaired = 1 - is_new
     clear(0)
 end
 
@@ -150,22 +140,21 @@ local function age(offset)
     return true
 end
 
-local function must_go(offset, length)
-    if offset <= room.older then return length > history_length or room.bytes > history_bytes end
-    return length > max_length or room.bytes > max_bytes
+-- Return whether the oldest of so many messages must go.
+local function must_go(length)
+    local is_old = room.offset - length < room.older
+    return length > (is_old and history_length or max_length)
+        or room.bytes > (is_old and history_bytes or max_bytes)
 end
 
 local function trim(length)
-    local first = room.offset - length + 1
-    local over = math.min(room.older - first + 1, length - history_length)
-    over = math.max(over, length - max_length)
     -- Trimming in bulk is cheaper.
-    if over < 64 and over < length and room.bytes <= history_bytes then return end
+    if room.bytes <= history_bytes and not must_go(length - 63) and not must_go(1) then return end
     local bytes = room.bytes
-    while length > 0 and must_go(room.offset - length + 1, length) do
-        local oldest, last = redis.call('XRANGE', log, '-', '+', 'COUNT', 16), nil
-        for _, entry in ipairs(oldest) do
-            if not must_go(room.offset - length + 1, length) then break end
+    while length > 0 and must_go(length) do
+        local last
+        for _, entry in ipairs(redis.call('XRANGE', log, '-', '+', 'COUNT', 16)) do
+            if not must_go(length) then break end
             length, room.bytes = length - 1, math.max(0, room.bytes - #(entry[2][6] or ''))
             last = string.match(entry[1], '^%d+')
         end
@@ -293,7 +282,6 @@ local people = KEYS[4]
 local process, seen_epoch, seen, may_begin = unpack(ARGV, 10, 13)
 if may_begin == '0' and redis.call('EXISTS', head) == 0 then return {} end
 open()
-local at = room.at
 if room.epoch == seen_epoch and tonumber(seen) > room.offset then continue_epoch() end
 local last = string.format('(%.0f-0', room.offset)
 if not (is_type(log, 'stream') and is_type(refs, 'zset'))
@@ -301,12 +289,9 @@ if not (is_type(log, 'stream') and is_type(refs, 'zset'))
     is_repaired = 1 -- another program has changed them
     clear(room.offset)
 end
-local length = redis.call('XLEN', log)
-if length > 0 then age(room.offset) end
--- Not needed on a Redis that is full, which rejects it.
-if room.at ~= at then redis.pcall('HSET', head, 'older', room.older, 'newer', room.newer, 'at', room.at) end
+age(room.offset) -- need not be saved: later, the same follows from what was
 if room.is_changed then save() end
-trim(length)
+trim(redis.call('XLEN', log))
 for _, key in ipairs({head, log, refs, people}) do expire(key) end
 local seen_end = string.format('%.0f', room.offset)
 if seen_epoch ~= room.epoch then
@@ -328,17 +313,14 @@ if it is new. Returns nothing if there is no such room and the process may not b
 
 HISTORY = """
 local head, log = KEYS[1], KEYS[2]
-local since_epoch, since, before, oldest, max_bytes = unpack(ARGV)
+local since_epoch, since, before, history_length, max_bytes = unpack(ARGV)
 local epoch, offset, past = unpack(redis.call('HMGET', head, 'epoch', 'offset', 'past'))
 if not epoch then return {} end
-local last = since_epoch == epoch and offset or nil
-if since_epoch ~= '' and not last then
-    last = string.match(past or '', ' ' .. since_epoch .. ':(%d+)')
-end
-local is_known = last ~= nil and tonumber(since) <= tonumber(last)
-local floor = tonumber(offset) - tonumber(oldest)
-if is_known then floor = math.max(floor, tonumber(since)) end
-local first = string.format('(%.0f-0', math.max(floor, 0))
+local last = since_epoch == epoch and offset
+    or string.match(past or '', ' ' .. since_epoch .. ':(%d+)')
+local is_known = last and tonumber(since) <= tonumber(last)
+local first = math.max(offset - history_length, is_known and tonumber(since) or 0)
+first = string.format('(%.0f-0', math.max(first, 0))
 local entries, bytes = {}, 0
 before = before == '' and '+' or '(' .. before .. '-0'
 while bytes < tonumber(max_bytes) do
@@ -359,23 +341,35 @@ Returns epoch and last offset of the room, 1 if the position `since` is known, a
 it, from before an offset on.
 """
 
-SCRIPTS = PUBLISH, LOOK, HISTORY
+CHANGE = """
+local expire, channel, notice, command = unpack(ARGV, 1, 4)
+local answer = redis.pcall(command, KEYS[1], unpack(ARGV, 5))
+if type(answer) == 'table' and string.find(answer.err, 'WRONGTYPE') then redis.call('DEL', KEYS[1]) end
+redis.pcall('EXPIRE', KEYS[1], expire)
+redis.pcall('PUBLISH', channel, notice)
+return answer
+"""
+"""Run a command that changes a key, let the key expire, and then say so on a channel.
 
+A key of a wrong type, which another program has set, is deleted, so that the next time works.
+"""
 
-def new_epoch() -> str:
-    """Return a random name for an epoch."""
-    return f"{getrandbits(32):08x}"
-
-
-def digest(script: str) -> str:
-    """Return the SHA1 of a script, for `EVALSHA`."""
-    return sha1(script.encode(), usedforsecurity=False).hexdigest()
-
-
-PUBLISH_SHA, LOOK_SHA, HISTORY_SHA = map(digest, SCRIPTS)
+SCRIPTS = PUBLISH, LOOK, HISTORY, CHANGE
+PUBLISH_SHA, LOOK_SHA, HISTORY_SHA, CHANGE_SHA = (
+    sha1(script.encode(), usedforsecurity=False).hexdigest() for script in SCRIPTS
+)
 
 
 def room_arguments(history_length: int) -> tuple[str | int, ...]:
-    """Return the arguments that `PUBLISH` and `LOOK` begin with."""
+    """Return the arguments that `PUBLISH` and `LOOK` begin with; the first names a new epoch."""
     log = max(LOG_LENGTH, history_length), LOG_BYTES, LOG_SECONDS
-    return new_epoch(), SERVER, KEEP_SECONDS, EMPTY_SECONDS, history_length, MAX_ROOM_BYTES, *log
+    head = f"{getrandbits(32):08x}", SERVER, KEEP_SECONDS, EMPTY_SECONDS
+    return *head, history_length, MAX_ROOM_BYTES, *log
+
+
+def change_command(
+    key: str, seconds: int, notice: tuple[str, str | bytes], *change: str | bytes | int
+) -> Command:
+    """Return a command that changes a key; `change` is without it. A notice has a channel."""
+    command, *arguments = change
+    return ("EVALSHA", CHANGE_SHA, 1, key, seconds, *notice, command, *arguments)
