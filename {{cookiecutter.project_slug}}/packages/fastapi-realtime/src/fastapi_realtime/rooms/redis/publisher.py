@@ -32,15 +32,12 @@ class Unconfirmed:
     """A message that Redis has not confirmed."""
 
     room: str
-    cursor: Cursor | None
-    """The cursor of the room, if it has members in this process."""
+    cursor: Cursor | None  # that of the room, if it has members in this process
     packed: bytes
     origin: str
     ref: str
-    address: str
-    """That of the client that sent it, or an empty string."""
-    published: asyncio.Future[str]
-    """A future of its id."""
+    address: str  # that of the client that sent it, or an empty string
+    published: asyncio.Future[str]  # its id
 
     def settle(self, position: tuple[str, int] | None) -> None:
         """Record where it was published; `None` if it was not, or if that is unknown."""

@@ -59,28 +59,18 @@ class Cursor:
     """The position in a room's log up to which its messages have been passed to the hub."""
 
     room: str
+    address: str = ""  # of the client that entered first, or an empty string
     members: int = 0
-    epoch: str = ""
-    """Empty until the room was compared with Redis."""
+    epoch: str = ""  # empty until the room was compared with Redis
     offset: int = 0
-    start: int = 0
-    """The offset at which the epoch began; up to it, messages are of earlier epochs."""
-    told: int = 0
-    """The last offset of the room when it was last compared with Redis."""
-    known: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set once the position is known, or the room is refused."""
-    may_begin: bool = False
-    """Whether the room may be created if Redis has none of this name."""
-    address: str = ""
-    """That of the client that entered first, or an empty string."""
-    read: deque[LogEntry] = field(default_factory=deque)
-    """What comes next, and was not passed on, since the room had too much pending."""
-    strange: int = -1
-    """The offset of what comes next, if it is of an unknown epoch; else -1."""
-    targets: dict[str, int] = field(default_factory=dict)
-    """The offset of the last message that this process has published here, by epoch."""
-    unconfirmed: int = 0
-    """Messages of this process that Redis has not confirmed."""
+    start: int = 0  # where the epoch began; up to there, messages are of earlier epochs
+    told: int = 0  # the last offset of the room when it was last compared with Redis
+    known: asyncio.Event = field(default_factory=asyncio.Event)  # or the room is refused
+    may_begin: bool = False  # whether the room may be created if Redis has none of this name
+    read: deque[LogEntry] = field(default_factory=deque)  # not passed on: there is no space
+    strange: int = -1  # the offset of what comes next, if it is of an unknown epoch
+    targets: dict[str, int] = field(default_factory=dict)  # last published here, by epoch
+    unconfirmed: int = 0  # messages of this process that Redis has not confirmed
 
     @property
     def position(self) -> str:
@@ -164,7 +154,7 @@ class Reader:
         self._hub = hub
         self._rosters = rosters
         self._stored = stored
-        self._cursors: dict[str, Cursor] = {}
+        self.cursors: dict[str, Cursor] = {}  # of rooms with members in this process
         self._unsure: dict[Cursor, None] = {}  # to compare with Redis before they are read
         self._refused: dict[Cursor, None] = {}  # to compare again at the next heartbeat
         self._due: dict[Cursor, int] = {}  # to read, or to pass on, up to this offset
@@ -180,19 +170,15 @@ class Reader:
         self._progress = asyncio.Event()  # set, and replaced, after every read
         hub.on_space = self._woken.set
 
-    def get(self, room: str) -> Cursor | None:
-        """Return the cursor of a room; `None` if it has no members in this process."""
-        return self._cursors.get(room)
-
     async def enter(self, room: str, address: str) -> str:
         """Count a member, and return the position after which it receives every message.
 
         Raises `BrokerUnavailable` after `PATIENCE` seconds, and `RoomRefused` if the address may
         not begin the room.
         """
-        cursor = self._cursors.get(room)
+        cursor = self.cursors.get(room)
         if cursor is None:
-            cursor = self._cursors[room] = Cursor(room, address=address)
+            cursor = self.cursors[room] = Cursor(room, address)
             self._doubt(cursor)
         cursor.may_begin = cursor.may_begin or not self._stored.is_full(address)
         cursor.members += 1
@@ -212,10 +198,10 @@ class Reader:
 
     def leave(self, room: str) -> None:
         """Stop counting a member; the last one removes the cursor."""
-        cursor = self._cursors[room]
+        cursor = self.cursors[room]
         cursor.members -= 1
         if not cursor.members:
-            del self._cursors[room]
+            del self.cursors[room]
             self._due.pop(cursor, None)
             self._note_progress()  # nobody reads on for publishers that wait
             self.trim_later(room)
@@ -228,7 +214,7 @@ class Reader:
 
     async def catch_up(self) -> None:
         """Wait until everything that this process has published to these rooms was read back."""
-        while any(cursor.lag for cursor in self._cursors.values()):
+        while any(cursor.lag for cursor in self.cursors.values()):
             await self._progress.wait()
 
     async def wait_near(self, cursor: Cursor, size: int) -> None:
@@ -238,7 +224,7 @@ class Reader:
         `BrokerUnavailable` if reading has failed for `PATIENCE` seconds.
         """
         limit = min(MAX_LAG, max(1, MAX_LAG_BYTES // size))
-        while cursor.lag >= limit and self._cursors.get(cursor.room) is cursor:
+        while cursor.lag >= limit and self._has(cursor):
             await self._progress.wait()
             if asyncio.get_running_loop().time() - self._read_at > PATIENCE:
                 raise BrokerUnavailable
@@ -254,7 +240,7 @@ class Reader:
 
         async def work(link: Link) -> None:
             await self._find_closed(link, started_at)
-            self._doubt(*self._cursors.values())
+            self._doubt(*self.cursors.values())
             while True:
                 self._woken.clear()
                 if loop.time() >= self._beat_at:
@@ -287,7 +273,7 @@ class Reader:
                         deadline.reschedule(loop.time() + seconds)
                     elif rest[-1] == len(channels):
                         self._bell, self._has_closed = link, True
-                        self._doubt(*self._cursors.values())  # what was missed is found now
+                        self._doubt(*self.cursors.values())  # what was missed is found now
                         self._rosters.ask_all()
                         self._health.works("listen")
         finally:
@@ -302,12 +288,10 @@ class Reader:
             self._rosters.note_moved(process, room)
         else:
             epoch, offset, room = text.split(" ", 2)
-            cursor = self._cursors.get(room)
-            if cursor is None:
-                return
-            if epoch != cursor.epoch:
+            cursor = self.cursors.get(room)
+            if cursor is not None and epoch != cursor.epoch:
                 self._doubt(cursor)
-            elif int(offset) > cursor.offset:
+            elif cursor is not None and int(offset) > cursor.offset:
                 self._due[cursor] = int(offset)
                 self._woken.set()
 
@@ -348,8 +332,8 @@ class Reader:
             self._rosters.handle_beat(was_alive == 1, alive)
         await self._trim(link)
         self._has_closed = True
-        self._turns = self._turns or [*self._cursors.values()]
-        count = int(max(ROOMS_AT_ONCE, len(self._cursors) * BEAT_SECONDS // ROUND_SECONDS))
+        self._turns = self._turns or [*self.cursors.values()]
+        count = int(max(ROOMS_AT_ONCE, len(self.cursors) * BEAT_SECONDS // ROUND_SECONDS))
         turn, self._turns = self._turns[:count], self._turns[count:]
         self._doubt(*self._refused, *turn)
         self._refused.clear()
@@ -375,7 +359,7 @@ class Reader:
         return answers
 
     def _has(self, cursor: Cursor) -> bool:
-        return self._cursors.get(cursor.room) is cursor
+        return self.cursors.get(cursor.room) is cursor
 
     async def _look(self, link: Link) -> None:
         """Compare rooms with Redis: new and doubtful ones at once, all of them now and then."""

@@ -14,6 +14,7 @@ from redis.exceptions import ResponseError
 
 from ..broker import BrokerUnavailable
 from ..events import PresenceEvent, Present
+from ..hub import Hub
 from ..memory import COUNT_SECONDS, Presence, Roster
 from .connection import PATIENCE, Commands, Shared, explain
 from .scripts import EMPTY_SECONDS, Command, change_command
@@ -40,16 +41,11 @@ PROCESS = re.compile("[0-9a-f]{8}")
 class RoomView:
     """What this process knows of a room with members here."""
 
-    here: dict[str, str] = field(default_factory=dict)
-    """The sender of each connection of this process."""
-    elsewhere: dict[str, str] | None = None
-    """The same for other processes; `None` if not fetched yet, or too many to list."""
-    processes: set[str] = field(default_factory=set)
-    """The other processes with members."""
-    known: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set once the roster was fetched."""
-    next_at: float = 0.0
-    """Earliest loop time of the next fetch; large rosters are fetched less often."""
+    here: dict[str, str] = field(default_factory=dict)  # the sender of each connection
+    elsewhere: dict[str, str] | None = None  # the same; `None` if not known, or too many to list
+    processes: set[str] = field(default_factory=set)  # the others with members
+    known: asyncio.Event = field(default_factory=asyncio.Event)  # set once the roster was fetched
+    next_at: float = 0.0  # loop time; large rosters are fetched less often
 
 
 class Rosters:
@@ -61,12 +57,12 @@ class Rosters:
     differences. Missed notices and data that Redis has lost are found when rooms are compared.
     """
 
-    def __init__(self, shared: Shared, presence: Presence, commands: Commands, limit: int) -> None:
+    def __init__(self, shared: Shared, hub: Hub, commands: Commands, limit: int) -> None:
         """Rooms with more than `limit` connections get counts instead of names."""
         self._process = shared.process
         self._keys = shared.keys
         self._health = shared.health
-        self._presence = presence
+        self._presence = Presence(hub.deliver, limit)
         self._commands = commands
         self._limit = limit
         self._views: dict[str, RoomView] = {}
@@ -84,10 +80,9 @@ class Rosters:
             try:
                 await self._exchange()
                 await self._wait()
-            except BrokerUnavailable:
-                await asyncio.sleep(RETRY_SECONDS)
-            except Exception:  # a bug
-                logger.exception("failed to exchange rosters")
+            except Exception as error:
+                if not isinstance(error, BrokerUnavailable):  # a bug
+                    logger.exception("failed to exchange rosters")
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def close(self) -> None:
