@@ -19,6 +19,8 @@ ROOM = KEYS.room("broken")
 HARMS: dict[str, list[tuple[str | int | bytes, ...]]] = {
     "epoch is no text": [("HSET", ROOM.head, "epoch", b"\xff")],
     "epoch is no name": [("HSET", ROOM.head, "epoch", "../../etc")],
+    "epoch is too short": [("HSET", ROOM.head, "epoch", "abc")],
+    "epoch has capitals": [("HSET", ROOM.head, "epoch", "ABCDEF01")],
     "start is no number": [("HSET", ROOM.head, "start", "abc")],
     "offset is missing": [("HDEL", ROOM.head, "offset")],
     "offset is too high": [("HSET", ROOM.head, "offset", 2**60)],

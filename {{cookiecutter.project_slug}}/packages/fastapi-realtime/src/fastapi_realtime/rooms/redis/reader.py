@@ -368,25 +368,26 @@ class Reader:
             del self._unsure[cursor]
         cursors = [each for each in cursors if self._has(each)]
         for cursor, answer in zip(cursors, await self._compare(link, cursors), strict=True):
-            if self._has(cursor):
-                self._take_look(cursor, answer)
+            if isinstance(answer, ResponseError):
+                self._health.refuses("Redis refuses a room", cursor.room, answer)
+                self._due.pop(cursor, None)
+                self._refused[cursor] = None
+            elif answer:
+                self._take_look(cursor, *answer)
+            else:  # there is no such room
+                cursor.known.set()
 
-    def _take_look(self, cursor: Cursor, answer: Any) -> None:
-        if isinstance(answer, ResponseError):
-            self._health.refuses("Redis refuses a room", cursor.room, answer)
-            self._due.pop(cursor, None)
-            self._refused[cursor] = None
-            return
-        if not answer:  # there is no such room
-            cursor.known.set()
-            return
-        room = cursor.room
-        epoch, offset, start, seen_end, is_listed, is_repaired, is_new = answer
+    def _take_look(
+        self, cursor: Cursor, epoch: bytes, last: bytes, start: bytes, seen_end: bytes, *flags: int
+    ) -> None:
+        is_listed, is_repaired, is_new = flags
         self._stored.add(cursor.address, is_new * EMPTY_BYTES)
         if is_repaired:
-            self._health.breaks(room, CHANGED_KEYS)
-        self._rosters.note_listed(room, is_listed=is_listed == 1)
-        for gap in cursor.compare(epoch.decode(), int(offset), int(start), int(seen_end)):
+            self._health.breaks(cursor.room, CHANGED_KEYS)
+        if not self._has(cursor):
+            return  # it was left meanwhile
+        self._rosters.note_listed(cursor.room, is_listed=is_listed == 1)
+        for gap in cursor.compare(epoch.decode(), int(last), int(start), int(seen_end)):
             self._hub.deliver(gap)
         if cursor.read or cursor.told > cursor.offset:
             self._due[cursor] = cursor.told
@@ -402,7 +403,8 @@ class Reader:
             count = max(1, self._count // len(unread))
             answers = await self._read_logs(link, unread, count)
             for cursor, answer in zip(unread, answers, strict=True):
-                self._take_entries(cursor, answer)
+                if cursor in self._due:  # else it was left meanwhile
+                    self._take_entries(cursor, answer)
         for cursor in ready:
             self._pass_on(cursor)
 
@@ -430,19 +432,15 @@ class Reader:
         return answers
 
     def _take_entries(self, cursor: Cursor, answer: Any) -> None:
-        if not self._has(cursor):
-            return  # it was left meanwhile
-        if isinstance(answer, ResponseError):
+        is_lost = cursor.told > cursor.offset  # where Redis had more, and has nothing now
+        if isinstance(answer, ResponseError) or not (answer or is_lost):
+            del self._due[cursor]
             self._doubt(cursor)
-            self._due.pop(cursor, None)
         elif answer:
             cursor.read.extend(read_entry(cursor.room, each) for each in answer)
-        elif cursor.told > cursor.offset:  # Redis has lost messages that it had
+        else:
             for gap in cursor.skip_to(cursor.told):
                 self._hub.deliver(gap)
-        else:
-            self._due.pop(cursor, None)
-            self._doubt(cursor)
 
     def _pass_on(self, cursor: Cursor) -> None:
         if cursor not in self._due:

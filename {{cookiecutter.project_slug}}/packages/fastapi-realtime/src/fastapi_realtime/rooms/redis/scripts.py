@@ -105,7 +105,8 @@ local function open()
         redis.call('DEL', log, refs)
         return
     end
-    room.epoch, room.past = check(found[1], '^%x+$', 8), check(found[2], '^[%x: ]*$', 120)
+    room.epoch = check(found[1], '^' .. string.rep('[0-9a-f]', 8) .. '$', 8)
+    room.past = check(found[2], '^[%x: ]*$', 120)
     for i = 4, 10 do found[i] = tonumber(check(found[i], '^%d+$', 15)) end
     room.offset, room.start, room.bytes, room.peak = unpack(found, 4, 7)
     room.older, room.newer, room.at = unpack(found, 8, 10)
