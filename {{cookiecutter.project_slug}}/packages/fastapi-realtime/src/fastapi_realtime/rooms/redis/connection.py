@@ -4,7 +4,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 from ..broker import BrokerUnavailable
@@ -141,30 +141,24 @@ async def keep_connected(
 ) -> None:
     """Connect and run `work`; whenever that fails, connect again.
 
-    Delays grow until `work` reports to `health` that `part` works.
+    Delays grow until `work` reports to `health` that `part` works; they vary, so that processes
+    don't reconnect together.
     """
-    delays, health = backoff(), shared.health
+    delay, health = FIRST_DELAY, shared.health
     while True:
         link = shared.servers.link()
         try:
             await link.connect()
             await work(link)
         except Exception as error:
-            delays = backoff() if health.is_working(part) else delays
+            delay = FIRST_DELAY if health.is_working(part) else delay
             health.fails(part, error)
             if not isinstance(error, FAILURES):  # a bug
                 logger.exception("failed to %s", part)
         finally:
             await link.close()
         note_failure()
-        await asyncio.sleep(next(delays))
-
-
-def backoff() -> Iterator[float]:
-    """Yield the delays between attempts, with jitter so that processes don't reconnect together."""
-    delay = FIRST_DELAY
-    while True:
-        yield random.uniform(delay / 2, delay)
+        await asyncio.sleep(random.uniform(delay / 2, delay))
         delay = min(2 * delay, LAST_DELAY)
 
 

@@ -397,22 +397,22 @@ class Reader:
         sure = [each for each in self._due if each not in self._unsure]
         ready = [each for each in sure if not self._hub.is_full(each.room)]
         unread = [each for each in ready if not each.read][: self._count]
-        if unread:
-            for cursor in unread:  # the next time, others come first
-                self._due[cursor] = self._due.pop(cursor)
-            count = max(1, self._count // len(unread))
-            answers = await self._read_logs(link, unread, count)
-            for cursor, answer in zip(unread, answers, strict=True):
-                if cursor in self._due:  # else it was left meanwhile
-                    self._take_entries(cursor, answer)
+        for cursor in unread:  # the next time, others come first
+            self._due[cursor] = self._due.pop(cursor)
+        answers = await self._read_logs(link, unread) if unread else []
+        for cursor, answer in zip(unread, answers, strict=True):
+            if cursor in self._due:  # else it was left meanwhile
+                self._take_entries(cursor, answer)
         for cursor in ready:
-            self._pass_on(cursor)
+            if cursor in self._due:
+                self._pass_on(cursor)
 
-    async def _read_logs(self, link: Link, cursors: list[Cursor], count: int) -> list[Any]:
-        """Read up to `count` messages of each room; adapt how many are read the next time."""
+    async def _read_logs(self, link: Link, cursors: list[Cursor]) -> list[Any]:
+        """Read messages of each room; adapt how many are read the next time."""
+        count = max(1, self._count // len(cursors))
+        logs = [(self._keys.room(each.room).log, each.offset + 1) for each in cursors]
         clock = asyncio.get_running_loop().time
         began = clock()
-        logs = [(self._keys.room(each.room).log, each.offset + 1) for each in cursors]
         try:
             answers = await link.pipeline(
                 [("XRANGE", *each, "+", "COUNT", count) for each in logs], self._seconds
@@ -443,12 +443,9 @@ class Reader:
                 self._hub.deliver(gap)
 
     def _pass_on(self, cursor: Cursor) -> None:
-        if cursor not in self._due:
-            return
-        room = cursor.room
-        while cursor.read and not self._hub.is_full(room):
+        while cursor.read and not self._hub.is_full(cursor.room):
             if not cursor.read[0].epoch:
-                self._health.breaks(room, "there is an entry in the log that is no message")
+                self._health.breaks(cursor.room, "there is an entry in the log that is no message")
             for event in cursor.take():
                 self._hub.deliver(event)
             if cursor.strange >= 0:

@@ -59,16 +59,15 @@ class Rosters:
 
     def __init__(self, shared: Shared, hub: Hub, commands: Commands, limit: int) -> None:
         """Rooms with more than `limit` connections get counts instead of names."""
-        self._process = shared.process
+        self._own = shared.process.encode()  # the field of this process
         self._keys = shared.keys
         self._health = shared.health
         self._presence = Presence(hub.deliver, limit)
         self._commands = commands
         self._limit = limit
         self._views: dict[str, RoomView] = {}
-        self._changed: dict[str, None] = {}  # rooms to store
         self._requests: dict[str, float] = {}  # rooms to fetch, and the earliest loop time
-        self._dead: dict[tuple[str, bytes], None] = {}  # rooms, and fields to delete there
+        self._writes: dict[tuple[str, bytes], None] = {}  # rooms, and fields to store or delete
         self._missing: dict[str, float] = {}  # loop time since when a process is missing
         self._watched: list[str] = []
         self._trusted_at = math.inf  # loop time from which missing processes are dead
@@ -87,11 +86,11 @@ class Rosters:
 
     async def close(self) -> None:
         """Remove the members of this process from all rooms; give up after `PATIENCE` seconds."""
-        self._changed |= dict.fromkeys(self._views)
+        self._writes |= dict.fromkeys((room, self._own) for room in self._views)
         self._views.clear()
         with suppress(BrokerUnavailable, TimeoutError):
             async with asyncio.timeout(PATIENCE):
-                while self._changed:
+                while self._writes:
                     await self._exchange()
 
     def announce(self, event: PresenceEvent) -> None:
@@ -127,7 +126,7 @@ class Rosters:
 
     def note_moved(self, process: str, room: str) -> None:
         """Record that another process has changed its field."""
-        if process != self._process:
+        if process != self._own.decode():
             self._fetch(room)
 
     def note_listed(self, room: str, *, is_listed: bool) -> None:
@@ -144,7 +143,7 @@ class Rosters:
         """Return the heartbeat of this process, and questions after that of others."""
         others = {process for view in self._views.values() for process in view.processes}
         self._watched = [*others.union(self._missing)]
-        own = self._keys.process(self._process)
+        own = self._keys.process(self._own.decode())
         beat: list[Command] = [("EXISTS", own), ("SET", own, 1, "EX", PROCESS_SECONDS)]
         return beat + [("EXISTS", self._keys.process(each)) for each in self._watched]
 
@@ -171,17 +170,16 @@ class Rosters:
             return set()
         limit = now - MISSING_SECONDS
         dead = {each for each in processes if self._missing.get(each, now) <= limit}
-        self._delete(room, [process.encode() for process in dead])
+        self._write(room, *(process.encode() for process in dead))
         return dead
 
-    def _delete(self, room: str, fields: Iterable[bytes]) -> None:
+    def _write(self, room: str, *fields: bytes) -> None:
         for each in fields:
-            self._dead[room, each] = None
+            self._writes[room, each] = None
             self._woken.set()
 
     def _store(self, room: str) -> None:
-        self._changed[room] = None
-        self._woken.set()
+        self._write(room, self._own)
         self._fetch(room)
 
     def _fetch(self, room: str) -> None:
@@ -192,7 +190,7 @@ class Rosters:
     async def _wait(self) -> None:
         """Wait until there is something to store or to fetch."""
         self._woken.clear()
-        if not self._changed and not self._dead:
+        if not self._writes:
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(min(self._requests.values(), default=None)):
                     await self._woken.wait()
@@ -200,15 +198,12 @@ class Rosters:
     async def _exchange(self) -> None:
         """Make one round trip; raises `BrokerUnavailable`. What Redis rejects is retried later."""
         now = asyncio.get_running_loop().time()
-        own = self._process.encode()
-        stored = [(room, own) for room in [*self._changed][:MAX_ROOMS]]
-        stored += [*self._dead][:MAX_ROOMS]
+        writes = [*self._writes][:MAX_ROOMS]
         fetched = [room for room, time in self._requests.items() if time <= now][:MAX_ROOMS]
-        commands = [self._store_command(*each) for each in stored]
+        commands = [self._write_command(*each) for each in writes]
         commands += [("HGETALL", self._keys.room(room).people) for room in fetched]
-        for room, process in stored:
-            self._changed.pop(room, None)
-            self._dead.pop((room, process), None)
+        for each in writes:
+            del self._writes[each]
         for room in fetched:
             del self._requests[room]
         if not commands:
@@ -216,15 +211,15 @@ class Rosters:
         try:
             answers = await self._commands.run(*commands)
         except BaseException:
-            self._changed |= dict.fromkeys(room for room, _ in stored)
+            self._writes |= dict.fromkeys(writes)
             for room in fetched:
                 self._fetch(room)
             raise
-        rooms = [room for room, _ in stored] + fetched
+        rooms = [room for room, _ in writes] + fetched
         for index, (room, answer) in enumerate(zip(rooms, answers, strict=True)):
             if isinstance(answer, ResponseError):
                 self._retry_later(room, answer)
-            elif index >= len(stored):
+            elif index >= len(writes):
                 self._take_people(room, answer)
 
     def _retry_later(self, room: str, error: ResponseError) -> None:
@@ -232,15 +227,12 @@ class Rosters:
             self._health.breaks(room, "another program has changed its keys; they are replaced")
         asyncio.get_running_loop().call_later(RETRY_SECONDS, self._store, room)
 
-    def _store_command(self, room: str, process: bytes) -> Command:
+    def _write_command(self, room: str, name: bytes) -> Command:
         """Return the command that stores or deletes a field, and notifies others."""
-        people = self._keys.room(room).people
-        view = self._views.get(room) if process == self._process.encode() else None
-        change: Command = ("HDEL", process)
-        if view is not None:
-            change = ("HSET", process, self._encode(view))
-        notice = self._keys.moves, b"%b %b" % (process, room.encode())
-        return change_command(people, EMPTY_SECONDS, notice, *change)
+        view = self._views.get(room) if name == self._own else None
+        change = ("HDEL", name) if view is None else ("HSET", name, self._encode(view))
+        notice = self._keys.moves, b"%b %b" % (name, room.encode())
+        return change_command(self._keys.room(room).people, EMPTY_SECONDS, notice, *change)
 
     def _encode(self, view: RoomView) -> bytes:
         is_large = len(view.here) > self._limit
@@ -273,7 +265,7 @@ class Rosters:
                 people[name.decode()] = members
         if wrong:
             self._health.breaks(room, "there is a field in its roster that is no process")
-            self._delete(room, wrong)
+            self._write(room, *wrong)
         return people
 
     def _sum_up(
@@ -296,8 +288,8 @@ class Rosters:
         if view is None:
             return
         people = self._read_people(room, answer)
-        own = people.pop(self._process, None)
-        if own != json.loads(self._encode(view)) and room not in self._changed:
+        own = people.pop(self._own.decode(), None)
+        if own != json.loads(self._encode(view)) and (room, self._own) not in self._writes:
             self._store(room)
         view.processes = {*people}
         before = view.elsewhere
