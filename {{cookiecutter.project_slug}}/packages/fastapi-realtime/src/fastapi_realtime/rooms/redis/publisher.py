@@ -34,8 +34,8 @@ class Unconfirmed:
     room: str
     cursor: Cursor | None  # that of the room, if it has members in this process
     packed: bytes
-    origin: str
-    ref: str
+    origin: bytes
+    ref: bytes
     address: str  # that of the client that sent it, or an empty string
     published: asyncio.Future[str]  # its id
 
@@ -55,7 +55,7 @@ class Unconfirmed:
 def publish_command(
     keys: Keys,
     room: str,
-    messages: Iterable[tuple[str, str, bytes]],
+    messages: Iterable[tuple[bytes, bytes, bytes]],
     sender: tuple[str, int],
     history_length: int,
 ) -> Command:
@@ -128,7 +128,8 @@ class Publisher:
         if self._is_given_up or is_full:
             raise BrokerUnavailable
         published = asyncio.get_running_loop().create_future()
-        self._queue.append(Unconfirmed(room, cursor, packed, origin, ref, address, published))
+        texts = origin.encode(), ref.encode()  # if that fails, it is the publisher's error alone
+        self._queue.append(Unconfirmed(room, cursor, packed, *texts, address, published))
         if cursor is not None:
             cursor.unconfirmed += 1
         self._bytes += len(packed)
@@ -207,10 +208,9 @@ class Publisher:
         """Reject all waiting messages, and new ones until Redis is back."""
         self._is_given_up = True
         self._refuse_batch()
-        for message in self._queue:
-            message.settle(None)
+        while self._queue:
+            self._queue.popleft().settle(None)
         self._bytes = 0
-        self._queue.clear()
         self._has_some.clear()
 
     def _refuse_batch(self) -> None:

@@ -33,14 +33,6 @@ REDIRECT_SECONDS = 0.02
 OLDEST = (6, 2)
 """The oldest supported version of Redis."""
 
-FORCED: dict[str, Any] = {
-    "retry_on_timeout": False,
-    "decode_responses": False,
-    "protocol": 2,
-    "driver_info": None,
-}
-"""Options of redis-py that a URL can't change."""
-
 Address = tuple[str, int]
 
 FAILURES = (RedisError, OSError, EOFError, TimeoutError)
@@ -103,7 +95,8 @@ class Link:
         kind = options.pop("connection_class", Connection)
         # We use one timeout for all answers. redis-py's is set for each answer, which is slow,
         # and its `wait_for` can miss a cancellation before Python 3.12.
-        options |= FORCED | {"socket_timeout": None, "socket_connect_timeout": None}
+        options |= {"driver_info": None, "socket_timeout": None, "socket_connect_timeout": None}
+        options |= {"retry_on_timeout": False, "decode_responses": False, "protocol": 2}
         # No retries: redis-py would repeat a command whose answer is late, and send a message twice.
         self._connection = kind(retry=Retry(NoBackoff(), 0), **options)
         self._server = ""  # the name of this instance; a restart or a failover leads to another
@@ -158,7 +151,8 @@ class Link:
         try:
             return await self._connection.read_response()
         except ResponseError as error:
-            return error
+            # Before Redis 7, this is a part of what a script says.
+            return ReadOnlyError(str(error)) if "-READONLY " in str(error) else error
 
     async def close(self) -> None:
         """Close the connection without waiting for the server."""
@@ -175,9 +169,9 @@ class SentinelLink(Link):
     async def open(self) -> None:
         """Ask one sentinel after the other, and connect; raises one of `FAILURES`."""
         reason: Exception = RedisError(f"no sentinel knows the service {self._servers.service}")
+        url = self._servers.urls[0]
         for host, port in self._servers.addresses:
-            changes: dict[str, Any] = {"host": host, "port": port, "db": 0}
-            sentinel = Link(self._servers.urls[0], **changes, username=None, password=None)
+            sentinel = Link(url, host=host, port=port, db=0, username=None, password=None)
             try:
                 await sentinel.open()
                 command = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._servers.service)
