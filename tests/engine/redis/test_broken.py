@@ -144,13 +144,14 @@ async def test_entries_that_name_no_subject_close_nobody(
     assert [vars(each)["room"] for each in broken] == [KEYS.closed]
 
 
+@pytest.mark.parametrize("text", ["2 0 0 rubbish", "2 rubbish 0 0a0a0a0a 2"])
 async def test_a_batch_that_redis_remembers_wrongly_is_refused(
-    server: RedisServer, start: Start
+    server: RedisServer, start: Start, text: str
 ) -> None:
     process = await start(server.url)
     await process.publish("a")
     (key,) = server.call("KEYS", "*:sent:*")
-    server.call("SET", key, "2 0 0 rubbish")
+    server.call("SET", key, text)
     with pytest.raises(BrokerUnavailable):
         await process.publish("b")
     server.call("DEL", key)

@@ -5,12 +5,12 @@ import re
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from pydantic_core import from_json
 from redis.exceptions import ResponseError
 
-from ...server.wire import server_frame
 from ..broker import BrokerUnavailable, Replay
 from ..events import EVENTS, EncodedEvent, MessageEvent, RoomFormat
 from ..memory import MAX_ROOM_BYTES
@@ -47,51 +47,43 @@ def pack(event: MessageEvent) -> bytes:
     return text[len(BEFORE_ID) :]
 
 
+class LoggedMessage(EncodedEvent):
+    """A message from the log. It is JSON already, as under `events.v1`."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, event: MessageEvent, origin: str, offset: int, text: bytes) -> None:
+        super().__init__(event, origin, offset)
+        self._text = text
+
+    def _encode(self, format: RoomFormat) -> bytes | None:
+        return self._text if format is EVENTS else super()._encode(format)
+
+
 class LogEntry(NamedTuple):
     """An entry in the log of a room."""
 
-    offset: int
-    """-1 if it is too high for a message."""
+    offset: int  # -1 if it is too high for a message
     epoch: str = ""
-    """Empty if the entry is not a message of this room."""
-    origin: str = ""
-    """The connection that sent it, or an empty string."""
-    text: bytes = b""
-    """The message as JSON, as under `events.v1`."""
-    event: MessageEvent | None = None
+    message: LoggedMessage | None = None  # `None`, without an epoch, if it is none of this room
 
 
 def read_entry(room: str, raw: Any) -> LogEntry:
     """Return an entry from Redis: an id, and field names and values in turn."""
     found = ENTRY_ID.fullmatch(raw[0])
     offset = int(found[1]) if found else -1
-    try:
-        if found is None or found[2] != b"0" or raw[1][::2] != FIELDS:
-            return LogEntry(offset)
-        epoch, origin, packed = raw[1][1::2]
-        text = b"%b%b-%d%b" % (BEFORE_ID, epoch, offset, packed)
-        event = MessageEvent(**from_json(text, allow_inf_nan=False))
-        # `id` is as it was written here, unless the packed text has another one.
-        is_ours = event.room == room and event.type == "message" and isinstance(event.sender, str)
-        if is_ours and EPOCH.fullmatch(epoch.decode()) and event.id == f"{epoch.decode()}-{offset}":
-            return LogEntry(offset, epoch.decode(), origin.decode(), text, event)
-    except (ValueError, TypeError):
-        pass
+    with suppress(ValueError, TypeError):
+        if found and found[2] == b"0" and raw[1][::2] == FIELDS:
+            name, origin, packed = raw[1][1::2]
+            text, epoch = b"%b%b-%d%b" % (BEFORE_ID, name, offset, packed), name.decode()
+            event = MessageEvent(**from_json(text, allow_inf_nan=False))
+            # `id` is as it was written here, unless the packed text has another one.
+            is_ours = event.id == f"{epoch}-{offset}" and EPOCH.fullmatch(epoch)
+            is_message = event.type == "message" and isinstance(event.sender, str)
+            if is_ours and is_message and event.room == room:
+                message = LoggedMessage(event, origin.decode(), offset, text)
+                return LogEntry(offset, epoch, message)
     return LogEntry(offset)
-
-
-class LoggedMessage(EncodedEvent):
-    """A message from the log. It is JSON already."""
-
-    __slots__ = ("_text",)
-
-    def __init__(self, entry: LogEntry) -> None:
-        assert entry.event is not None
-        super().__init__(entry.event, entry.origin, entry.offset)
-        self._text = entry.text
-
-    def _encode(self, format: RoomFormat) -> bytes | None:
-        return self._text if format is EVENTS else super()._encode(format)
 
 
 class StoredBytes:
@@ -191,9 +183,9 @@ class Replays:
         size, oldest = 0, last + 1
         while entries and oldest > first:
             entry = entries.popleft()
-            frame = server_frame(entry.text, is_text=True)
+            frame = b"" if entry.message is None else entry.message.frame(EVENTS)
             size += len(frame)
-            if not entry.epoch or entry.offset != oldest - 1 or size > MAX_ROOM_BYTES:
+            if not frame or entry.offset != oldest - 1 or size > MAX_ROOM_BYTES:
                 break  # what is older is not connected to this, or not kept
             frames.appendleft(frame)
             oldest = entry.offset
@@ -208,12 +200,10 @@ class Replays:
         self, commands: Commands, room: str, after: tuple[str, str], before: str
     ) -> tuple[str, int, bool, deque[LogEntry]]:
         """Return what `HISTORY` does; without a room, as if it were new."""
-        health, keys = self._shared.health, self._shared.keys.room(room)
+        health, length = self._shared.health, self._shared.history_length
+        keys = self._shared.keys.room(room)[:2]
         (answer,) = await commands.run(
-            (
-                *("EVALSHA", HISTORY_SHA, 2, keys.head, keys.log),
-                *(*after, before, self._shared.history_length, PAGE_BYTES),
-            )
+            ("EVALSHA", HISTORY_SHA, 2, *keys, *after, before, length, PAGE_BYTES)
         )
         if isinstance(answer, ResponseError):
             health.breaks(room, explain(answer))

@@ -64,11 +64,9 @@ def publish_command(
     Each message is its ref, its origin, and what is packed. `sender` is the name of a process and
     the number of its batch.
     """
-    process, batch = sender
-    own = keys.room(room)
+    (process, batch), own = sender, keys.room(room)
     return (
-        *("EVALSHA", PUBLISH_SHA, 4, own.head, own.log, own.refs, own.sent(process)),
-        *room_arguments(history_length),
+        *("EVALSHA", PUBLISH_SHA, 4, *own[:3], own.sent(process), *room_arguments(history_length)),
         *(batch, keys.news, room, SENT_SECONDS, ROOM_BYTES),
         *(part for message in messages for part in message),
     )
@@ -181,14 +179,15 @@ class Publisher:
     def _settle(self, room: str, messages: list[Unconfirmed], answer: Any) -> None:
         try:
             positions = read_positions(answer, len(messages))
-        except ResponseError as error:
+            grown, is_repaired = int(answer[1]), int(answer[2])
+        except (ResponseError, ValueError) as error:
             self._shared.health.refuses("Redis refused a message", room, error)
             for message in messages:
                 message.settle(None)
             return
-        if int(answer[2]):
+        if is_repaired:
             self._shared.health.breaks(room, CHANGED_KEYS)
-        grown, size = int(answer[1]), sum(len(message.packed) for message in messages)
+        size = sum(len(message.packed) for message in messages)
         for message, position in zip(messages, positions, strict=True):
             self._stored.add(message.address, grown * len(message.packed) // size)
             message.settle(position)

@@ -12,7 +12,7 @@ from ..broker import BrokerUnavailable, CloseSubject, RoomRefused
 from ..events import AFTER_ALL, EncodedEvent, GapEvent
 from ..hub import Hub
 from .connection import CHANGED_KEYS, PATIENCE, Shared, explain, keep_connected
-from .history import LogEntry, LoggedMessage, StoredBytes, read_entry
+from .history import LogEntry, StoredBytes, read_entry
 from .rosters import Rosters
 from .scripts import (
     EMPTY_BYTES,
@@ -125,7 +125,7 @@ class Cursor:
         is_next = entry.epoch and entry.offset == self.offset + 1
         gap = [] if is_next else self._gap()
         self.offset = entry.offset
-        return [*gap, LoggedMessage(entry)] if entry.epoch else gap
+        return gap if entry.message is None else [*gap, entry.message]
 
     def skip_to(self, offset: int) -> list[EncodedEvent]:
         """Go to an offset, and return a `gap`."""
@@ -393,7 +393,6 @@ class Reader:
             self._due[cursor] = cursor.told
 
     async def _read(self, link: Link) -> None:
-        """Read what comes next in some rooms, and pass it on."""
         sure = [each for each in self._due if each not in self._unsure]
         ready = [each for each in sure if not self._hub.is_full(each.room)]
         unread = [each for each in ready if not each.read][: self._count]
@@ -444,7 +443,7 @@ class Reader:
 
     def _pass_on(self, cursor: Cursor) -> None:
         while cursor.read and not self._hub.is_full(cursor.room):
-            if not cursor.read[0].epoch:
+            if cursor.read[0].message is None:
                 self._health.breaks(cursor.room, "there is an entry in the log that is no message")
             for event in cursor.take():
                 self._hub.deliver(event)

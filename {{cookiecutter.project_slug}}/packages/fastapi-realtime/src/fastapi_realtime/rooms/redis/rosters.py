@@ -188,7 +188,6 @@ class Rosters:
             self._woken.set()
 
     async def _wait(self) -> None:
-        """Wait until there is something to store or to fetch."""
         self._woken.clear()
         if not self._writes:
             with suppress(TimeoutError):

@@ -190,7 +190,7 @@ class SentinelLink(Link):
 class ClusterLink(Link):
     """Connections to the nodes of a cluster: each command goes to the one that has its key.
 
-    Channels are the same on all nodes, so `send` and `receive` use one of them.
+    Channels are the same on all nodes, so `send` and `receive` use one of them; see `Link`.
     """
 
     def __init__(self, servers: Servers) -> None:
@@ -241,15 +241,12 @@ class ClusterLink(Link):
         return answers
 
     async def send(self, commands: Iterable[Command]) -> None:
-        """Send commands to one node without waiting for the answers."""
         await self._first.send(commands)
 
     async def receive(self) -> Any:
-        """Wait for an answer of that node, which may be a `ResponseError`."""
         return await self._first.receive()
 
     async def close(self) -> None:
-        """Close all connections without waiting for the servers."""
         for node in self._nodes.values():
             await node.close()
 
