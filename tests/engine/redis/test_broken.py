@@ -19,6 +19,8 @@ ROOM = KEYS.room("broken")
 HARMS: dict[str, list[tuple[str | int | bytes, ...]]] = {
     "epoch is no text": [("HSET", ROOM.head, "epoch", b"\xff")],
     "epoch is no name": [("HSET", ROOM.head, "epoch", "../../etc")],
+    "epoch is too short": [("HSET", ROOM.head, "epoch", "abc")],
+    "epoch has capitals": [("HSET", ROOM.head, "epoch", "ABCDEF01")],
     "start is no number": [("HSET", ROOM.head, "start", "abc")],
     "offset is missing": [("HDEL", ROOM.head, "offset")],
     "offset is too high": [("HSET", ROOM.head, "offset", 2**60)],
@@ -142,13 +144,14 @@ async def test_entries_that_name_no_subject_close_nobody(
     assert [vars(each)["room"] for each in broken] == [KEYS.closed]
 
 
+@pytest.mark.parametrize("text", ["2 0 0 rubbish", "2 rubbish 0 0a0a0a0a 2"])
 async def test_a_batch_that_redis_remembers_wrongly_is_refused(
-    server: RedisServer, start: Start
+    server: RedisServer, start: Start, text: str
 ) -> None:
     process = await start(server.url)
     await process.publish("a")
     (key,) = server.call("KEYS", "*:sent:*")
-    server.call("SET", key, "2 0 0 rubbish")
+    server.call("SET", key, text)
     with pytest.raises(BrokerUnavailable):
         await process.publish("b")
     server.call("DEL", key)

@@ -45,6 +45,15 @@ async def test_a_message_that_redis_refuses_is_its_publishers_error_alone(
     assert {vars(record)["room"] for record in caplog.records} == {"broken"}
 
 
+async def test_a_ref_that_cannot_be_encoded_is_its_publishers_error_alone(
+    server: RedisServer, start: Start
+) -> None:
+    process = await start(server.url)
+    with pytest.raises(UnicodeEncodeError):
+        await process.publish("a", ref="\ud800")
+    assert (await process.publish("b")).endswith("-1")
+
+
 async def test_publishers_wait_for_a_while_and_then_are_told(
     server: RedisServer, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from fastapi_realtime.rooms import BrokerUnavailable
 from fastapi_realtime.rooms.redis import history
-from fastapi_realtime.rooms.redis.connection import Commands, Health
+from fastapi_realtime.rooms.redis.connection import Commands, Health, Shared
 from fastapi_realtime.rooms.redis.history import Replays
 from fastapi_realtime.rooms.redis.servers import Servers
 
@@ -15,6 +15,11 @@ from .talk import Start, ready
 pytestmark = pytest.mark.anyio
 
 LOBBY = KEYS.room("lobby")
+
+
+def replays_at(server: RedisServer) -> Replays:
+    """Return what reads histories, without the rest of a broker."""
+    return Replays(Shared(Servers(server.url), "", KEYS, 100, Health()))
 
 
 def pages_read(server: RedisServer) -> int:
@@ -60,10 +65,10 @@ async def test_few_histories_are_read_at_once_and_clients_take_turns(
     monkeypatch.setattr(history, "REPLAYS_AT_ONCE", 1)
     process = await start(server.url)
     position = await process.publish("a")
-    replays, order = Replays(Servers(server.url), 100, Health()), []
+    replays, order = replays_at(server), []
 
     async def read(client: str) -> None:
-        assert (await replays.read(LOBBY, position, client)).is_complete
+        assert (await replays.read("lobby", position, client)).is_complete
         order.append(client)
 
     tasks = [asyncio.create_task(read(client)) for client in ("a", "a", "a", "b", "a", "c", "b")]
@@ -78,7 +83,7 @@ async def test_who_is_cancelled_when_its_turn_comes_passes_it_on(
     server: RedisServer, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(history, "REPLAYS_AT_ONCE", 1)
-    replays = Replays(Servers(server.url), 100, Health())
+    replays = replays_at(server)
     commands = await replays._take("a")
     waiting = asyncio.create_task(replays._take("a"))
     await asyncio.sleep(0)

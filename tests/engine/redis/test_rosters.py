@@ -3,13 +3,14 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from typing import Any, Literal
 
 import pytest
 from fastapi_realtime.rooms import BrokerUnavailable, memory
 from fastapi_realtime.rooms.events import PresenceEvent
 from fastapi_realtime.rooms.redis import RedisBroker, rosters
+from redis import Redis
 
 from ..brokers import Process, running_process
 from ..hub_client import Listener
@@ -116,6 +117,16 @@ async def test_members_are_told_who_joins_and_leaves_elsewhere(open_place: Open)
     assert await bob.told(2) == {("left", "ann-1"), ("left", "ann-2")}
     assert await bob.present() == {"bob": 1}
     assert bob.listener.waiting() == 0
+
+
+async def test_a_notice_follows_what_it_tells_of(server: RedisServer, open_place: Open) -> None:
+    commands: list[str] = []
+    with closing(Redis.from_url(server.url)) as client, client.monitor() as monitor:
+        await open_place("ann")
+        while not commands or commands[-1] != "PUBLISH":
+            command = await asyncio.to_thread(monitor.next_command)
+            commands.append(command["command"].partition(" ")[0])
+    assert commands[-3:] == ["HSET", "EXPIRE", "PUBLISH"]
 
 
 async def test_who_is_elsewhere_is_known_where_nobody_is(open_place: Open) -> None:

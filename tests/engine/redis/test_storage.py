@@ -4,14 +4,14 @@ import asyncio
 
 import pytest
 from fastapi_realtime.rooms.broker import RoomRefused
-from fastapi_realtime.rooms.redis import RedisBroker, history, scripts
+from fastapi_realtime.rooms.redis import RedisBroker, history, reader, scripts
 from fastapi_realtime.rooms.redis.history import StoredBytes
 from websockets.exceptions import InvalidStatus
 
 from ..redis_server import KEYS, RedisServer, rooms_at
 from ..room_app import connect_events, next_event, request, room_app, send
 from ..serving import NO_RATE_LIMIT, Serve
-from .talk import Start
+from .talk import Start, ready, until
 
 pytestmark = pytest.mark.anyio
 
@@ -73,6 +73,22 @@ async def test_an_address_that_has_stored_too_much_joins_only_rooms_that_exist(
     listener = await process.join("old")
     server.call("FLUSHALL")
     assert await listener.take(1) == ["gap"]
+
+
+async def test_a_room_is_counted_whose_member_leaves_before_redis_has_answered(
+    server: RedisServer, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "BEAT_SECONDS", 60.0)
+    process = await start(server.url)
+    await ready(process)
+    server.call("CLIENT", "PAUSE", 200, "WRITE")
+    joining = asyncio.create_task(process.broker.enter("new", ANN))
+    await asyncio.sleep(0.05)  # until Redis is asked
+    joining.cancel()
+    broker = process.broker
+    assert isinstance(broker, RedisBroker)
+    await until(lambda: broker._stored._left(ANN) > 0)
+    assert server.call("EXISTS", KEYS.room("new").head)
 
 
 def test_what_an_address_has_stored_expires() -> None:

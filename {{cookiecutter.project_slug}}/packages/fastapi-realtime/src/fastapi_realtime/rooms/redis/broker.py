@@ -12,25 +12,21 @@ from weakref import WeakValueDictionary
 
 from pydantic import SecretStr, field_validator
 from redis.asyncio.connection import URL_QUERY_ARGUMENT_PARSERS, SSLConnection
-from redis.backoff import NoBackoff
-from redis.connection import Connection, parse_url
-from redis.exceptions import RedisError, ResponseError
-from redis.retry import Retry
+from redis.connection import parse_url
+from redis.exceptions import ResponseError
 
 from ...settings import RoomSettings, SettingsError
 from ..broker import FOREIGN_LOOP, Broker, BrokerUnavailable, CloseSubject, Replay, RoomRefused
 from ..events import MessageEvent, PresenceEvent, Present
 from ..hub import Hub
-from ..memory import Presence
 from ..rooms import memory_broker
-from .connection import PATIENCE, Commands, Health, Shared, reap
-from .history import Replays, StoredBytes
-from .log import pack
+from .connection import PATIENCE, Commands, Health, Shared
+from .history import Replays, StoredBytes, pack
 from .publisher import Publisher
-from .reader import Reader, close_commands
+from .reader import Reader, close_command
 from .rosters import Rosters
 from .scripts import Keys
-from .servers import FORCED, Link, Servers
+from .servers import FAILURES, Link, Servers
 
 MEMORY = "memory://"
 CHECK_SECONDS = 1.0
@@ -68,20 +64,23 @@ class RedisSettings(RoomSettings):
 
     def check_services(self) -> None:
         """Raise `SettingsError` if Redis answers that it doesn't have the database in the URL."""
-        servers = Servers(self.broker_url.get_secret_value())
-        if self.is_in_memory or servers.kind:
+        url = self.broker_url.get_secret_value()
+        if self.is_in_memory or Servers(url).kind:
             return
-        options = parse_url(servers.urls[0]) | FORCED
-        options |= {"socket_timeout": CHECK_SECONDS, "socket_connect_timeout": CHECK_SECONDS}
-        options["retry"] = Retry(NoBackoff(), 0)
-        connection = options.pop("connection_class", Connection)(**options)
+
+        async def connect() -> None:
+            link = Link(url)
+            try:
+                async with asyncio.timeout(CHECK_SECONDS):
+                    await link.open()
+            finally:
+                await link.close()
+
         try:
-            connection.connect()
-        except RedisError as error:
+            asyncio.run(connect())
+        except FAILURES as error:
             if "DB index" in str(error):
-                raise SettingsError(NO_DATABASE.format(options["db"])) from None
-        finally:
-            connection.disconnect()
+                raise SettingsError(NO_DATABASE.format(parse_url(url)["db"])) from None
 
     @field_validator("broker_url")
     @classmethod
@@ -111,37 +110,32 @@ def check_url(url: str) -> None:
         options = parse_qsl(parts.query, keep_blank_values=True)
         plain = urlunsplit(parts._replace(query="", fragment=""))
         is_socket = parts.scheme == "unix"
-        is_ignored = parts.port == 0 or (is_socket and bool(parts.hostname))
-    except Exception:
+        is_ignored = parts.port == 0 or "#" in url or (is_socket and bool(parts.hostname))
+    except ValueError:
         raise ValueError(URL_FORM) from None
-    if is_ignored or "#" in url or not is_accepted(plain):
+    if is_ignored or not is_accepted(plain):
         raise ValueError(URL_FORM)
     names = [name for name, _ in options]
     if not is_socket and not re.fullmatch(r"/?|/[0-9]+", parts.path):
         raise ValueError("the database must be a number, as in redis://host/0")
     if len({*names}) < len(names) or ("db" in names and parts.path.strip("/") and not is_socket):
         raise ValueError("an option, or the database, is there twice")
-    if all(value for _, value in options) and is_accepted(url):
-        return
-    wrong = next(
-        (
-            name
-            for name, value in options
-            if not value or not is_accepted(f"{plain}?{urlencode({name: value})}")
-        ),
-        "",
-    )
-    which = f"the option {wrong}" if wrong in OPTIONS else "an option"
-    raise ValueError(f"{which} does not exist here, or has a wrong value")
+    wrong = [
+        name
+        for name, value in options
+        if not value or not is_accepted(f"{plain}?{urlencode({name: value})}")
+    ]
+    if wrong or not is_accepted(url):
+        which = f"the option {wrong[0]}" if OPTIONS.intersection(wrong[:1]) else "an option"
+        raise ValueError(f"{which} does not exist here, or has a wrong value")
 
 
 def is_accepted(url: str) -> bool:
     """Return whether redis-py accepts a URL."""
-    try:
+    with suppress(Exception):
         Link(url)
-    except Exception:
-        return False
-    return True
+        return True
+    return False
 
 
 def redis_broker(settings: RedisSettings, hub: Hub) -> Broker:
@@ -152,7 +146,7 @@ def redis_broker(settings: RedisSettings, hub: Hub) -> Broker:
 
 
 class RedisBroker:
-    """Carries events between all processes that use the same Redis.
+    """Carries events between all processes that use the same Redis; `Broker` says what methods do.
 
     Every message goes through Redis, even to members of the same process, so that all members
     see the same order.
@@ -160,24 +154,21 @@ class RedisBroker:
 
     def __init__(self, settings: RedisSettings, hub: Hub) -> None:
         servers = Servers(settings.broker_url.get_secret_value())
-        keys = Keys(settings.application)
         self.presence_limit = settings.presence_limit
-        self._keys = keys
+        self._keys = Keys(settings.application)
         self._health = Health("publish", "read", "write", "listen")
+        shared = Shared(servers, token_hex(4), self._keys, settings.history_length, self._health)
         self._stored = StoredBytes()
         self._commands = Commands(servers)
-        self._replays = Replays(servers, settings.history_length, self._health)
-        shared = Shared(servers, token_hex(4), keys, settings.history_length, self._health)
+        self._replays = Replays(shared)
         self._publisher = Publisher(shared, self._stored)
-        presence = Presence(hub.deliver, settings.presence_limit)
-        self._rosters = Rosters(shared, presence, self._commands, settings.presence_limit)
+        self._rosters = Rosters(shared, hub, self._commands, settings.presence_limit)
         self._reader = Reader(shared, hub, self._rosters, self._stored)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def is_ready(self) -> bool:
-        """Whether messages can be published and received now."""
         return self._health.is_good
 
     @asynccontextmanager
@@ -195,7 +186,8 @@ class RedisBroker:
             yield
         finally:
             for task in tasks:
-                await reap(task)
+                task.cancel()
+                await asyncio.wait([task])
             await self._rosters.close()
             await self._commands.close()
             await self._replays.close()
@@ -203,12 +195,10 @@ class RedisBroker:
     async def publish(
         self, event: MessageEvent, origin: str = "", ref: str = "", address: str = ""
     ) -> asyncio.Future[str]:
-        """Send a message to its room, except to the connection `origin`; return a future of its id.
+        """Publish, and return a future, which is done once Redis has the message.
 
-        The future is done once Redis has the message. If the history has a message with the same
-        `ref`, it is the id of that one. Waits while the room has too much pending in this
-        process. Raises `BrokerUnavailable`, as the future may, `RoomRefused` if the address of
-        the client has stored too much, and `RuntimeError` outside of the application's event loop.
+        Waits while the room has too much pending in this process. Raises `RoomRefused` if the
+        address has stored too much, and `RuntimeError` outside of the application's event loop.
         """
         if self._loop is not asyncio.get_running_loop():
             raise RuntimeError(FOREIGN_LOOP)
@@ -216,51 +206,33 @@ class RedisBroker:
         if self._stored.is_full(address):
             self._health.limits(address, room)
             raise RoomRefused(room)
-        message = packed, origin, ref, address
         # Those who wait keep their turn, even if the last member leaves meanwhile.
-        turn = self._turns.get(room)
-        if turn is None:
-            if self._reader.get(room) is None:
+        async with self._turns.setdefault(room, asyncio.Lock()):
+            cursor = self._reader.cursors.get(room)
+            if cursor is None:
                 self._reader.trim_later(room)
-                return self._publisher.publish(self._keys.room(room), None, *message)
-            turn = self._turns[room] = asyncio.Lock()
-        async with turn:
-            cursor = self._reader.get(room)
-            if cursor is not None:
+            else:
                 await self._reader.wait_near(cursor, len(packed))
-            return self._publisher.publish(self._keys.room(room), cursor, *message)
+            return self._publisher.publish(room, cursor, packed, origin, ref, address)
 
     async def announce(self, event: PresenceEvent) -> None:
-        """Record that a connection has joined or left a room, and notify the other members."""
         self._rosters.announce(event)
 
     async def present(self, room: str) -> Present:
-        """Return who is in a room; raises `BrokerUnavailable`."""
         return await self._rosters.present(room)
 
     async def close_subject(self, subject: str) -> None:
-        """Ask all processes to close a subject's connections; raises `BrokerUnavailable`."""
-        answers = await self._commands.run(*close_commands(self._keys, subject))
-        if isinstance(answers[0], ResponseError):
+        (answer,) = await self._commands.run(close_command(self._keys, subject))
+        if isinstance(answer, ResponseError):
             raise BrokerUnavailable
 
     async def replay(self, room: str, since: str, address: str = "", last: int = 0) -> Replay:
-        """Return the messages after the position `since`; raises `BrokerUnavailable`.
-
-        Where `last` is positive, return that many of the latest messages instead, if there are.
-        """
-        return await self._replays.read(self._keys.room(room), since, address, last)
+        return await self._replays.read(room, since, address, last)
 
     async def enter(self, room: str, address: str = "") -> str:
-        """Count a member that joins a room, and return the room's position.
-
-        Raises `BrokerUnavailable` while Redis is down, if this process has no other member of
-        the room, and `RoomRefused` if the room is new and the address has stored too much.
-        """
         return await self._reader.enter(room, address)
 
     def leave(self, room: str) -> None:
-        """Stop counting a member that leaves a room."""
         self._reader.leave(room)
 
     async def flush(self) -> None:

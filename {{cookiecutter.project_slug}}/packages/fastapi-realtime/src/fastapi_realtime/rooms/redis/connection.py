@@ -4,12 +4,12 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 from ..broker import BrokerUnavailable
-from .scripts import Keys
-from .servers import FAILURES, Command, Link, Servers, raise_moved_on
+from .scripts import Command, Keys
+from .servers import FAILURES, Link, Servers, raise_moved_on
 
 logger = logging.getLogger(__name__)
 
@@ -41,19 +41,14 @@ class Commands:
         try:
             async with asyncio.timeout(PATIENCE), self._lock:
                 try:
-                    return await self._run_once(commands)
+                    return await self.run_once(*commands)
                 except FAILURES:  # the server may have closed the idle connection
-                    return await self._run_once(commands)
+                    return await self.run_once(*commands)
         except FAILURES:
             raise BrokerUnavailable from None
 
-    async def close(self) -> None:
-        """Close the connection."""
-        link, self._link = self._link, None
-        if link is not None:
-            await link.close()
-
-    async def _run_once(self, commands: tuple[Command, ...]) -> list[Any]:
+    async def run_once(self, *commands: Command) -> list[Any]:
+        """Do the same, but raise one of `FAILURES` at the first failure, which ends the connection."""
         try:
             if self._link is None:
                 self._link = self._servers.link()
@@ -64,6 +59,12 @@ class Commands:
         except BaseException:
             await self.close()
             raise
+
+    async def close(self) -> None:
+        """Close the connection."""
+        link, self._link = self._link, None
+        if link is not None:
+            await link.close()
 
 
 class Health:
@@ -140,30 +141,24 @@ async def keep_connected(
 ) -> None:
     """Connect and run `work`; whenever that fails, connect again.
 
-    Delays grow until `work` reports to `health` that `part` works.
+    Delays grow until `work` reports to `health` that `part` works; they vary, so that processes
+    don't reconnect together.
     """
-    delays, health = backoff(), shared.health
+    delay, health = FIRST_DELAY, shared.health
     while True:
         link = shared.servers.link()
         try:
             await link.connect()
             await work(link)
         except Exception as error:
-            delays = backoff() if health.is_working(part) else delays
+            delay = FIRST_DELAY if health.is_working(part) else delay
             health.fails(part, error)
             if not isinstance(error, FAILURES):  # a bug
                 logger.exception("failed to %s", part)
         finally:
             await link.close()
         note_failure()
-        await asyncio.sleep(next(delays))
-
-
-def backoff() -> Iterator[float]:
-    """Yield the delays between attempts, with jitter so that processes don't reconnect together."""
-    delay = FIRST_DELAY
-    while True:
-        yield random.uniform(delay / 2, delay)
+        await asyncio.sleep(random.uniform(delay / 2, delay))
         delay = min(2 * delay, LAST_DELAY)
 
 
@@ -173,9 +168,3 @@ def explain(error: BaseException) -> str:
         return "it doesn't answer"
     reason, _, _ = str(error).partition(" script: ")
     return reason.rstrip(".") or type(error).__name__
-
-
-async def reap(task: asyncio.Task[None]) -> None:
-    """Cancel a task and wait until it is done; its exception is not raised."""
-    task.cancel()
-    await asyncio.wait([task])

@@ -1,21 +1,28 @@
-"""The history of rooms: reading it for members that return, and what clients may add to it."""
+"""The history of rooms: its messages, reading it for members that return, and who may add to it."""
 
 import asyncio
 import re
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from typing import NamedTuple
+from contextlib import suppress
+from typing import Any, NamedTuple
 
+from pydantic_core import from_json
 from redis.exceptions import ResponseError
 
-from ...server.wire import server_frame
 from ..broker import BrokerUnavailable, Replay
+from ..events import EVENTS, EncodedEvent, MessageEvent, RoomFormat
 from ..memory import MAX_ROOM_BYTES
-from .connection import Commands, Health, explain
-from .log import LogEntry, read_entry
-from .scripts import HISTORY_SHA, KEEP_SECONDS, RoomKeys
-from .servers import Servers
+from .connection import Commands, Shared, explain
+from .scripts import HISTORY_SHA, KEEP_SECONDS
+
+FIELDS = [b"e", b"o", b"m"]
+"""The field names of an entry: epoch, origin, packed message."""
+BEFORE_ID = b'{"type":"message","id":"'
+"""The start of a message's JSON, up to its id, which Redis assigns."""
+EPOCH = re.compile("[0-9a-f]{8}")
+ENTRY_ID = re.compile(b"([0-9]{1,15})-([0-9]+)")
 
 REPLAYS_AT_ONCE = 4
 """Histories that are read at the same time; others wait, and clients take turns."""
@@ -30,6 +37,53 @@ MAX_ADDRESSES = 10_000
 """Maximum addresses to keep; the one that is silent for longest is forgotten."""
 
 POSITION = re.compile("([0-9a-f]{8})-([0-9]{1,15})")
+
+
+def pack(event: MessageEvent) -> bytes:
+    """Return the packed form of a message: its JSON without `BEFORE_ID`."""
+    text = EVENTS.encode(event)
+    assert text is not None
+    assert text.startswith(BEFORE_ID + b'"')
+    return text[len(BEFORE_ID) :]
+
+
+class LoggedMessage(EncodedEvent):
+    """A message from the log. It is JSON already, as under `events.v1`."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, event: MessageEvent, origin: str, offset: int, text: bytes) -> None:
+        super().__init__(event, origin, offset)
+        self._text = text
+
+    def _encode(self, format: RoomFormat) -> bytes | None:
+        return self._text if format is EVENTS else super()._encode(format)
+
+
+class LogEntry(NamedTuple):
+    """An entry in the log of a room."""
+
+    offset: int  # -1 if it is too high for a message
+    epoch: str = ""
+    message: LoggedMessage | None = None  # `None`, without an epoch, if it is none of this room
+
+
+def read_entry(room: str, raw: Any) -> LogEntry:
+    """Return an entry from Redis: an id, and field names and values in turn."""
+    found = ENTRY_ID.fullmatch(raw[0])
+    offset = int(found[1]) if found else -1
+    with suppress(ValueError, TypeError):
+        if found and found[2] == b"0" and raw[1][::2] == FIELDS:
+            name, origin, packed = raw[1][1::2]
+            text, epoch = b"%b%b-%d%b" % (BEFORE_ID, name, offset, packed), name.decode()
+            event = MessageEvent(**from_json(text, allow_inf_nan=False))
+            # `id` is as it was written here, unless the packed text has another one.
+            is_ours = event.id == f"{epoch}-{offset}" and EPOCH.fullmatch(epoch)
+            is_message = event.type == "message" and isinstance(event.sender, str)
+            if is_ours and is_message and event.room == room:
+                message = LoggedMessage(event, origin.decode(), offset, text)
+                return LogEntry(offset, epoch, message)
+    return LogEntry(offset)
 
 
 class StoredBytes:
@@ -68,10 +122,9 @@ class Replays:
     for its own earlier requests. A history is read in pages, from the latest message back.
     """
 
-    def __init__(self, servers: Servers, history_length: int, health: Health) -> None:
-        self._history_length = history_length
-        self._health = health
-        self._all = [Commands(servers) for _ in range(REPLAYS_AT_ONCE)]
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self._all = [Commands(shared.servers) for _ in range(REPLAYS_AT_ONCE)]
         self._free = [*self._all]
         self._waiting: dict[str, deque[asyncio.Future[Commands]]] = {}  # by client
 
@@ -80,8 +133,8 @@ class Replays:
         for commands in self._all:
             await commands.close()
 
-    async def read(self, keys: RoomKeys, since: str, client: str, last: int = 0) -> Replay:
-        """Return the messages after a position, or the `last`; if some are lost, all that are kept.
+    async def read(self, room: str, since: str, client: str, count: int = 0) -> Replay:
+        """Return the messages after a position, or the latest; if some are lost, all that are kept.
 
         Raises `BrokerUnavailable`.
         """
@@ -89,7 +142,7 @@ class Replays:
             async with asyncio.timeout(REPLAY_SECONDS):
                 commands = await self._take(client)
                 try:
-                    return await self._read(commands, keys, since, last)
+                    return await self._read(commands, room, since, count)
                 finally:
                     self._give_back(commands)
         except TimeoutError:
@@ -120,65 +173,44 @@ class Replays:
                 return
         self._free.append(commands)
 
-    async def _read(self, commands: Commands, keys: RoomKeys, since: str, last: int) -> Replay:
-        found = None if last else POSITION.fullmatch(since)
-        kept = min(last or self._history_length, self._history_length)
-        epoch, seen = (found[1], int(found[2])) if found else ("", 0)
+    async def _read(self, commands: Commands, room: str, since: str, count: int) -> Replay:
+        found = None if count else POSITION.fullmatch(since)
+        kept = min(count or self._shared.history_length, self._shared.history_length)
+        after = (found[1], found[2]) if found else ("", "0")
+        epoch, last, is_known, entries = await self._read_page(commands, room, after, "", kept)
+        seen = int(after[1]) if is_known else 0
+        first = max(seen, last - kept) + 1
         frames: deque[bytes] = deque()
-        size = 0
-        room = await self._read_page(commands, keys, epoch, seen, None, kept)
-        first = max(seen if room.is_known else 0, room.offset - kept) + 1
-        entries, oldest = deque(room.entries), room.offset + 1
+        size, oldest = 0, last + 1
         while entries and oldest > first:
             entry = entries.popleft()
-            frame = server_frame(entry.text, is_text=True)
+            frame = b"" if entry.message is None else entry.message.frame(EVENTS)
             size += len(frame)
-            if not entry.epoch or entry.offset != oldest - 1 or size > MAX_ROOM_BYTES:
+            if not frame or entry.offset != oldest - 1 or size > MAX_ROOM_BYTES:
                 break  # what is older is not connected to this, or not kept
             frames.appendleft(frame)
             oldest = entry.offset
             if not entries and oldest > first:
-                page = await self._read_page(commands, keys, epoch, seen, oldest, kept)
-                entries.extend(page.entries)
-        is_complete = last > 0 or (room.is_known and oldest == seen + 1)
+                *_, entries = await self._read_page(commands, room, after, str(oldest), kept)
         # The reader may be behind: what it passes on up to this offset is known to the member.
-        last_offset = room.offset if frames else seen if room.is_known else 0
-        position = f"{room.epoch}-{room.offset}"
+        last_offset = last if frames else seen
+        is_complete, position = count > 0 or (is_known and oldest == seen + 1), f"{epoch}-{last}"
         return Replay([*frames], last_offset, is_complete, position, sum(map(len, frames)))
 
     async def _read_page(
-        self,
-        commands: Commands,
-        keys: RoomKeys,
-        epoch: str,
-        seen: int,
-        before: int | None,
-        kept: int,
-    ) -> "Page":
+        self, commands: Commands, room: str, after: tuple[str, str], before: str, kept: int
+    ) -> tuple[str, int, bool, deque[LogEntry]]:
+        """Return what `HISTORY` does; without a room, as if it were new."""
+        health = self._shared.health
+        keys = self._shared.keys.room(room)[:2]
         (answer,) = await commands.run(
-            (
-                *("EVALSHA", HISTORY_SHA, 2, keys.head, keys.log),
-                *(epoch, seen, before or "", kept, PAGE_BYTES),
-            )
+            ("EVALSHA", HISTORY_SHA, 2, *keys, *after, before, kept, PAGE_BYTES)
         )
         if isinstance(answer, ResponseError):
-            self._health.breaks(keys.room, explain(answer))
+            health.breaks(room, explain(answer))
             raise BrokerUnavailable
-        if not answer:
-            return Page("", 0, False, [])
-        entries = [read_entry(keys.room, each) for each in answer[3]]
+        epoch, last, is_known, raw = answer or (b"", 0, 0, ())
+        entries = deque(read_entry(room, each) for each in raw)
         if not all(entry.epoch for entry in entries):
-            self._health.breaks(keys.room, "there is an entry in the log that is no message")
-        return Page(answer[0].decode(errors="replace"), int(answer[1]), answer[2] == 1, entries)
-
-
-class Page(NamedTuple):
-    """A page of the history of a room."""
-
-    epoch: str
-    offset: int
-    """That of the last message in the room."""
-    is_known: bool
-    """Whether Redis knows the position that the history is read from."""
-    entries: list[LogEntry]
-    """The latest first."""
+            health.breaks(room, "there is an entry in the log that is no message")
+        return epoch.decode(errors="replace"), int(last), is_known == 1, entries

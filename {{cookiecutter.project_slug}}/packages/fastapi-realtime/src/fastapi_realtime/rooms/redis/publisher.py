@@ -4,7 +4,6 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import count
 from typing import Any
 
 from redis.exceptions import ResponseError
@@ -12,9 +11,9 @@ from redis.exceptions import ResponseError
 from ..broker import BrokerUnavailable
 from .connection import CHANGED_KEYS, PATIENCE, Shared, keep_connected
 from .history import StoredBytes
-from .log import Cursor
-from .scripts import PUBLISH_SHA, ROOM_BYTES, SENT_SECONDS, RoomKeys, room_arguments
-from .servers import MOVED_ON, Command, Link, raise_moved_on
+from .reader import Cursor
+from .scripts import PUBLISH_SHA, ROOM_BYTES, SENT_SECONDS, Command, Keys, room_arguments
+from .servers import MOVED_ON, Link, raise_moved_on
 
 KNOWN_SECONDS = SENT_SECONDS / 2
 """Seconds for which a batch may be sent again; Redis remembers it for longer."""
@@ -32,16 +31,13 @@ MAX_WAITING_BYTES = 64 * 1024 * 1024
 class Unconfirmed:
     """A message that Redis has not confirmed."""
 
-    keys: RoomKeys
-    cursor: Cursor | None
-    """The cursor of the room, if it has members in this process."""
-    ref: bytes
-    origin: bytes
+    room: str
+    cursor: Cursor | None  # that of the room, if it has members in this process
     packed: bytes
-    published: asyncio.Future[str]
-    """A future of its id."""
-    address: str
-    """That of the client that sent it, or an empty string."""
+    origin: bytes
+    ref: bytes
+    address: str  # that of the client that sent it, or an empty string
+    published: asyncio.Future[str]  # its id
 
     def settle(self, position: tuple[str, int] | None) -> None:
         """Record where it was published; `None` if it was not, or if that is unknown."""
@@ -57,8 +53,8 @@ class Unconfirmed:
 
 
 def publish_command(
-    keys: RoomKeys,
-    channel: str,
+    keys: Keys,
+    room: str,
     messages: Iterable[tuple[bytes, bytes, bytes]],
     sender: tuple[str, int],
     history_length: int,
@@ -68,20 +64,22 @@ def publish_command(
     Each message is its ref, its origin, and what is packed. `sender` is the name of a process and
     the number of its batch.
     """
-    process, batch = sender
+    (process, batch), own = sender, keys.room(room)
     return (
-        *("EVALSHA", PUBLISH_SHA, 4, keys.head, keys.log, keys.refs, keys.sent(process)),
-        *room_arguments(history_length),
-        *(batch, channel, keys.room, SENT_SECONDS, ROOM_BYTES),
+        *("EVALSHA", PUBLISH_SHA, 4, *own[:3], own.sent(process), *room_arguments(history_length)),
+        *(batch, keys.news, room, SENT_SECONDS, ROOM_BYTES),
         *(part for message in messages for part in message),
     )
 
 
-def read_positions(answer: list[Any], count: int) -> list[tuple[str, int]]:
+def read_positions(answer: Any, count: int) -> list[tuple[str, int]]:
     """Return epoch and offset of each message in the answer to a batch.
 
-    Raises `ResponseError` if Redis remembers another batch under its number.
+    Raises `ResponseError` if the answer is one, or if Redis remembers another batch under its
+    number.
     """
+    if isinstance(answer, ResponseError):
+        raise answer
     pairs = zip(answer[3::2], answer[4::2], strict=False)
     positions = [(epoch.decode(errors="replace"), offset) for epoch, offset in pairs]
     if len(positions) == count and all(offset.isdigit() for _, offset in positions):
@@ -99,9 +97,7 @@ class Publisher:
 
     def __init__(self, shared: Shared, stored: StoredBytes) -> None:
         self._shared = shared
-        self._health = shared.health
         self._stored = stored
-        self._numbers = count(1)
         self._number = 0
         self._batch: dict[str, list[Unconfirmed]] = {}  # by room; sent, and perhaps published
         self._known_until = 0.0  # loop time up to which Redis remembers the batch
@@ -120,13 +116,7 @@ class Publisher:
             self._give_up()
 
     def publish(
-        self,
-        keys: RoomKeys,
-        cursor: Cursor | None,
-        packed: bytes,
-        origin: str = "",
-        ref: str = "",
-        address: str = "",
+        self, room: str, cursor: Cursor | None, packed: bytes, origin: str, ref: str, address: str
     ) -> asyncio.Future[str]:
         """Queue a message, and return a future of its id.
 
@@ -136,9 +126,8 @@ class Publisher:
         if self._is_given_up or is_full:
             raise BrokerUnavailable
         published = asyncio.get_running_loop().create_future()
-        texts = ref.encode(), origin.encode()
-        message = Unconfirmed(keys, cursor, *texts, packed, published, address)
-        self._queue.append(message)
+        texts = origin.encode(), ref.encode()  # if that fails, it is the publisher's error alone
+        self._queue.append(Unconfirmed(room, cursor, packed, *texts, address, published))
         if cursor is not None:
             cursor.unconfirmed += 1
         self._bytes += len(packed)
@@ -148,7 +137,7 @@ class Publisher:
     async def _work(self, link: Link) -> None:
         while True:
             if not self._batch:
-                self._health.works("publish")
+                self._shared.health.works("publish")
                 self._stop_giving_up()
                 await self._has_some.wait()
                 self._fill()
@@ -165,42 +154,40 @@ class Publisher:
             if self._batch and size > MAX_BATCH_BYTES:
                 break
             message = self._queue.popleft()
-            self._batch.setdefault(message.keys.room, []).append(message)
+            self._batch.setdefault(message.room, []).append(message)
             self._bytes -= len(message.packed)
-        self._number = next(self._numbers)
+        self._number += 1
         self._known_until = asyncio.get_running_loop().time() + KNOWN_SECONDS
         if not self._queue:
             self._has_some.clear()
 
     async def _send(self, link: Link) -> None:
         """Send the batch, with one command for each room."""
-        batch = self._batch
-        answers = await link.pipeline([self._command(each) for each in batch.values()])
+        batch, shared = self._batch, self._shared
+        sender, length = (shared.process, self._number), shared.history_length
+        commands = []
+        for room, messages in batch.items():
+            parts = ((each.ref, each.origin, each.packed) for each in messages)
+            commands.append(publish_command(shared.keys, room, parts, sender, length))
+        answers = await link.pipeline(commands)
         for (room, messages), answer in zip([*batch.items()], answers, strict=True):
             if not isinstance(answer, MOVED_ON):
                 self._settle(room, messages, answer)
                 batch.pop(room, None)
         raise_moved_on(answers)
 
-    def _command(self, batch: list[Unconfirmed]) -> Command:
-        messages = [(each.ref, each.origin, each.packed) for each in batch]
-        shared, keys = self._shared, batch[0].keys
-        sender, length = (shared.process, self._number), shared.history_length
-        return publish_command(keys, shared.keys.news, messages, sender, length)
-
     def _settle(self, room: str, messages: list[Unconfirmed], answer: Any) -> None:
         try:
-            if isinstance(answer, ResponseError):
-                raise answer
             positions = read_positions(answer, len(messages))
-        except ResponseError as error:
-            self._health.refuses("Redis refused a message", room, error)
+            grown, is_repaired = int(answer[1]), int(answer[2])
+        except (ResponseError, ValueError) as error:
+            self._shared.health.refuses("Redis refused a message", room, error)
             for message in messages:
                 message.settle(None)
             return
-        if int(answer[2]):
-            self._health.breaks(room, CHANGED_KEYS)
-        grown, size = int(answer[1]), sum(len(message.packed) for message in messages)
+        if is_repaired:
+            self._shared.health.breaks(room, CHANGED_KEYS)
+        size = sum(len(message.packed) for message in messages)
         for message, position in zip(messages, positions, strict=True):
             self._stored.add(message.address, grown * len(message.packed) // size)
             message.settle(position)
@@ -220,10 +207,9 @@ class Publisher:
         """Reject all waiting messages, and new ones until Redis is back."""
         self._is_given_up = True
         self._refuse_batch()
-        for message in self._queue:
-            message.settle(None)
+        while self._queue:
+            self._queue.popleft().settle(None)
         self._bytes = 0
-        self._queue.clear()
         self._has_some.clear()
 
     def _refuse_batch(self) -> None:

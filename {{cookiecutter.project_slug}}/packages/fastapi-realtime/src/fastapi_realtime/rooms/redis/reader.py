@@ -1,19 +1,30 @@
 """Reading from Redis: the messages of rooms with members in this process."""
 
 import asyncio
+from collections import deque
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 from redis.exceptions import ResponseError
 
 from ..broker import BrokerUnavailable, CloseSubject, RoomRefused
+from ..events import AFTER_ALL, EncodedEvent, GapEvent
 from ..hub import Hub
 from .connection import CHANGED_KEYS, PATIENCE, Shared, explain, keep_connected
-from .history import StoredBytes
-from .log import Cursor, read_entry
+from .history import LogEntry, StoredBytes, read_entry
 from .rosters import Rosters
-from .scripts import EMPTY_BYTES, KEEP_SECONDS, LOG_SECONDS, Keys
-from .servers import ANSWER_SECONDS, FAILURES, Command, Link, raise_moved_on
+from .scripts import (
+    EMPTY_BYTES,
+    KEEP_SECONDS,
+    LOG_SECONDS,
+    LOOK_SHA,
+    Command,
+    Keys,
+    change_command,
+    room_arguments,
+)
+from .servers import ANSWER_SECONDS, FAILURES, Link, raise_moved_on
 
 BEAT_SECONDS = 1.0
 """Seconds between two heartbeats; at each, some rooms are compared with Redis."""
@@ -43,6 +54,91 @@ LOST_SECONDS = 60
 """After Redis has lost a part of that stream, it is read again from this many seconds ago."""
 
 
+@dataclass(slots=True, eq=False)
+class Cursor:
+    """The position in a room's log up to which its messages have been passed to the hub."""
+
+    room: str
+    address: str = ""  # of the client that entered first, or an empty string
+    members: int = 0
+    epoch: str = ""  # empty until the room was compared with Redis
+    offset: int = 0
+    start: int = 0  # where the epoch began; up to there, messages are of earlier epochs
+    told: int = 0  # the last offset of the room when it was last compared with Redis
+    known: asyncio.Event = field(default_factory=asyncio.Event)  # or the room is refused
+    may_begin: bool = False  # whether the room may be created if Redis has none of this name
+    read: deque[LogEntry] = field(default_factory=deque)  # not passed on: there is no space
+    strange: int = -1  # the offset of what comes next, if it is of an unknown epoch
+    targets: dict[str, int] = field(default_factory=dict)  # last published here, by epoch
+    unconfirmed: int = 0  # messages of this process that Redis has not confirmed
+
+    @property
+    def position(self) -> str:
+        """The id of the last message that was passed to the hub."""
+        return f"{self.epoch}-{self.offset}"
+
+    @property
+    def confirmed(self) -> int:
+        """The highest offset of this epoch that Redis is known to have reached."""
+        read = self.read[-1].offset if self.read else self.offset
+        return max(read, self.targets.get(self.epoch, 0))
+
+    @property
+    def lag(self) -> int:
+        """Messages published by this process and not yet passed on; a lower bound."""
+        return self.unconfirmed + self.confirmed - self.offset
+
+    def confirm(self, position: tuple[str, int] | None) -> None:
+        """Record where a message of this process was published; `None` if it was not."""
+        self.unconfirmed -= 1
+        if position is not None:
+            epoch, offset = position  # perhaps that of an earlier message with the same ref
+            self.targets[epoch] = max(offset, self.targets.get(epoch, 0))
+
+    def compare(self, epoch: str, offset: int, start: int, seen_end: int) -> list[EncodedEvent]:
+        """Apply the result of a comparison; return a `gap` event if messages were lost.
+
+        `seen_end` is the last offset of the epoch known here, or -1.
+        """
+        strange, self.strange, self.told = self.strange, -1, offset
+        gap: list[EncodedEvent] = []
+        if not self.known.is_set():
+            self.epoch, self.offset = epoch, offset
+            self.known.set()
+        elif epoch != self.epoch and seen_end < self.confirmed:
+            gap = self.skip_to(min(self.offset, seen_end) if seen_end >= 0 else start)
+        elif epoch == self.epoch and strange >= 0:
+            gap = self.skip_to(strange)
+        if epoch != self.epoch:
+            target = min(self.targets.get(self.epoch, 0), offset)
+            self.targets = {epoch: max(target, self.targets.get(epoch, 0))}
+        self.epoch, self.start = epoch, start
+        return gap
+
+    def take(self) -> list[EncodedEvent]:
+        """Advance to the next entry, and return its message, after a `gap` if some are missing."""
+        entry = self.read.popleft()
+        if entry.offset < 0 or (entry.epoch not in ("", self.epoch) and entry.offset > self.start):
+            self.strange = max(entry.offset, self.offset)
+            self.read.clear()
+            return []
+        is_next = entry.epoch and entry.offset == self.offset + 1
+        gap = [] if is_next else self._gap()
+        self.offset = entry.offset
+        return gap if entry.message is None else [*gap, entry.message]
+
+    def skip_to(self, offset: int) -> list[EncodedEvent]:
+        """Go to an offset, and return a `gap`."""
+        gap = self._gap()
+        self.offset = offset
+        self.read.clear()
+        return gap
+
+    def _gap(self) -> list[EncodedEvent]:
+        event = GapEvent(room=self.room, since=self.position)
+        return [EncodedEvent(event, offset=AFTER_ALL)]
+
+
 class Reader:
     """Passes the messages of rooms to the hub: each once, in order.
 
@@ -58,7 +154,7 @@ class Reader:
         self._hub = hub
         self._rosters = rosters
         self._stored = stored
-        self._cursors: dict[str, Cursor] = {}
+        self.cursors: dict[str, Cursor] = {}  # of rooms with members in this process
         self._unsure: dict[Cursor, None] = {}  # to compare with Redis before they are read
         self._refused: dict[Cursor, None] = {}  # to compare again at the next heartbeat
         self._due: dict[Cursor, int] = {}  # to read, or to pass on, up to this offset
@@ -74,45 +170,39 @@ class Reader:
         self._progress = asyncio.Event()  # set, and replaced, after every read
         hub.on_space = self._woken.set
 
-    def get(self, room: str) -> Cursor | None:
-        """Return the cursor of a room; `None` if it has no members in this process."""
-        return self._cursors.get(room)
-
     async def enter(self, room: str, address: str) -> str:
         """Count a member, and return the position after which it receives every message.
 
         Raises `BrokerUnavailable` after `PATIENCE` seconds, and `RoomRefused` if the address may
         not begin the room.
         """
-        cursor = self._cursors.get(room)
+        cursor = self.cursors.get(room)
         if cursor is None:
-            cursor = self._cursors[room] = Cursor(self._keys.room(room), address=address)
+            cursor = self.cursors[room] = Cursor(room, address)
             self._doubt(cursor)
         cursor.may_begin = cursor.may_begin or not self._stored.is_full(address)
         cursor.members += 1
         try:
             async with asyncio.timeout(PATIENCE):
                 await cursor.known.wait()
+            if not cursor.epoch:
+                self._health.limits(address, room)
+                raise RoomRefused(room)
         except TimeoutError:
             self.leave(room)
             raise BrokerUnavailable from None
         except BaseException:
             self.leave(room)
             raise
-        if not cursor.epoch:
-            self.leave(room)
-            self._health.limits(address, room)
-            raise RoomRefused(room)
         return cursor.position
 
     def leave(self, room: str) -> None:
         """Stop counting a member; the last one removes the cursor."""
-        cursor = self._cursors[room]
+        cursor = self.cursors[room]
         cursor.members -= 1
         if not cursor.members:
-            del self._cursors[room]
-            for cursors in (self._unsure, self._refused, self._due):
-                cursors.pop(cursor, None)
+            del self.cursors[room]
+            self._due.pop(cursor, None)
             self._note_progress()  # nobody reads on for publishers that wait
             self.trim_later(room)
 
@@ -124,7 +214,7 @@ class Reader:
 
     async def catch_up(self) -> None:
         """Wait until everything that this process has published to these rooms was read back."""
-        while any(cursor.lag for cursor in self._cursors.values()):
+        while any(cursor.lag for cursor in self.cursors.values()):
             await self._progress.wait()
 
     async def wait_near(self, cursor: Cursor, size: int) -> None:
@@ -134,21 +224,14 @@ class Reader:
         `BrokerUnavailable` if reading has failed for `PATIENCE` seconds.
         """
         limit = min(MAX_LAG, max(1, MAX_LAG_BYTES // size))
-        while cursor.lag >= limit and self._cursors.get(cursor.keys.room) is cursor:
+        while cursor.lag >= limit and self._has(cursor):
             await self._progress.wait()
             if asyncio.get_running_loop().time() - self._read_at > PATIENCE:
                 raise BrokerUnavailable
 
     async def listen(self) -> None:
         """Hear which rooms have news, until cancelled."""
-
-        async def work(link: Link) -> None:
-            try:
-                await self._hear(link)
-            finally:
-                self._bell = None  # nothing may be sent on it from now on
-
-        await keep_connected(self._shared, "listen", work)
+        await keep_connected(self._shared, "listen", self._hear)
 
     async def run(self, close_subject: CloseSubject) -> None:
         """Read until cancelled."""
@@ -157,7 +240,7 @@ class Reader:
 
         async def work(link: Link) -> None:
             await self._find_closed(link, started_at)
-            self._doubt(*self._cursors.values())
+            self._doubt(*self.cursors.values())
             while True:
                 self._woken.clear()
                 if loop.time() >= self._beat_at:
@@ -176,22 +259,25 @@ class Reader:
         channels = [self._keys.news, self._keys.moves, self._keys.closed]
         await link.send([("SUBSCRIBE", *channels)])
         loop, seconds = asyncio.get_running_loop(), BEAT_SECONDS + ANSWER_SECONDS
-        async with asyncio.timeout(seconds) as deadline:
-            while True:
-                answer = await link.receive()
-                if isinstance(answer, ResponseError):
-                    raise answer
-                kind, *rest = answer
-                if kind == b"message":
-                    with suppress(ValueError):  # another program has said something
-                        self._take_news(*(each.decode() for each in rest))
-                elif kind == b"pong":
-                    deadline.reschedule(loop.time() + seconds)
-                elif rest[-1] == len(channels):
-                    self._bell, self._has_closed = link, True
-                    self._doubt(*self._cursors.values())  # what was missed is found now
-                    self._rosters.ask_all()
-                    self._health.works("listen")
+        try:
+            async with asyncio.timeout(seconds) as deadline:
+                while True:
+                    answer = await link.receive()
+                    if isinstance(answer, ResponseError):
+                        raise answer
+                    kind, *rest = answer
+                    if kind == b"message":
+                        with suppress(ValueError):  # another program has said something
+                            self._take_news(*(each.decode() for each in rest))
+                    elif kind == b"pong":
+                        deadline.reschedule(loop.time() + seconds)
+                    elif rest[-1] == len(channels):
+                        self._bell, self._has_closed = link, True
+                        self._doubt(*self.cursors.values())  # what was missed is found now
+                        self._rosters.ask_all()
+                        self._health.works("listen")
+        finally:
+            self._bell = None  # nothing may be sent on it from now on
 
     def _take_news(self, channel: str, text: str) -> None:
         if channel == self._keys.closed:
@@ -202,12 +288,10 @@ class Reader:
             self._rosters.note_moved(process, room)
         else:
             epoch, offset, room = text.split(" ", 2)
-            cursor = self._cursors.get(room)
-            if cursor is None:
-                return
-            if epoch != cursor.epoch:
+            cursor = self.cursors.get(room)
+            if cursor is not None and epoch != cursor.epoch:
                 self._doubt(cursor)
-            elif int(offset) > cursor.offset:
+            elif cursor is not None and int(offset) > cursor.offset:
                 self._due[cursor] = int(offset)
                 self._woken.set()
 
@@ -225,7 +309,7 @@ class Reader:
 
     async def _wait(self) -> None:
         """Wait for news, or for the next heartbeat."""
-        if self._unsure or any(not self._hub.is_full(each.keys.room) for each in self._due):
+        if self._unsure or any(not self._hub.is_full(each.room) for each in self._due):
             await asyncio.sleep(0)
             return
         with suppress(TimeoutError):
@@ -248,82 +332,89 @@ class Reader:
             self._rosters.handle_beat(was_alive == 1, alive)
         await self._trim(link)
         self._has_closed = True
-        self._turns = self._turns or [*self._cursors.values()]
-        count = int(max(ROOMS_AT_ONCE, len(self._cursors) * BEAT_SECONDS // ROUND_SECONDS))
+        self._turns = self._turns or [*self.cursors.values()]
+        count = int(max(ROOMS_AT_ONCE, len(self.cursors) * BEAT_SECONDS // ROUND_SECONDS))
         turn, self._turns = self._turns[:count], self._turns[count:]
-        self._doubt(*self._refused, *(each for each in turn if self._has(each)))
+        self._doubt(*self._refused, *turn)
         self._refused.clear()
 
     async def _trim(self, link: Link) -> None:
         """Compare some rooms without members here, which trims their logs."""
         now = asyncio.get_running_loop().time()
         rooms = [room for room, at in self._to_trim.items() if at <= now][:ROOMS_AT_ONCE]
-        raise_moved_on(await self._compare(link, [Cursor(self._keys.room(each)) for each in rooms]))
+        await self._compare(link, [Cursor(room) for room in rooms])
         for room in rooms:
             del self._to_trim[room]
 
     async def _compare(self, link: Link, cursors: list[Cursor]) -> list[Any]:
-        process, length = self._shared.process, self._shared.history_length
-        commands = [each.look_command(process, length) for each in cursors]
-        return await link.pipeline(commands) if commands else []
+        """Return what `LOOK` does for each; it may be a `ResponseError`."""
+        head = room_arguments(self._shared.history_length)
+        commands: list[Command] = []
+        for cursor in cursors:
+            keys, may_begin = self._keys.room(cursor.room), cursor.may_begin or cursor.epoch
+            look = self._shared.process, cursor.epoch, cursor.confirmed, int(bool(may_begin))
+            commands.append(("EVALSHA", LOOK_SHA, 4, *keys, *head, *look))
+        answers = await link.pipeline(commands) if commands else []
+        raise_moved_on(answers)
+        return answers
 
     def _has(self, cursor: Cursor) -> bool:
-        return self._cursors.get(cursor.keys.room) is cursor
+        return self.cursors.get(cursor.room) is cursor
 
     async def _look(self, link: Link) -> None:
         """Compare rooms with Redis: new and doubtful ones at once, all of them now and then."""
         cursors = [*self._unsure][:ROOMS_AT_ONCE]
         for cursor in cursors:
             del self._unsure[cursor]
-        answers = await self._compare(link, cursors)
-        raise_moved_on(answers)
-        for cursor, answer in zip(cursors, answers, strict=True):
-            if self._has(cursor):
-                self._take_look(cursor, answer)
+        cursors = [each for each in cursors if self._has(each)]
+        for cursor, answer in zip(cursors, await self._compare(link, cursors), strict=True):
+            if isinstance(answer, ResponseError):
+                self._health.refuses("Redis refuses a room", cursor.room, answer)
+                self._due.pop(cursor, None)
+                self._refused[cursor] = None
+            elif answer:
+                self._take_look(cursor, *answer)
+            else:  # there is no such room
+                cursor.known.set()
 
-    def _take_look(self, cursor: Cursor, answer: Any) -> None:
-        if isinstance(answer, ResponseError):
-            self._health.refuses("Redis refuses a room", cursor.keys.room, answer)
-            self._due.pop(cursor, None)
-            self._refused[cursor] = None
-            return
-        if not answer:  # there is no such room
-            cursor.known.set()
-            return
-        room = cursor.keys.room
-        epoch, offset, start, seen_end, is_listed, is_repaired, is_new = answer
+    def _take_look(
+        self, cursor: Cursor, epoch: bytes, last: bytes, start: bytes, seen_end: bytes, *flags: int
+    ) -> None:
+        is_listed, is_repaired, is_new = flags
         self._stored.add(cursor.address, is_new * EMPTY_BYTES)
         if is_repaired:
-            self._health.breaks(room, CHANGED_KEYS)
-        self._rosters.note_listed(room, is_listed=is_listed == 1)
-        for gap in cursor.compare(epoch.decode(), int(offset), int(start), int(seen_end)):
+            self._health.breaks(cursor.room, CHANGED_KEYS)
+        if not self._has(cursor):
+            return  # it was left meanwhile
+        self._rosters.note_listed(cursor.room, is_listed=is_listed == 1)
+        for gap in cursor.compare(epoch.decode(), int(last), int(start), int(seen_end)):
             self._hub.deliver(gap)
         if cursor.read or cursor.told > cursor.offset:
             self._due[cursor] = cursor.told
 
     async def _read(self, link: Link) -> None:
-        """Read what comes next in some rooms, and pass it on."""
         sure = [each for each in self._due if each not in self._unsure]
-        ready = [each for each in sure if not self._hub.is_full(each.keys.room)]
+        ready = [each for each in sure if not self._hub.is_full(each.room)]
         unread = [each for each in ready if not each.read][: self._count]
-        if unread:
-            for cursor in unread:  # the next time, others come first
-                self._due[cursor] = self._due.pop(cursor)
-            count = max(1, self._count // len(unread))
-            answers = await self._read_logs(link, unread, count)
-            for cursor, answer in zip(unread, answers, strict=True):
+        for cursor in unread:  # the next time, others come first
+            self._due[cursor] = self._due.pop(cursor)
+        answers = await self._read_logs(link, unread) if unread else []
+        for cursor, answer in zip(unread, answers, strict=True):
+            if cursor in self._due:  # else it was left meanwhile
                 self._take_entries(cursor, answer)
         for cursor in ready:
-            self._pass_on(cursor)
+            if cursor in self._due:
+                self._pass_on(cursor)
 
-    async def _read_logs(self, link: Link, cursors: list[Cursor], count: int) -> list[Any]:
-        """Read up to `count` messages of each room; adapt how many are read the next time."""
+    async def _read_logs(self, link: Link, cursors: list[Cursor]) -> list[Any]:
+        """Read messages of each room; adapt how many are read the next time."""
+        count = max(1, self._count // len(cursors))
+        logs = [(self._keys.room(each.room).log, each.offset + 1) for each in cursors]
         clock = asyncio.get_running_loop().time
         began = clock()
         try:
             answers = await link.pipeline(
-                [("XRANGE", c.keys.log, c.offset + 1, "+", "COUNT", count) for c in cursors],
-                self._seconds,
+                [("XRANGE", *each, "+", "COUNT", count) for each in logs], self._seconds
             )
         except TimeoutError:  # there may be too much for this connection
             if self._count == 1:
@@ -340,27 +431,20 @@ class Reader:
         return answers
 
     def _take_entries(self, cursor: Cursor, answer: Any) -> None:
-        if not self._has(cursor):
-            return  # it was left meanwhile
-        if isinstance(answer, ResponseError):
+        is_lost = cursor.told > cursor.offset  # where Redis had more, and has nothing now
+        if isinstance(answer, ResponseError) or not (answer or is_lost):
+            del self._due[cursor]
             self._doubt(cursor)
-            self._due.pop(cursor, None)
         elif answer:
-            cursor.read.extend(read_entry(cursor.keys.room, each) for each in answer)
-        elif cursor.told > cursor.offset:  # Redis has lost messages that it had
-            for gap in cursor.lose():
-                self._hub.deliver(gap)
+            cursor.read.extend(read_entry(cursor.room, each) for each in answer)
         else:
-            self._due.pop(cursor, None)
-            self._doubt(cursor)
+            for gap in cursor.skip_to(cursor.told):
+                self._hub.deliver(gap)
 
     def _pass_on(self, cursor: Cursor) -> None:
-        if cursor not in self._due:
-            return
-        room = cursor.keys.room
-        while cursor.read and not self._hub.is_full(room):
-            if not cursor.read[0].epoch:
-                self._health.breaks(room, "there is an entry in the log that is no message")
+        while cursor.read and not self._hub.is_full(cursor.room):
+            if cursor.read[0].message is None:
+                self._health.breaks(cursor.room, "there is an entry in the log that is no message")
             for event in cursor.take():
                 self._hub.deliver(event)
             if cursor.strange >= 0:
@@ -377,9 +461,9 @@ class Reader:
         self._has_closed = True
         seconds = int(asyncio.get_running_loop().time() - started_at)
         if self._closed:
-            (last,) = await link.pipeline([("XREVRANGE", self._keys.closed, "+", "-", "COUNT", 1)])
-            is_there = bool(last) and not isinstance(last, ResponseError)
-            if is_there and number(self._closed) <= number(last[0][0]):
+            rest = ("XRANGE", self._keys.closed, self._closed, "+", "COUNT", 1)
+            (found,) = await link.pipeline([rest])
+            if found and not isinstance(found, ResponseError):
                 return
             seconds = LOST_SECONDS
         now, _ = await link.request("TIME")
@@ -414,14 +498,7 @@ def read_subject(fields: list[bytes]) -> str:
         return ""
 
 
-def close_commands(keys: Keys, subject: str) -> list[Command]:
-    """Return the commands that ask every process to close a subject's connections."""
-    limit = ("MAXLEN", "~", MAX_CLOSED)
-    note = ("XADD", keys.closed, *limit, "*", "subject", subject)
-    return [note, ("EXPIRE", keys.closed, KEEP_SECONDS), ("PUBLISH", keys.closed, "")]
-
-
-def number(id: bytes) -> tuple[int, int]:
-    """Return the id of a stream entry as numbers that can be compared."""
-    milliseconds, _, count = id.partition(b"-")
-    return int(milliseconds), int(count)
+def close_command(keys: Keys, subject: str) -> Command:
+    """Return the command that asks every process to close a subject's connections."""
+    change = ("XADD", "MAXLEN", "~", MAX_CLOSED, "*", "subject", subject)
+    return change_command(keys.closed, KEEP_SECONDS, (keys.closed, ""), *change)

@@ -14,10 +14,10 @@ from redis.exceptions import ResponseError
 
 from ..broker import BrokerUnavailable
 from ..events import PresenceEvent, Present
+from ..hub import Hub
 from ..memory import COUNT_SECONDS, Presence, Roster
 from .connection import PATIENCE, Commands, Shared, explain
-from .scripts import EMPTY_SECONDS
-from .servers import Command
+from .scripts import EMPTY_SECONDS, Command, change_command
 
 logger = logging.getLogger(__name__)
 
@@ -41,16 +41,11 @@ PROCESS = re.compile("[0-9a-f]{8}")
 class RoomView:
     """What this process knows of a room with members here."""
 
-    here: dict[str, str] = field(default_factory=dict)
-    """The sender of each connection of this process."""
-    elsewhere: dict[str, str] | None = None
-    """The same for other processes; `None` if not fetched yet, or too many to list."""
-    processes: set[str] = field(default_factory=set)
-    """The other processes with members."""
-    known: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set once the roster was fetched."""
-    next_at: float = 0.0
-    """Earliest loop time of the next fetch; large rosters are fetched less often."""
+    here: dict[str, str] = field(default_factory=dict)  # the sender of each connection
+    elsewhere: dict[str, str] | None = None  # the same; `None` if not known, or too many to list
+    processes: set[str] = field(default_factory=set)  # the others with members
+    known: asyncio.Event = field(default_factory=asyncio.Event)  # set once the roster was fetched
+    next_at: float = 0.0  # loop time; large rosters are fetched less often
 
 
 class Rosters:
@@ -62,19 +57,17 @@ class Rosters:
     differences. Missed notices and data that Redis has lost are found when rooms are compared.
     """
 
-    def __init__(self, shared: Shared, presence: Presence, commands: Commands, limit: int) -> None:
+    def __init__(self, shared: Shared, hub: Hub, commands: Commands, limit: int) -> None:
         """Rooms with more than `limit` connections get counts instead of names."""
-        self._process = shared.process
+        self._own = shared.process.encode()  # the field of this process
         self._keys = shared.keys
         self._health = shared.health
-        self._presence = presence
+        self._presence = Presence(hub.deliver, limit)
         self._commands = commands
         self._limit = limit
         self._views: dict[str, RoomView] = {}
-        self._changed: dict[str, None] = {}  # rooms to store
         self._requests: dict[str, float] = {}  # rooms to fetch, and the earliest loop time
-        self._dead: dict[tuple[str, bytes], None] = {}  # rooms, and fields to delete there
-        self._spoilt: set[str] = set()  # rooms whose key has a wrong type
+        self._writes: dict[tuple[str, bytes], None] = {}  # rooms, and fields to store or delete
         self._missing: dict[str, float] = {}  # loop time since when a process is missing
         self._watched: list[str] = []
         self._trusted_at = math.inf  # loop time from which missing processes are dead
@@ -86,19 +79,18 @@ class Rosters:
             try:
                 await self._exchange()
                 await self._wait()
-            except BrokerUnavailable:
-                await asyncio.sleep(RETRY_SECONDS)
-            except Exception:  # a bug
-                logger.exception("failed to exchange rosters")
+            except Exception as error:
+                if not isinstance(error, BrokerUnavailable):  # a bug
+                    logger.exception("failed to exchange rosters")
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def close(self) -> None:
         """Remove the members of this process from all rooms; give up after `PATIENCE` seconds."""
-        self._changed |= dict.fromkeys(self._views)
+        self._writes |= dict.fromkeys((room, self._own) for room in self._views)
         self._views.clear()
         with suppress(BrokerUnavailable, TimeoutError):
             async with asyncio.timeout(PATIENCE):
-                while self._changed:
+                while self._writes:
                     await self._exchange()
 
     def announce(self, event: PresenceEvent) -> None:
@@ -111,7 +103,7 @@ class Rosters:
         elif view.here.pop(connection, None) is None:
             return
         self._presence.announce(event)
-        self._store(room, view.next_at)
+        self._store(room)
         if not view.here:
             self._presence.forget(room)
             self._requests.pop(room, None)
@@ -134,26 +126,24 @@ class Rosters:
 
     def note_moved(self, process: str, room: str) -> None:
         """Record that another process has changed its field."""
-        view = self._views.get(room)
-        if view is not None and process != self._process:
-            self._fetch(room, view.next_at)
+        if process != self._own.decode():
+            self._fetch(room)
 
     def note_listed(self, room: str, *, is_listed: bool) -> None:
         """Record whether Redis has the members of this process."""
-        view = self._views.get(room)
-        if view is not None and not is_listed:
-            self._store(room, view.next_at)
+        if room in self._views and not is_listed:
+            self._store(room)
 
     def ask_all(self) -> None:
         """Fetch all rosters: notices may have been missed."""
-        for room, view in self._views.items():
-            self._fetch(room, view.next_at)
+        for room in self._views:
+            self._fetch(room)
 
     def beat_commands(self) -> list[Command]:
         """Return the heartbeat of this process, and questions after that of others."""
         others = {process for view in self._views.values() for process in view.processes}
         self._watched = [*others.union(self._missing)]
-        own = self._keys.process(self._process)
+        own = self._keys.process(self._own.decode())
         beat: list[Command] = [("EXISTS", own), ("SET", own, 1, "EX", PROCESS_SECONDS)]
         return beat + [("EXISTS", self._keys.process(each)) for each in self._watched]
 
@@ -180,26 +170,26 @@ class Rosters:
             return set()
         limit = now - MISSING_SECONDS
         dead = {each for each in processes if self._missing.get(each, now) <= limit}
-        self._delete(room, [process.encode() for process in dead])
+        self._write(room, *(process.encode() for process in dead))
         return dead
 
-    def _delete(self, room: str, fields: Iterable[bytes]) -> None:
+    def _write(self, room: str, *fields: bytes) -> None:
         for each in fields:
-            self._dead[room, each] = None
+            self._writes[room, each] = None
             self._woken.set()
 
-    def _store(self, room: str, not_before: float) -> None:
-        self._changed[room] = None
-        self._fetch(room, not_before)
+    def _store(self, room: str) -> None:
+        self._write(room, self._own)
+        self._fetch(room)
 
-    def _fetch(self, room: str, not_before: float) -> None:
-        self._requests.setdefault(room, not_before)
-        self._woken.set()
+    def _fetch(self, room: str) -> None:
+        if view := self._views.get(room):
+            self._requests.setdefault(room, view.next_at)
+            self._woken.set()
 
     async def _wait(self) -> None:
-        """Wait until there is something to store or to fetch."""
         self._woken.clear()
-        if not self._changed and not self._dead:
+        if not self._writes:
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(min(self._requests.values(), default=None)):
                     await self._woken.wait()
@@ -207,15 +197,12 @@ class Rosters:
     async def _exchange(self) -> None:
         """Make one round trip; raises `BrokerUnavailable`. What Redis rejects is retried later."""
         now = asyncio.get_running_loop().time()
-        own = self._process.encode()
-        stored = [(room, own) for room in [*self._changed][:MAX_ROOMS]]
-        stored += [*self._dead][:MAX_ROOMS]
+        writes = [*self._writes][:MAX_ROOMS]
         fetched = [room for room, time in self._requests.items() if time <= now][:MAX_ROOMS]
-        commands = [command for each in stored for command in self._store_commands(*each)]
+        commands = [self._write_command(*each) for each in writes]
         commands += [("HGETALL", self._keys.room(room).people) for room in fetched]
-        for room, process in stored:
-            self._changed.pop(room, None)
-            self._dead.pop((room, process), None)
+        for each in writes:
+            del self._writes[each]
         for room in fetched:
             del self._requests[room]
         if not commands:
@@ -223,39 +210,28 @@ class Rosters:
         try:
             answers = await self._commands.run(*commands)
         except BaseException:
-            self._changed |= dict.fromkeys(room for room, _ in stored)
+            self._writes |= dict.fromkeys(writes)
             for room in fetched:
-                self._fetch(room, now)
+                self._fetch(room)
             raise
-        refused = [*zip([room for room, _ in stored], answers[::3], strict=False)]
-        rosters = [*zip(fetched, answers[3 * len(stored) :], strict=True)]
-        for room, answer in refused + rosters:
+        rooms = [room for room, _ in writes] + fetched
+        for index, (room, answer) in enumerate(zip(rooms, answers, strict=True)):
             if isinstance(answer, ResponseError):
                 self._retry_later(room, answer)
-        for room, answer in rosters:
-            if not isinstance(answer, ResponseError):
+            elif index >= len(writes):
                 self._take_people(room, answer)
 
     def _retry_later(self, room: str, error: ResponseError) -> None:
         if str(error).startswith("WRONGTYPE"):
             self._health.breaks(room, "another program has changed its keys; they are replaced")
-            self._spoilt.add(room)
-        loop = asyncio.get_running_loop()
-        loop.call_later(RETRY_SECONDS, self._store, room, loop.time())
+        asyncio.get_running_loop().call_later(RETRY_SECONDS, self._store, room)
 
-    def _store_commands(self, room: str, process: bytes) -> list[Command]:
-        """Return three commands: store or delete a field, let the key expire, notify others."""
-        people = self._keys.room(room).people
-        view = self._views.get(room) if process == self._process.encode() else None
-        change: Command = ("HDEL", people, process)
-        if room in self._spoilt:
-            self._spoilt.discard(room)
-            change = ("DEL", people)
-            self._store(room, 0.0)
-        elif view is not None:
-            change = ("HSET", people, process, self._encode(view))
-        notice = b"%b %b" % (process, room.encode())
-        return [change, ("EXPIRE", people, EMPTY_SECONDS), ("PUBLISH", self._keys.moves, notice)]
+    def _write_command(self, room: str, name: bytes) -> Command:
+        """Return the command that stores or deletes a field, and notifies others."""
+        view = self._views.get(room) if name == self._own else None
+        change = ("HDEL", name) if view is None else ("HSET", name, self._encode(view))
+        notice = self._keys.moves, b"%b %b" % (name, room.encode())
+        return change_command(self._keys.room(room).people, EMPTY_SECONDS, notice, *change)
 
     def _encode(self, view: RoomView) -> bytes:
         is_large = len(view.here) > self._limit
@@ -288,7 +264,7 @@ class Rosters:
                 people[name.decode()] = members
         if wrong:
             self._health.breaks(room, "there is a field in its roster that is no process")
-            self._delete(room, wrong)
+            self._write(room, *wrong)
         return people
 
     def _sum_up(
@@ -311,9 +287,9 @@ class Rosters:
         if view is None:
             return
         people = self._read_people(room, answer)
-        own = people.pop(self._process, None)
-        if own != json.loads(self._encode(view)) and room not in self._changed:
-            self._store(room, view.next_at)
+        own = people.pop(self._own.decode(), None)
+        if own != json.loads(self._encode(view)) and (room, self._own) not in self._writes:
+            self._store(room)
         view.processes = {*people}
         before = view.elsewhere
         view.elsewhere, count = self._sum_up(room, people, view.here)

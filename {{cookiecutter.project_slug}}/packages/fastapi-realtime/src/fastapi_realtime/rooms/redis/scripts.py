@@ -1,9 +1,13 @@
 """Names of keys in Redis, and Lua scripts. Redis runs each atomically."""
 
+from collections.abc import Sequence
 from hashlib import sha1
 from random import getrandbits
+from typing import NamedTuple
 
 from ..memory import MAX_ROOM_BYTES
+
+Command = Sequence[str | bytes | int]
 
 KEEP_SECONDS = 24 * 3600
 """Seconds until the keys of a room without members expire, after its last message or leave."""
@@ -44,33 +48,21 @@ class Keys:
     def room(self, room: str) -> "RoomKeys":
         """Return the keys of a room."""
         tag = room.replace("%", "%25").replace("}", "%7D")  # a brace would end the hash tag
-        return RoomKeys(room, self._application + ":{" + tag + "}")
+        head = self._application + ":{" + tag + "}"
+        return RoomKeys(head, f"{head}:log", f"{head}:refs", f"{head}:people")
 
 
-class RoomKeys:
+class RoomKeys(NamedTuple):
     """The keys of a room. They share a hash tag."""
 
-    __slots__ = ("head", "room")
-
-    def __init__(self, room: str, head: str) -> None:
-        self.room = room
-        self.head = head
-        """A hash; its fields are listed at `OPEN`."""
-
-    @property
-    def log(self) -> str:
-        """A stream of messages; their entry ids are their offsets."""
-        return f"{self.head}:log"
-
-    @property
-    def refs(self) -> str:
-        """A sorted set of the refs of the messages in the history, by offset."""
-        return f"{self.head}:refs"
-
-    @property
-    def people(self) -> str:
-        """A hash of the members in each process."""
-        return f"{self.head}:people"
+    head: str
+    """A hash; its fields are listed at `OPEN`."""
+    log: str
+    """A stream of messages; their entry ids are their offsets."""
+    refs: str
+    """A sorted set of the refs of the messages in the history, by offset."""
+    people: str
+    """A hash of the members in each process."""
 
     def sent(self, process: str) -> str:
         """Return the key of the last batch of a process, and where its messages are."""
@@ -90,56 +82,35 @@ local function save()
         'older', room.older, 'newer', room.newer, 'at', room.at)
 end
 
-local function clear(offset)
-    room = {
-        epoch = new_epoch, offset = offset, start = offset, past = '', bytes = 0, peak = 0,
-        older = offset, newer = offset, at = 0
-    }
-    save()
-    redis.call('DEL', log, refs)
-end
-
 local function continue_epoch()
     local past = room.past .. ' ' .. room.epoch .. ':' .. string.format('%.0f', room.offset)
     if #past > 120 then past = string.match(past, '^ [^ ]+(.*)$') end
     room.epoch, room.start, room.past, room.is_changed = new_epoch, room.offset, past, true
 end
 
-local function is_type(key, expected)
-    local found = redis.call('TYPE', key).ok
-    return found == expected or found == 'none'
-end
-
-local function read(found)
-    local epoch, past = found[1], found[2]
-    if not (epoch and past and string.find(epoch, '^%x+$') and #epoch == 8) then return false end
-    if not string.find(past, '^[%x: ]*$') or #past > 120 then return false end
-    for i = 4, 10 do
-        local text = found[i] or ''
-        if #text > 15 or not string.find(text, '^%d+$') then return false end
-        found[i] = tonumber(text)
-    end
-    room.epoch, room.past, room.offset, room.start = epoch, past, found[4], found[5]
-    room.bytes, room.peak, room.older, room.newer, room.at = unpack(found, 6, 10)
-    return true
+local function check(text, pattern, length)
+    text = text or ''
+    if #text > length or not string.find(text, pattern) then error('WRONGTYPE') end
+    return text
 end
 
 local function open()
-    local found = redis.pcall('HMGET', head, 'epoch', 'past', 'server', 'offset', 'start',
+    local found = redis.call('HMGET', head, 'epoch', 'past', 'server', 'offset', 'start',
         'bytes', 'peak', 'older', 'newer', 'at')
-    if found.err then -- it is no hash
-        redis.call('SET', head, '')
-        redis.call('DEL', head)
-    elseif read(found) then
-        if found[3] ~= server then continue_epoch() end
-        return
-    elseif redis.call('EXISTS', head) == 0 then
-        is_new = 1
-        clear(0)
+    if not found[1] and redis.call('EXISTS', head) == 0 then
+        is_new = 1 - is_repaired
+        room = {epoch = new_epoch, past = '', offset = 0, start = 0,
+            bytes = 0, peak = 0, older = 0, newer = 0, at = 0}
+        save()
+        redis.call('DEL', log, refs)
         return
     end
-    is_repaired = 1
-    clear(0)
+    room.epoch = check(found[1], '^' .. string.rep('[0-9a-f]', 8) .. '$', 8)
+    room.past = check(found[2], '^[%x: ]*$', 120)
+    for i = 4, 10 do found[i] = tonumber(check(found[i], '^%d+$', 15)) end
+    room.offset, room.start, room.bytes, room.peak = unpack(found, 4, 7)
+    room.older, room.newer, room.at = unpack(found, 8, 10)
+    if found[3] ~= server then continue_epoch() end
 end
 
 -- Let messages become old; return whether some seconds have passed since the last time.
@@ -150,22 +121,21 @@ local function age(offset)
     return true
 end
 
-local function must_go(offset, length)
-    if offset <= room.older then return length > history_length or room.bytes > history_bytes end
-    return length > max_length or room.bytes > max_bytes
+-- Return whether the oldest of so many messages must go.
+local function must_go(length)
+    local is_old = room.offset - length < room.older
+    return length > (is_old and history_length or max_length)
+        or room.bytes > (is_old and history_bytes or max_bytes)
 end
 
 local function trim(length)
-    local first = room.offset - length + 1
-    local over = math.min(room.older - first + 1, length - history_length)
-    over = math.max(over, length - max_length)
     -- Trimming in bulk is cheaper.
-    if over < 64 and over < length and room.bytes <= history_bytes then return end
+    if room.bytes <= history_bytes and not must_go(length - 63) and not must_go(1) then return end
     local bytes = room.bytes
-    while length > 0 and must_go(room.offset - length + 1, length) do
-        local oldest, last = redis.call('XRANGE', log, '-', '+', 'COUNT', 16), nil
-        for _, entry in ipairs(oldest) do
-            if not must_go(room.offset - length + 1, length) then break end
+    while length > 0 and must_go(length) do
+        local last
+        for _, entry in ipairs(redis.call('XRANGE', log, '-', '+', 'COUNT', 16)) do
+            if not must_go(length) then break end
             length, room.bytes = length - 1, math.max(0, room.bytes - #(entry[2][6] or ''))
             last = string.match(entry[1], '^%d+')
         end
@@ -187,8 +157,22 @@ whether Redis still has the messages up to it. `bytes` are in the log now, `peak
 Messages after the offset `older` are from the last seconds; it becomes `newer` in time, which was
 set `at` that second.
 
-A head that can't be right is replaced by a new one. Redis does not roll back a script that fails;
-the first write is one that it rejects when it is full or read-only, so nothing is written then.
+Redis does not roll back a script that fails; the first write is one that it rejects when it is full
+or read-only, so nothing is written then.
+"""
+
+RUN = """
+local is_done, answer = pcall(run)
+if is_done then return answer end
+local reason = type(answer) == 'table' and answer.err or answer
+if not (string.find(reason, 'WRONGTYPE') or string.find(reason, 'XADD')) then error(answer, 0) end
+redis.call('DEL', head, log, refs)
+room, is_repaired = {}, 1
+return run()
+"""
+"""Run such a script; if another program has changed the keys, begin anew without them.
+
+They have a wrong type, a head that can't be right, or a log that goes beyond it.
 """
 
 PUBLISH = (
@@ -204,80 +188,65 @@ for word in string.gmatch(type(text) == 'string' and text or '', '%S+') do
 end
 if before[1] == batch then return before end
 
-open()
-local answer, places, added, has_refs = {batch, '0', is_repaired}, {}, {}, nil
-local first, bytes, new = room.offset, 0, 0
+local function run()
+    open()
+    local answer, places, added, has_refs = {batch, '0', is_repaired}, {}, {}, false
+    local first, bytes, new = room.offset, 0, 0
 
--- Returns epoch and offset of the message in the history with a ref.
-local function find(ref)
-    if not has_refs and not is_type(refs, 'zset') then
-        clear(first)
-        answer[3] = 1
+    -- Returns epoch and offset of the message in the history with a ref.
+    local function find(ref)
+        has_refs = true
+        if added[ref] then return room.epoch, added[ref] end
+        local offset = redis.call('ZSCORE', refs, ref)
+        if not offset or tonumber(offset) <= first - history_length then return end
+        local entry = redis.call('XRANGE', log, offset .. '-0', offset .. '-0')[1]
+        if entry then return entry[2][2], offset end
     end
-    has_refs = true
-    if added[ref] then return false, added[ref] end
-    local offset = redis.call('ZSCORE', refs, ref)
-    if not offset or tonumber(offset) <= first - history_length then return end
-    local entry = redis.call('XRANGE', log, offset .. '-0', offset .. '-0')[1]
-    if entry then return entry[2][2], offset end
-end
 
-for i = 15, #ARGV, 3 do
-    local ref, epoch, at = ARGV[i], false, nil
-    if ref ~= '' then epoch, at = find(ref) end
-    if not at then
-        new, bytes = new + 1, bytes + #ARGV[i + 2]
-        at = string.format('%.0f', first + new)
-        places[i], added[ref] = at, at
+    for i = 15, #ARGV, 3 do
+        local ref, epoch, at = ARGV[i], nil, nil
+        if ref ~= '' then epoch, at = find(ref) end
+        if not at then
+            new, bytes = new + 1, bytes + #ARGV[i + 2]
+            epoch, at = room.epoch, string.format('%.0f', first + new)
+            places[i], added[ref] = at, at
+        end
+        answer[#answer + 1] = epoch
+        answer[#answer + 1] = at
     end
-    answer[#answer + 1] = epoch or false
-    answer[#answer + 1] = at
-end
 
-if new > 0 then
-    local length = redis.pcall('XLEN', log)
-    if type(length) == 'table' then length = 0 end
-    local is_due = age(first) or length == 0
-    local function advance(before)
-        room.offset, room.bytes = first + new, before + bytes
+    if new > 0 then
+        local length = redis.call('XLEN', log)
+        local is_due = age(first) or length == 0
+        room.offset, room.bytes = first + new, (length > 0 and room.bytes or 0) + bytes
         if room.bytes > room.peak then
             local size = room.bytes - room.peak + (room.peak == 0 and tonumber(room_bytes) or 0)
             room.peak, answer[2] = room.bytes, string.format('%.0f', size)
         end
         save()
-    end
-    advance(length > 0 and room.bytes or 0)
-    for i = 15, #ARGV, 3 do
-        local at = places[i]
-        if at then
-            local ref, origin, message = unpack(ARGV, i, i + 2)
-            local function add()
-                return redis.pcall('XADD', log, at .. '-0', 'e', room.epoch, 'o', origin, 'm', message)
+        for i = 15, #ARGV, 3 do
+            local at, ref, origin, message = places[i], unpack(ARGV, i, i + 2)
+            if at then
+                redis.call('XADD', log, at .. '-0', 'e', room.epoch, 'o', origin, 'm', message)
+                if ref ~= '' then redis.call('ZADD', refs, at, ref) end
             end
-            if type(add()) == 'table' then -- another program has changed the log
-                clear(first)
-                advance(0)
-                answer[3] = 1
-                add()
-            end
-            if ref ~= '' then redis.call('ZADD', refs, at, ref) end
         end
+        trim(length + new)
+        if has_refs then
+            redis.call('ZREMRANGEBYSCORE', refs, '-inf', room.offset - history_length)
+            expire(refs)
+        end
+        if is_due then
+            expire(head)
+            expire(log)
+        end
+        redis.pcall('PUBLISH', channel, string.format('%s %.0f %s', room.epoch, room.offset, name))
     end
-    trim(length + new)
-    if has_refs then
-        redis.call('ZREMRANGEBYSCORE', refs, '-inf', room.offset - history_length)
-        expire(refs)
-    end
-    if is_due then
-        expire(head)
-        expire(log)
-    end
-    redis.pcall('PUBLISH', channel, string.format('%s %.0f %s', room.epoch, room.offset, name))
+    redis.call('SET', sent, batch .. ' 0 0 ' .. table.concat(answer, ' ', 4), 'EX', keep_sent)
+    return answer
 end
-for i = 4, #answer, 2 do answer[i] = answer[i] or room.epoch end
-redis.call('SET', sent, batch .. ' 0 0 ' .. table.concat(answer, ' ', 4), 'EX', keep_sent)
-return answer
 """
+    + RUN
 )
 """Publish a batch of messages of a process to a room, once however often it is sent.
 
@@ -291,33 +260,30 @@ LOOK = (
     + """
 local people = KEYS[4]
 local process, seen_epoch, seen, may_begin = unpack(ARGV, 10, 13)
-if may_begin == '0' and redis.call('EXISTS', head) == 0 then return {} end
-open()
-local at = room.at
-if room.epoch == seen_epoch and tonumber(seen) > room.offset then continue_epoch() end
-local last = string.format('(%.0f-0', room.offset)
-if not (is_type(log, 'stream') and is_type(refs, 'zset'))
-    or #redis.call('XREVRANGE', log, '+', last, 'COUNT', 1) > 0 then
-    is_repaired = 1 -- another program has changed them
-    clear(room.offset)
+
+local function run()
+    if may_begin == '0' and is_repaired == 0 and redis.call('EXISTS', head) == 0 then return {} end
+    open()
+    if room.epoch == seen_epoch and tonumber(seen) > room.offset then continue_epoch() end
+    redis.call('ZCARD', refs) -- only for its type
+    local last = string.format('(%.0f-0', room.offset)
+    if #redis.call('XREVRANGE', log, '+', last, 'COUNT', 1) > 0 then error('WRONGTYPE') end
+    age(room.offset) -- need not be saved: later, the same follows from what was
+    if room.is_changed then save() end
+    trim(redis.call('XLEN', log))
+    for _, key in ipairs({head, log, refs, people}) do expire(key) end
+    local seen_end = string.format('%.0f', room.offset)
+    if seen_epoch ~= room.epoch then
+        seen_end = string.match(room.past, ' ' .. seen_epoch .. ':(%d+)') or '-1'
+    end
+    local is_listed = redis.pcall('HEXISTS', people, process)
+    return {
+        room.epoch, string.format('%.0f', room.offset), string.format('%.0f', room.start),
+        seen_end, is_listed == 1 and 1 or 0, is_repaired, is_new
+    }
 end
-local length = redis.call('XLEN', log)
-if length > 0 then age(room.offset) end
--- Not needed on a Redis that is full, which rejects it.
-if room.at ~= at then redis.pcall('HSET', head, 'older', room.older, 'newer', room.newer, 'at', room.at) end
-if room.is_changed then save() end
-trim(length)
-for _, key in ipairs({head, log, refs, people}) do expire(key) end
-local seen_end = string.format('%.0f', room.offset)
-if seen_epoch ~= room.epoch then
-    seen_end = string.match(room.past, ' ' .. seen_epoch .. ':(%d+)') or '-1'
-end
-local is_listed = redis.pcall('HEXISTS', people, process)
-return {
-    room.epoch, string.format('%.0f', room.offset), string.format('%.0f', room.start),
-    seen_end, is_listed == 1 and 1 or 0, is_repaired, is_new
-}
 """
+    + RUN
 )
 """Compare a room with what a process has seen of it; begin a new epoch if that is lost.
 
@@ -328,17 +294,14 @@ if it is new. Returns nothing if there is no such room and the process may not b
 
 HISTORY = """
 local head, log = KEYS[1], KEYS[2]
-local since_epoch, since, before, oldest, max_bytes = unpack(ARGV)
+local since_epoch, since, before, history_length, max_bytes = unpack(ARGV)
 local epoch, offset, past = unpack(redis.call('HMGET', head, 'epoch', 'offset', 'past'))
 if not epoch then return {} end
-local last = since_epoch == epoch and offset or nil
-if since_epoch ~= '' and not last then
-    last = string.match(past or '', ' ' .. since_epoch .. ':(%d+)')
-end
-local is_known = last ~= nil and tonumber(since) <= tonumber(last)
-local floor = tonumber(offset) - tonumber(oldest)
-if is_known then floor = math.max(floor, tonumber(since)) end
-local first = string.format('(%.0f-0', math.max(floor, 0))
+local last = since_epoch == epoch and offset
+    or string.match(past or '', ' ' .. since_epoch .. ':(%d+)')
+local is_known = last and tonumber(since) <= tonumber(last)
+local first = math.max(offset - history_length, is_known and tonumber(since) or 0)
+first = string.format('(%.0f-0', math.max(first, 0))
 local entries, bytes = {}, 0
 before = before == '' and '+' or '(' .. before .. '-0'
 while bytes < tonumber(max_bytes) do
@@ -359,23 +322,35 @@ Returns epoch and last offset of the room, 1 if the position `since` is known, a
 it, from before an offset on.
 """
 
-SCRIPTS = PUBLISH, LOOK, HISTORY
+CHANGE = """
+local expire, channel, notice, command = unpack(ARGV, 1, 4)
+local answer = redis.pcall(command, KEYS[1], unpack(ARGV, 5))
+if type(answer) == 'table' and string.find(answer.err, 'WRONGTYPE') then redis.call('DEL', KEYS[1]) end
+redis.pcall('EXPIRE', KEYS[1], expire)
+redis.pcall('PUBLISH', channel, notice)
+return answer
+"""
+"""Run a command that changes a key, let the key expire, and then say so on a channel.
 
+A key of a wrong type, which another program has set, is deleted, so that the next time works.
+"""
 
-def new_epoch() -> str:
-    """Return a random name for an epoch."""
-    return f"{getrandbits(32):08x}"
-
-
-def digest(script: str) -> str:
-    """Return the SHA1 of a script, for `EVALSHA`."""
-    return sha1(script.encode(), usedforsecurity=False).hexdigest()
-
-
-PUBLISH_SHA, LOOK_SHA, HISTORY_SHA = map(digest, SCRIPTS)
+SCRIPTS = PUBLISH, LOOK, HISTORY, CHANGE
+PUBLISH_SHA, LOOK_SHA, HISTORY_SHA, CHANGE_SHA = (
+    sha1(script.encode(), usedforsecurity=False).hexdigest() for script in SCRIPTS
+)
 
 
 def room_arguments(history_length: int) -> tuple[str | int, ...]:
-    """Return the arguments that `PUBLISH` and `LOOK` begin with."""
+    """Return the arguments that `PUBLISH` and `LOOK` begin with; the first names a new epoch."""
     log = max(LOG_LENGTH, history_length), LOG_BYTES, LOG_SECONDS
-    return new_epoch(), SERVER, KEEP_SECONDS, EMPTY_SECONDS, history_length, MAX_ROOM_BYTES, *log
+    head = f"{getrandbits(32):08x}", SERVER, KEEP_SECONDS, EMPTY_SECONDS
+    return *head, history_length, MAX_ROOM_BYTES, *log
+
+
+def change_command(
+    key: str, seconds: int, notice: tuple[str, str | bytes], *change: str | bytes | int
+) -> Command:
+    """Return a command that changes a key; `change` is without it. A notice has a channel."""
+    command, *arguments = change
+    return ("EVALSHA", CHANGE_SHA, 1, key, seconds, *notice, command, *arguments)

@@ -3,7 +3,8 @@
 import asyncio
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
+from operator import itemgetter
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,7 +24,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from .scripts import SCRIPTS, SERVER
+from .scripts import SCRIPTS, SERVER, Command
 
 ANSWER_SECONDS = 3.0
 """Seconds to wait for a connection, or for all answers to one pipeline."""
@@ -32,15 +33,6 @@ REDIRECT_SECONDS = 0.02
 OLDEST = (6, 2)
 """The oldest supported version of Redis."""
 
-FORCED: dict[str, Any] = {
-    "retry_on_timeout": False,
-    "decode_responses": False,
-    "protocol": 2,
-    "driver_info": None,
-}
-"""Options of redis-py that a URL can't change."""
-
-Command = Sequence[str | bytes | int]
 Address = tuple[str, int]
 
 FAILURES = (RedisError, OSError, EOFError, TimeoutError)
@@ -55,10 +47,8 @@ SEVERAL = re.compile(
     r"(?P<path>(?:/[^?#]*)?)(?P<query>(?:\?.*)?)"
 )
 """A URL of several servers: nodes of a cluster, or sentinels, which are Redis's own watchers."""
-KEYLESS = {"INFO", "PING", "PUBLISH", "SCRIPT", "TIME"}
-"""Commands without a key."""
-KEY_AT = {"EVALSHA": 3, "XREAD": 4}
-"""Where the first key of a command is, if it does not follow the name."""
+KEY_AT = {"EVALSHA": 3, "XREAD": 4, "TIME": 0}
+"""Where the first key of a command is, if it does not follow the name; any node knows the time."""
 PORTS = {"cluster": 6379, "sentinel": 26379}
 
 
@@ -71,7 +61,7 @@ class Servers:
         self.urls = [url]
         """A URL of each server, as redis-py knows them."""
         self.addresses: list[Address] = []
-        """Known nodes of the cluster."""
+        """The sentinels, or known nodes of the cluster."""
         found = SEVERAL.fullmatch(url)
         if found is None:
             return
@@ -81,31 +71,19 @@ class Servers:
             path = f"/{database}"
         if (self.kind == "sentinel") != bool(self.service) or "%" in self.service:
             raise ValueError("sentinels need the name of a service, as in /service/0")
-        self.addresses = [address_of(host, PORTS[self.kind]) for host in found["hosts"].split(",")]
-        self.urls = [
-            f"{found['scheme']}://{found['user'] or ''}{name_of(each)}{path}{found['query']}"
-            for each in self.addresses
-        ]
+        hosts, user = found["hosts"].split(","), found["user"] or ""
+        self.urls = [f"{found['scheme']}://{user}{host}{path}{found['query']}" for host in hosts]
+        for host in hosts:
+            parts = urlsplit(f"//{host}")
+            if not parts.hostname or parts.port == 0:
+                raise ValueError("there is a host, or a port, missing")
+            self.addresses.append((parts.hostname, parts.port or PORTS[self.kind]))
 
     def link(self) -> "Link":
         """Return a connection that is not open yet."""
         if self.kind == "cluster":
             return ClusterLink(self)
         return SentinelLink(self) if self.kind == "sentinel" else Link(self.urls[0])
-
-
-def address_of(host: str, port: int) -> Address:
-    """Return host and port; raises `ValueError`."""
-    parts = urlsplit(f"//{host}")
-    if not parts.hostname or parts.port == 0:
-        raise ValueError("there is a host, or a port, missing")
-    return parts.hostname, parts.port or port
-
-
-def name_of(address: Address) -> str:
-    """Return host and port as they stand in a URL."""
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class Link:
@@ -117,7 +95,8 @@ class Link:
         kind = options.pop("connection_class", Connection)
         # We use one timeout for all answers. redis-py's is set for each answer, which is slow,
         # and its `wait_for` can miss a cancellation before Python 3.12.
-        options |= FORCED | {"socket_timeout": None, "socket_connect_timeout": None}
+        options |= {"driver_info": None, "socket_timeout": None, "socket_connect_timeout": None}
+        options |= {"retry_on_timeout": False, "decode_responses": False, "protocol": 2}
         # No retries: redis-py would repeat a command whose answer is late, and send a message twice.
         self._connection = kind(retry=Retry(NoBackoff(), 0), **options)
         self._server = ""  # the name of this instance; a restart or a failover leads to another
@@ -128,10 +107,13 @@ class Link:
         Raises one of `FAILURES`.
         """
         await self.open()
-        self._server, version = read_info(await self.request("INFO", "server"))
-        if version < OLDEST:
-            found, oldest = (".".join(map(str, each)) for each in (version, OLDEST))
-            raise RedisError(f"Redis {found} is too old, {oldest} is needed")
+        info = (await self.request("INFO", "server")).decode(errors="replace")
+        fields = dict(re.findall(r"(redis_version|run_id):(\S+)", info))
+        version = fields.get("redis_version", "")
+        if tuple(map(int, re.findall(r"\d+", version)[:2])) < OLDEST:
+            oldest = ".".join(map(str, OLDEST))
+            raise RedisError(f"Redis {version} is too old, {oldest} is needed")
+        self._server = fields.get("run_id", "")[:16]
         for answer in await self.pipeline([("SCRIPT", "LOAD", script) for script in SCRIPTS]):
             if isinstance(answer, ResponseError):
                 raise answer
@@ -151,9 +133,8 @@ class Link:
     async def pipeline(self, commands: Iterable[Command], seconds: float = 0.0) -> list[Any]:
         """Send commands together and return the answers; any of them may be a `ResponseError`.
 
-        `SERVER` in them becomes the name of the instance that runs them. A command without a key
-        runs after the one before it, where that one does. Raises `TimeoutError` if the answers
-        don't arrive within some seconds, by default `ANSWER_SECONDS`.
+        `SERVER` in them becomes the name of the instance that runs them. Raises `TimeoutError` if
+        the answers don't arrive within some seconds, by default `ANSWER_SECONDS`.
         """
         commands = list(commands)
         async with asyncio.timeout(seconds or ANSWER_SECONDS):
@@ -162,15 +143,16 @@ class Link:
 
     async def send(self, commands: Iterable[Command]) -> None:
         """Send commands without waiting for the answers."""
-        packed = self._connection.pack_commands(named(each, self._server) for each in commands)
-        await self._connection.send_packed_command(packed)
+        named = ([self._server if part is SERVER else part for part in each] for each in commands)
+        await self._connection.send_packed_command(self._connection.pack_commands(named))
 
     async def receive(self) -> Any:
         """Wait for an answer, which may be a `ResponseError`."""
         try:
             return await self._connection.read_response()
         except ResponseError as error:
-            return error
+            # Before Redis 7, this is a part of what a script says.
+            return ReadOnlyError(str(error)) if "-READONLY " in str(error) else error
 
     async def close(self) -> None:
         """Close the connection without waiting for the server."""
@@ -186,36 +168,35 @@ class SentinelLink(Link):
 
     async def open(self) -> None:
         """Ask one sentinel after the other, and connect; raises one of `FAILURES`."""
-        self._connection.host, self._connection.port = await self._find_primary()
-        await super().open()
-
-    async def _find_primary(self) -> Address:
-        reason: Exception | None = None
-        for url in self._servers.urls:
-            sentinel = Link(url, username=None, password=None, db=0)
+        reason: Exception = RedisError(f"no sentinel knows the service {self._servers.service}")
+        url = self._servers.urls[0]
+        for host, port in self._servers.addresses:
+            sentinel = Link(url, host=host, port=port, db=0, username=None, password=None)
             try:
                 await sentinel.open()
                 command = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._servers.service)
                 if found := await sentinel.request(*command):
-                    return found[0].decode(), int(found[1])
+                    self._connection.host, self._connection.port = found[0].decode(), int(found[1])
+                    break
             except FAILURES as error:
                 reason = error
             finally:
                 await sentinel.close()
-        raise reason or RedisError(f"no sentinel knows the service {self._servers.service}")
+        else:
+            raise reason
+        await super().open()
 
 
 class ClusterLink(Link):
     """Connections to the nodes of a cluster: each command goes to the one that has its key.
 
-    Channels are the same on all nodes, so `send` and `receive` use one of them.
+    Channels are the same on all nodes, so `send` and `receive` use one of them; see `Link`.
     """
 
     def __init__(self, servers: Servers) -> None:
         self._servers = servers
         self._nodes: dict[Address, Link] = {}
-        self._slots: list[int] = []  # the first slot of each range
-        self._primaries: list[Address] = []  # its node
+        self._ranges: list[tuple[int, Address]] = []  # the first slot of each, and its primary
 
     async def connect(self) -> None:
         """Connect to one node, and learn which has what; raises one of `FAILURES`."""
@@ -226,7 +207,7 @@ class ClusterLink(Link):
             except FAILURES as error:
                 reason = error
             else:
-                self._first = await self._node(self._primaries[0])
+                self._first = await self._node(self._ranges[0][1])
                 return
         raise reason
 
@@ -234,37 +215,38 @@ class ClusterLink(Link):
         """See `Link`. Redirections are followed; a node that is down raises one of `FAILURES`."""
         commands = list(commands)
         answers: list[Any] = [None] * len(commands)
+        rest = [*range(len(commands))]
         async with asyncio.timeout(seconds or ANSWER_SECONDS):
-            rest = [*units(commands)]
             while rest:
                 groups: dict[Address, list[int]] = {}
-                for unit in rest:
-                    key = key_of(commands[unit[0]])
-                    groups.setdefault(self._address(key), []).extend(unit)
+                for index in rest:
+                    groups.setdefault(self._address(commands[index]), []).append(index)
                 done = await asyncio.gather(
-                    *(self._run(each, commands, group) for each, group in groups.items()),
-                    return_exceptions=True,
+                    *(self._run(*each, commands) for each in groups.items()), return_exceptions=True
                 )
                 for group, result in zip(groups.values(), done, strict=True):
                     if isinstance(result, BaseException):
                         raise result
                     for index, answer in zip(group, result, strict=True):
                         answers[index] = answer
-                rest = [unit for unit in rest if isinstance(answers[unit[0]], REDIRECTS)]
-                await self._follow(commands, answers, rest)
-                rest = [unit for unit in rest if isinstance(answers[unit[0]], REDIRECTS)]
+                for index in rest:
+                    error = answers[index]
+                    if isinstance(error, MovedError):
+                        await self._learn(error.node_addr)
+                    elif isinstance(error, AskError):
+                        node = await self._node(error.node_addr)
+                        _, answers[index] = await node.pipeline([("ASKING",), commands[index]])
+                if rest := [index for index in rest if isinstance(answers[index], REDIRECTS)]:
+                    await asyncio.sleep(REDIRECT_SECONDS)
         return answers
 
     async def send(self, commands: Iterable[Command]) -> None:
-        """Send commands to one node without waiting for the answers."""
         await self._first.send(commands)
 
     async def receive(self) -> Any:
-        """Wait for an answer of that node, which may be a `ResponseError`."""
         return await self._first.receive()
 
     async def close(self) -> None:
-        """Close all connections without waiting for the servers."""
         for node in self._nodes.values():
             await node.close()
 
@@ -288,77 +270,21 @@ class ClusterLink(Link):
         if not ranges:
             raise ClusterDownError("the cluster has no slots")
         found = [
-            [(host.decode() or address[0], port) for host, port, *_ in each[2:]] for each in ranges
+            [((host or b"").decode() or address[0], port) for host, port, *_ in each[2:]]
+            for each in ranges
         ]
-        self._slots = [each[0] for each in ranges]
-        self._primaries = [nodes[0] for nodes in found]
+        self._ranges = [(each[0], nodes[0]) for each, nodes in zip(ranges, found, strict=True)]
         self._servers.addresses = [*dict.fromkeys(each for nodes in found for each in nodes)]
 
-    def _address(self, key: str | bytes | None) -> Address:
-        if key is None:
-            return self._primaries[0]
-        slot = key_slot(key.encode() if isinstance(key, str) else key)
-        return self._primaries[max(0, bisect_right(self._slots, slot) - 1)]
+    def _address(self, command: Command) -> Address:
+        """Return the node that has the first key of a command."""
+        slot = key_slot(str(command[KEY_AT.get(str(command[0]), 1)]).encode())
+        index = bisect_right(self._ranges, slot, key=itemgetter(0)) - 1
+        return self._ranges[max(0, index)][1]
 
-    async def _run(self, address: Address, commands: list[Command], group: list[int]) -> list[Any]:
+    async def _run(self, address: Address, group: list[int], commands: list[Command]) -> list[Any]:
         node = await self._node(address)
         return await node.pipeline(commands[index] for index in group)
-
-    async def _follow(
-        self, commands: list[Command], answers: list[Any], redirected: list[list[int]]
-    ) -> None:
-        """Ask other nodes, or learn of them, before the rest is tried again."""
-        if not redirected:
-            return
-        for unit in redirected:
-            error = answers[unit[0]]
-            if isinstance(error, MovedError):
-                await self._learn(error.node_addr)
-            elif isinstance(error, AskError):
-                node = await self._node(error.node_addr)
-                asked = await node.pipeline(
-                    command for index in unit for command in (("ASKING",), commands[index])
-                )
-                for index, answer in zip(unit, asked[1::2], strict=True):
-                    answers[index] = answer
-        await asyncio.sleep(REDIRECT_SECONDS)
-
-
-def units(commands: list[Command]) -> Iterator[list[int]]:
-    """Yield the indices of commands that belong together: with a key, then those without."""
-    unit: list[int] = []
-    for index, command in enumerate(commands):
-        if unit and key_of(command) is not None:
-            yield unit
-            unit = []
-        unit.append(index)
-    if unit:
-        yield unit
-
-
-def key_of(command: Command) -> str | bytes | None:
-    """Return the first key of a command; `None` if it has none."""
-    if command[0] in KEYLESS:
-        return None
-    key = command[KEY_AT.get(str(command[0]), 1)]
-    assert not isinstance(key, int)
-    return key
-
-
-def named(command: Command, server: str) -> Command:
-    """Return a command in which `SERVER` is the name of a server."""
-    if command[0] != "EVALSHA":
-        return command
-    return [server if part is SERVER else part for part in command]
-
-
-def read_info(info: bytes | str) -> tuple[str, tuple[int, ...]]:
-    """Return the name of an instance of Redis, and its version."""
-    text = info.decode(errors="replace") if isinstance(info, bytes) else info
-    fields = dict(line.split(":", 1) for line in text.split() if ":" in line)
-    numbers = fields.get("redis_version", "0").split(".")
-    version = tuple(int(number) if number.isdecimal() else 0 for number in numbers[:2])
-    return fields.get("run_id", "")[:16], version
 
 
 def raise_moved_on(answers: Iterable[Any]) -> None:

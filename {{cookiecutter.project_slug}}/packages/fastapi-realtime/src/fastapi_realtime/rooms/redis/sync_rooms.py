@@ -4,7 +4,6 @@ import asyncio
 import os
 from concurrent.futures import ThreadPoolExecutor
 from secrets import token_hex
-from typing import Any
 
 from pydantic import JsonValue
 from redis.exceptions import ResponseError
@@ -13,10 +12,11 @@ from ..access import RoomAccess, RoomPolicy
 from ..broker import BrokerUnavailable
 from ..events import MessageEvent
 from .broker import RedisSettings
-from .log import pack
+from .connection import Commands
+from .history import pack
 from .publisher import publish_command, read_positions
-from .scripts import Keys
-from .servers import FAILURES, MOVED_ON, Command, Link, Servers
+from .scripts import Command, Keys
+from .servers import FAILURES, MOVED_ON, Servers
 
 PATIENCE = 3.0
 """Seconds within which Redis must confirm a message."""
@@ -61,10 +61,8 @@ class SyncRooms:
         packed = pack(MessageEvent(room=room, sender=sender, data=data))
         message = self._access.ref_key(sender, ref).encode(), b"", packed
         # As if from a process of its own: Redis knows it when it is repeated.
-        batch, keys = (token_hex(8), 1), self._keys
-        command = publish_command(
-            keys.room(room), keys.news, [message], batch, self._history_length
-        )
+        batch = token_hex(8), 1
+        command = publish_command(self._keys, room, [message], batch, self._history_length)
         process = os.getpid()  # a fork has no thread
         if process not in self._senders:
             self._senders.setdefault(process, Sender(self._url))
@@ -80,8 +78,7 @@ class Sender:
     """Publishes in a thread of its own, which has an event loop."""
 
     def __init__(self, url: str) -> None:
-        self._servers = Servers(url)
-        self._link: Link | None = None
+        self._commands = Commands(Servers(url))
         self._runner = asyncio.Runner()
         self._thread = ThreadPoolExecutor(1, "publish")
 
@@ -91,7 +88,7 @@ class Sender:
 
     def close(self) -> None:
         """Close the connection, and end the thread."""
-        self._thread.submit(lambda: self._runner.run(self._disconnect())).result()
+        self._thread.submit(lambda: self._runner.run(self._commands.close())).result()
         self._thread.submit(self._runner.close).result()
         self._thread.shutdown()
 
@@ -100,23 +97,12 @@ class Sender:
         deadline = loop.time() + PATIENCE
         while True:
             try:
-                ((epoch, offset),) = read_positions(await self._send(command), 1)
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    (answer,) = await self._commands.run_once(command)
+                ((epoch, offset),) = read_positions(answer, 1)
                 return f"{epoch}-{offset}"
             except FAILURES as error:
-                await self._disconnect()
                 is_refused = isinstance(error, ResponseError) and not isinstance(error, MOVED_ON)
                 if is_refused or loop.time() > deadline:
                     raise BrokerUnavailable from error
             await asyncio.sleep(RETRY_SECONDS)
-
-    async def _send(self, command: Command) -> Any:
-        async with asyncio.timeout(ANSWER_SECONDS):
-            if self._link is None:
-                self._link = self._servers.link()
-                await self._link.connect()
-            return await self._link.request(*command)
-
-    async def _disconnect(self) -> None:
-        link, self._link = self._link, None
-        if link is not None:
-            await link.close()
