@@ -81,10 +81,11 @@ async def test_a_room_is_counted_whose_member_leaves_before_redis_has_answered(
     monkeypatch.setattr(reader, "BEAT_SECONDS", 60.0)
     process = await start(server.url)
     await ready(process)
-    server.call("CLIENT", "PAUSE", 200, "WRITE")
+    server.call("CLIENT", "PAUSE", 20_000, "WRITE")
     joining = asyncio.create_task(process.broker.enter("new", ANN))
-    await asyncio.sleep(0.05)  # until Redis is asked
+    await until(lambda: server.call("INFO", "clients")["blocked_clients"])
     joining.cancel()
+    server.call("CLIENT", "UNPAUSE")
     broker = process.broker
     assert isinstance(broker, RedisBroker)
     await until(lambda: broker._stored._left(ANN) > 0)
