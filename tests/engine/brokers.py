@@ -12,6 +12,7 @@ from fastapi_realtime.rooms import (
     RoomSettings,
 )
 from fastapi_realtime.rooms.broker import Broker
+from fastapi_realtime.rooms.events import AppendEvent
 from fastapi_realtime.rooms.hub import Hub
 from pydantic import JsonValue
 
@@ -33,7 +34,7 @@ class Process(NamedTuple):
         listener = Listener()
         subscriber = self.hub.subscribe(room, listener.connection)
         await self.broker.enter(room)
-        subscriber.start()
+        subscriber.start(room)
         return listener
 
     async def publish(
@@ -43,10 +44,18 @@ class Process(NamedTuple):
         origin: str = "",
         ref: str = "",
         address: str = "",
+        *,
+        keep: bool = True,
     ) -> str:
         """Publish a message, and return its id."""
         event = MessageEvent(room=room, sender="zoe", data=data)
-        published = await self.broker.publish(event, origin, ref, address)
+        published = await self.broker.publish(event, origin, ref, address, keep=keep)
+        return published if isinstance(published, str) else await published
+
+    async def append(self, to: str, text: str, room: str = "lobby") -> str:
+        """Append to a message, and return the id of that."""
+        event = AppendEvent(room=room, sender="zoe", to=to, data=text)
+        published = await self.broker.publish(event)
         return published if isinstance(published, str) else await published
 
 

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from fastapi_realtime import limits
 
+from .brokers import MakeRooms, kinds
 from .serving import Serve, WrapSend, echo_app, no_errors_logged, running
 
 
@@ -64,3 +65,10 @@ def serve_both_ways(request: pytest.FixtureRequest, serve: Serve) -> Serve:
         return serve(app)
 
     return serve_one_way
+
+
+@pytest.fixture(scope="module", params=kinds())
+def make_any_rooms(request: pytest.FixtureRequest) -> Iterator[MakeRooms]:
+    """Rooms with a broker of each kind."""
+    with kinds()[request.param]() as make_rooms:
+        yield make_rooms

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Iterable
 from secrets import token_hex
 from typing import Any, cast
 
@@ -48,6 +49,10 @@ class Client:
         self.pieces.append(memoryview(data))
         self.written.append(bytes(data))
         self.changed.set()
+
+    def writelines(self, pieces: Iterable[bytes | memoryview]) -> None:
+        for piece in pieces:
+            self.write(piece)
 
     async def received(self, writes: int) -> None:
         """Wait until there have been so many writes."""

@@ -94,7 +94,7 @@ def room_app(rooms: Rooms | None = None, authenticator: Any = None, **settings: 
     ) -> None:
         async with rooms.join(connection, room, connection.subject or name, since, last) as member:
             async for message in member:
-                await member.publish(message.data, message.ref)
+                await member.relay(message)
 
     @app.post("/rooms/{room:path}", status_code=202, openapi_extra=JSON_BODY)
     async def publish(

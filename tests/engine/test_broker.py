@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack
 
 import pytest
@@ -15,7 +15,7 @@ from fastapi_realtime.rooms import (
     RoomsDep,
 )
 
-from .brokers import MakeRooms, Process, kinds, running_process
+from .brokers import MakeRooms, Process, running_process
 from .hub_client import split_frame
 from .room_app import connect_events, next_event, request, room_app, send
 from .serving import NO_RATE_LIMIT, Serve, connect, receive_all
@@ -23,13 +23,6 @@ from .serving import NO_RATE_LIMIT, Serve, connect, receive_all
 pytestmark = pytest.mark.anyio
 
 Start = Callable[..., Awaitable[Process]]
-
-
-@pytest.fixture(scope="module", params=kinds())
-def make_any_rooms(request: pytest.FixtureRequest) -> Iterator[MakeRooms]:
-    """Rooms with a broker of each kind."""
-    with kinds()[request.param]() as make_rooms:
-        yield make_rooms
 
 
 @pytest.fixture
@@ -104,6 +97,93 @@ async def test_the_latest_messages_are_read_without_a_position(start: Start, roo
         assert [event["id"] for event in events] == expected
         assert replay.is_complete
         assert (replay.position, replay.last_offset) == (ids[3], 4)
+
+
+async def test_messages_that_are_not_kept_reach_who_is_there_in_their_turn(
+    start: Start, room: str
+) -> None:
+    process = await start(history_length=200)
+    first = await process.publish("first", room)
+    listener = await process.join(room)
+    for number in range(100):
+        assert await process.publish(f"kept {number}", room)
+        assert await process.publish(f"unkept {number}", room, keep=False) == ""
+    last = await process.publish("last", room)
+    events = [await listener.next() for _ in range(201)]
+    kept = [event["data"] for event in events if "id" in event]
+    assert kept == [*(f"kept {number}" for number in range(100)), "last"]
+    order = [event["data"] for event in events]
+    for number in range(100):
+        assert order.index(f"kept {number}") < order.index(f"unkept {number}")
+    unkept = next(event for event in events if "id" not in event)
+    assert unkept == {"type": "message", "room": room, "sender": "zoe", "data": "unkept 0"}
+    ids = [event["id"] for event in events if "id" in event]
+    assert ids[-1] == last
+    assert await since(process, first, room) == (True, ids)
+
+
+async def test_a_message_that_is_not_kept_is_not_sent_back(start: Start, room: str) -> None:
+    process = await start()
+    listener, other = await process.join(room), await process.join(room)
+    await process.publish("typing", room, origin=listener.id, keep=False)
+    await process.publish("done", room)
+    assert (await listener.next())["data"] == "done"
+    assert {(await other.next())["data"], (await other.next())["data"]} == {"typing", "done"}
+
+
+async def test_a_room_that_has_had_no_kept_message_passes_on_others(
+    start: Start, room: str
+) -> None:
+    process = await start()
+    assert await process.publish("nobody hears this", room, keep=False) == ""
+    listener = await process.join(room)
+    await process.publish("typing", room, keep=False)
+    assert (await listener.next())["data"] == "typing"
+    assert await process.publish("a", room, ref="r") == (await listener.next())["id"]
+
+
+async def test_what_is_appended_counts_as_a_part_of_its_message(start: Start, room: str) -> None:
+    process = await start(history_length=2)
+    listener = await process.join(room)
+    before = await process.publish("before", room)
+    first = await process.publish("one", room, ref="r")
+    parts = [await process.append(first, str(number), room) for number in range(150)]
+    events = [await listener.next() for _ in range(152)]
+    fields = {"type": "append", "room": room, "sender": "zoe", "to": first, "data": "149"}
+    assert events[-1] == fields | {"id": parts[-1]}
+    assert await since(process, before, room) == (True, [first, *parts])
+    assert await since(process, parts[70], room) == (True, parts[71:])
+    assert await process.publish("again", room, ref="r") == first
+
+    second = await process.publish("two", room)
+    more = await process.append(second, "!", room)
+    assert await since(process, first, room) == (True, [*parts, second, more])
+    replay = await process.broker.replay(room, "", last=1)
+    assert len(replay.frames) == 2
+
+    third = await process.publish("three", room)
+    complete, ids = await since(process, before, room)
+    assert (complete, ids[-3:]) == (False, [second, more, third])
+    assert first not in ids
+    replay = await process.broker.replay(room, "", last=9)
+    events = [json.loads(split_frame(frame)[0]) for frame in replay.frames]
+    assert [each["id"] for each in events if each["type"] == "message"] == [second, third]
+
+
+async def test_the_latest_messages_have_what_was_appended_to_them(
+    make_any_rooms: MakeRooms, room: str
+) -> None:
+    rooms = make_any_rooms()
+    async with running_process(rooms):
+        first = await rooms.publish(room, "one")
+        other = await rooms.publish(room, {"no": "text"})
+        for text in ("", " two", " three"):
+            await rooms.append(room, first, text, "zoe")
+        await rooms.append(room, other, "ignored")
+        await rooms.append(room, "unknown-1", "ignored")
+        data = [message.data for message in await rooms.latest(room, 5)]
+        assert data == ["one two three", {"no": "text"}]
+        assert [message.data for message in await rooms.latest(room, 1)] == [{"no": "text"}]
 
 
 async def test_the_oldest_messages_are_forgotten(start: Start, room: str) -> None:

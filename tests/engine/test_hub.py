@@ -27,7 +27,7 @@ pytestmark = pytest.mark.anyio
 def subscribe(stack: ExitStack, hub: Hub, client: Client, room: str = "lobby") -> Subscriber:
     """Add a subscriber that is not started yet."""
     subscriber = hub.subscribe(room, client.connection)
-    stack.callback(hub.unsubscribe, subscriber)
+    stack.callback(hub.unsubscribe, room, subscriber)
     return subscriber
 
 
@@ -35,7 +35,7 @@ def join(stack: ExitStack, hub: Hub, room: str = "lobby") -> tuple[Subscriber, C
     """Add a subscriber."""
     client = Client()
     subscriber = subscribe(stack, hub, client, room)
-    subscriber.start()
+    subscriber.start(room)
     return subscriber, client
 
 
@@ -83,7 +83,7 @@ async def test_a_subscriber_that_comes_during_a_fan_out_receives_nothing_of_it()
         await asyncio.sleep(0)
         client = Client("events.v1")
         member = subscribe(stack, hub, client)
-        member.start()
+        member.start("lobby")
         await asyncio.sleep(0)
         assert client.written == []
 
@@ -204,7 +204,7 @@ async def test_a_new_subscriber_receives_only_later_events_and_only_once_started
         await asyncio.sleep(0)
         assert early.written == [b"\x81\x10New message: one\x81\x10New message: two"]
         assert client.written == []
-        member.start()
+        member.start("lobby")
         assert client.written == [b"\x81\x10New message: two"]
 
 
@@ -216,7 +216,7 @@ async def test_messages_that_were_replayed_are_dropped_whether_held_or_live() ->
         hub.deliver(message("held 1", offset=1))
         await asyncio.sleep(0)
         hub.deliver(message("live 2", offset=2))
-        subscriber.start(replayed=2)
+        subscriber.start("lobby", replayed=2)
         await asyncio.sleep(0)
         assert client.written == []
         hub.deliver(message("live 3", offset=3))
@@ -238,7 +238,7 @@ async def test_after_a_gap_offsets_may_begin_again() -> None:
         hub.deliver(EncodedEvent(GapEvent(room="lobby", since="x-7"), offset=AFTER_ALL))
         hub.deliver(message("new", offset=1))
         await asyncio.sleep(0)
-        subscriber.start(replayed=7)
+        subscriber.start("lobby", replayed=7)
         assert client.written == [b"\x81\x10New message: new"]
 
 
@@ -250,7 +250,7 @@ async def test_a_new_subscriber_is_told_who_is_present_instead_of_what_it_missed
         hub.deliver(EncodedEvent(PresentEvent(room="lobby", count=7, members=[])))
         hub.deliver(message("one"))
         await asyncio.sleep(0)
-        subscriber.start(present=PresentEvent(room="lobby", count=8, members=[]))
+        subscriber.start("lobby", present=PresentEvent(room="lobby", count=8, members=[]))
         first, second = b"".join(client.written)[1:].split(b"\x81")
         assert b'"count":8' in first
         assert b'"data":"one"' in second
@@ -283,10 +283,10 @@ async def test_missed_messages_count_as_pending_until_they_are_sent() -> None:
     with ExitStack() as stack:
         members = [(subscribe(stack, hub, client), client) for client in map(Client, [None] * 3)]
         for subscriber, _ in members[:2]:
-            hub.hold(subscriber, 1200)
+            hub.hold("lobby", subscriber, 1200)
         assert not any(client.closed for _, client in members)
-        members[0][0].start()
-        hub.hold(members[2][0], 1200)
+        members[0][0].start("lobby")
+        hub.hold("lobby", members[2][0], 1200)
         assert not any(client.closed for _, client in members)
-        hub.hold(members[2][0], 200)
+        hub.hold("lobby", members[2][0], 200)
         assert [client.closed for _, client in members] == [0, 0, 1013]

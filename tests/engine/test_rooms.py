@@ -12,7 +12,6 @@ from fastapi_realtime import (
 )
 from fastapi_realtime.rooms import (
     BrokerUnavailable,
-    MessageEvent,
     Rooms,
     RoomsDep,
     RoomSettings,
@@ -301,9 +300,7 @@ class AbsentBroker(MemoryBroker):
     async def replay(self, room: str, since: str, address: str = "", last: int = 0) -> Replay:
         raise BrokerUnavailable
 
-    async def publish(
-        self, event: MessageEvent, origin: str = "", ref: str = "", address: str = ""
-    ) -> str:
+    async def publish(self, *args: object, **options: object) -> str:
         raise BrokerUnavailable
 
 

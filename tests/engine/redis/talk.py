@@ -32,26 +32,27 @@ async def resume(process: Process, since: str, room: str = "lobby") -> tuple[Lis
     try:
         await process.broker.enter(room)
     except BaseException:
-        process.hub.unsubscribe(subscriber)
+        process.hub.unsubscribe(room, subscriber)
         raise
     try:
         replay = await process.broker.replay(room, since)
     except BaseException:
-        process.hub.unsubscribe(subscriber)
+        process.hub.unsubscribe(room, subscriber)
         process.broker.leave(room)
         raise
     for frame in replay.frames:
         listener.write(frame)
     listener.subscriber = subscriber
-    subscriber.start(replay.last_offset)
+    subscriber.start(room, replay.last_offset)
     return listener, replay
 
 
 def leave(process: Process, listener: Listener) -> None:
     """Let a member leave that has returned."""
     assert listener.subscriber is not None
-    process.hub.unsubscribe(listener.subscriber)
-    process.broker.leave(listener.subscriber.room)
+    (room,) = listener.subscriber.rooms
+    process.hub.unsubscribe(room, listener.subscriber)
+    process.broker.leave(room)
 
 
 class Talk:

@@ -102,7 +102,7 @@ async def test_an_entry_that_is_no_message_is_a_gap_and_sent_to_nobody(
 ) -> None:
     process = await start(server.url)
     text_member, listener = Client(), await process.join()
-    process.hub.subscribe("lobby", text_member.connection).start()
+    process.hub.subscribe("lobby", text_member.connection).start("lobby")
     epoch = server.call("HGET", KEYS.room("lobby").head, "epoch")
     entry = {"e": epoch, "o": b"", "m": PACKED} | fields
     pairs = [each for pair in entry.items() for each in pair]

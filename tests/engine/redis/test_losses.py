@@ -38,7 +38,7 @@ async def test_every_member_is_told_of_a_loss_and_talk_goes_on(
     processes = [await start(forgetful.url) for _ in range(2)]
     joined = [await process.join() for process in processes for _ in range(2)]
     text_member = Client()
-    processes[0].hub.subscribe("lobby", text_member.connection).start()
+    processes[0].hub.subscribe("lobby", text_member.connection).start("lobby")
     await processes[0].publish("kept")
     if lose is lose_the_tail:
         forgetful.call("SAVE")

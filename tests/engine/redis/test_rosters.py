@@ -89,7 +89,7 @@ async def open_place(server: RedisServer) -> AsyncGenerator[Open]:
         async def open_place(*members: str, **settings: Any) -> Place:
             process = running_process(rooms_at(server.url, **settings))
             place = Place(await stack.enter_async_context(process), Listener())
-            place.process.hub.subscribe("lobby", place.listener.connection).start()
+            place.process.hub.subscribe("lobby", place.listener.connection).start("lobby")
             for member in members:
                 await place.process.broker.enter("lobby")
                 await place.join(f"{member}-1", sender=member)

@@ -70,6 +70,7 @@ class Connection(Generic[Incoming, Outgoing]):
     is_open: bool = False  # messages can be sent
     is_reading: bool = False  # messages of the client are handled: until we close
     has_ended: bool = False  # the client has left, or the connection is closed
+    memberships: tuple[Any, ...] = ()  # of rooms: each a `rooms.member.Member`
     close_code: int | None = None
     close_reason: str = ""
     messages_in: int = 0

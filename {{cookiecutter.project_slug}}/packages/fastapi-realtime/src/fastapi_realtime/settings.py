@@ -292,6 +292,9 @@ class RoomSettings(RealtimeSettings):
     joins_per_second_per_ip: float = Field(50, gt=0)
     """Joins per second per address, and ten times as many at once; above, 429. `inf`: no limit."""
 
+    max_rooms_per_connection: int = Field(50, ge=1)
+    """Rooms that a client may join with one connection; above, `too_many_rooms`."""
+
     history_length: int = Field(100, ge=0)
     """Messages kept per room for members that reconnect; if more are missing, they get a `gap`."""
 

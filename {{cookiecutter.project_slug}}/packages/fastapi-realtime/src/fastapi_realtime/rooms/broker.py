@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 from fastapi import HTTPException
 
-from .events import MessageEvent, PresenceEvent, Present
+from .events import LoggedEvent, PresenceEvent, Present
 
 
 class Replay(NamedTuple):
@@ -75,14 +75,22 @@ class Broker(Protocol):
         """
 
     async def publish(
-        self, event: MessageEvent, origin: str = "", ref: str = "", address: str = ""
+        self,
+        event: LoggedEvent,
+        origin: str = "",
+        ref: str = "",
+        address: str = "",
+        *,
+        keep: bool = True,
     ) -> Published:
         """Send a message to its room, except to the connection `origin`; return its id.
 
         Messages of a room are published in the order of the calls, even if calls return before
         that. If the room's history has a message with the same `ref`, nothing is sent, and the
-        id is that of the earlier message. `address` is that of a client that sends it. Raises
-        `BrokerUnavailable`, as the future may, and `RoomRefused`.
+        id is that of the earlier message. A message that is not to `keep` may be lost, but never
+        arrives before one that its sender has published earlier; its id is empty. `address` is
+        that of a client that sends it. Raises `BrokerUnavailable`, as the future may, and
+        `RoomRefused`.
         """
 
     async def announce(self, event: PresenceEvent) -> None:
@@ -97,7 +105,8 @@ class Broker(Protocol):
     async def replay(self, room: str, since: str, address: str = "", last: int = 0) -> Replay:
         """Return the messages after the position `since`; raises `BrokerUnavailable`.
 
-        Where `last` is positive, return that many of the latest messages instead, if there are.
+        Where `last` is positive, return that many of the latest messages instead, if there are,
+        and what was appended since the first of them.
         """
 
     async def enter(self, room: str, address: str = "") -> str:

@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Annotated, Literal, cast
 
-from pydantic import BaseModel, Field, JsonValue, TypeAdapter
+from pydantic import AfterValidator, BaseModel, Field, JsonValue, TypeAdapter
 from pydantic_core import from_json
 
 from ..connection import Connection
 from ..formats import DETAILS, ErrorCode, JsonFormat, dump_json, dump_json_bytes
 from ..message_types import Subprotocol
 from ..server.wire import server_frame
+from .access import ROOM_RULE, is_room
 
 MAX_REF = 255
 """Maximum length of a `ref`, in characters."""
@@ -19,6 +20,13 @@ MAX_TOKEN = 8192
 AFTER_ALL = 2**63
 """The offset of a `gap`. It is above all others, since lower offsets may follow a gap."""
 
+
+def _check_room(name: str) -> str:
+    if not is_room(name):
+        raise ValueError(ROOM_RULE)
+    return name
+
+
 Position = Annotated[str, Field(examples=["5f0c2a1e-7"])]
 RoomName = Annotated[str, Field(examples=["tea"])]
 Sender = Annotated[str, Field(examples=["zoe"])]
@@ -26,12 +34,13 @@ ConnectionId = Annotated[str, Field(examples=["8b3f7a21c0d94e65"])]
 Data = Annotated[JsonValue, Field(examples=[{"sugar": 2}])]
 
 Ref = Annotated[str, Field(max_length=MAX_REF)]
+RoomToJoin = Annotated[str, AfterValidator(_check_room), Field(examples=["tea"])]
 SentRef = Annotated[str, Field(examples=["3fa85f64-5717-4562-b3fc-2c963f66afa6"])]
 
 
 @dataclass(slots=True, kw_only=True)
 class MessageEvent:
-    """A message that a member sent; `id` is its position in the room."""
+    """A message that a member sent; `id` is its position in the room, if it is kept."""
 
     # No pydantic model: `data` has been validated, and large data is slow to validate again.
     type: Literal["message"] = "message"
@@ -41,8 +50,20 @@ class MessageEvent:
     data: Data
 
 
+@dataclass(slots=True, kw_only=True)
+class AppendEvent:
+    """More text for the message with the id `to`, whose data is a text, too."""
+
+    type: Literal["append"] = "append"
+    id: Position = ""  # set by the broker
+    room: RoomName
+    sender: Sender
+    to: Position
+    data: Annotated[str, Field(examples=[" and milk"])]
+
+
 class PresenceEvent(BaseModel):
-    """Another connection joined or left; one sender may have several connections."""
+    """A connection joined or left; one sender may have several. Your own: you left a room."""
 
     type: Literal["joined", "left"]
     room: RoomName
@@ -51,13 +72,17 @@ class PresenceEvent(BaseModel):
 
 
 class JoinedEvent(BaseModel):
-    """You have joined the room, and receive every message after the position `id`."""
+    """You have joined the room, and receive every message after the position `id`.
+
+    `ref` is that of your `join`.
+    """
 
     type: Literal["joined"] = "joined"
     id: Position
     room: RoomName
     sender: Sender
     connection: ConnectionId
+    ref: SentRef | None = None
 
 
 class PresentMember(BaseModel):
@@ -109,7 +134,7 @@ class ResumedEvent(BaseModel):
 class AcceptedEvent(BaseModel):
     """Your message with this `ref` has been published, now or earlier, as `id`.
 
-    For a new token there is no `id`.
+    For a new token, or a message that is not kept, there is no `id`.
     """
 
     type: Literal["accepted"] = "accepted"
@@ -125,22 +150,55 @@ class PongEvent(BaseModel):
 
 
 class ErrorEvent(BaseModel):
-    """Your message was ignored. `path` is the first field that does not match."""
+    """Your message was ignored. `path` is the first field that does not match.
+
+    `room` is the one that you could not join or leave.
+    """
 
     type: Literal["error"] = "error"
     code: Annotated[str, Field(examples=[ErrorCode.INVALID_SHAPE])]
     detail: Annotated[str, Field(examples=[DETAILS[ErrorCode.INVALID_SHAPE]])]
     path: Annotated[str, Field(examples=["data.price"])] | None = None
     ref: SentRef | None = None
+    room: RoomName | None = None
 
 
 @dataclass(slots=True)
 class ClientMessage:
-    """A message to the room. With a `ref`, it is published once, and answered by `accepted`."""
+    """A message to a room; by default, that of the URL.
+
+    With a `ref`, it is published once, and answered by `accepted`. If `keep` is false, only who is
+    there now receives it, and it has no `id`: for typing indicators and cursors.
+    """
 
     data: Data
     ref: Ref = ""
     type: Literal["message"] = "message"
+    room: RoomName = ""
+    keep: bool = True
+
+
+@dataclass(slots=True)
+class ClientJoin:
+    """Join one more room. Messages after `since` come first, or else the `last` ones.
+
+    The answer is `joined`, or `error`. A room that is joined already is left first.
+    """
+
+    type: Literal["join"]
+    room: RoomToJoin
+    since: Annotated[str, Field(max_length=MAX_REF, examples=["5f0c2a1e-7"])] = ""
+    last: Annotated[int, Field(ge=0)] = 0
+    ref: Ref = ""
+
+
+@dataclass(slots=True)
+class ClientLeave:
+    """Leave a room; the answer is `left`, and no event of the room follows."""
+
+    type: Literal["leave"]
+    room: RoomName
+    ref: Ref = ""
 
 
 @dataclass(slots=True)
@@ -160,10 +218,15 @@ class ClientToken:
     ref: Ref = ""
 
 
-ClientEvent = Annotated[ClientMessage | ClientPing | ClientToken, Field(discriminator="type")]
+ClientRequest = ClientJoin | ClientLeave | ClientPing | ClientToken
+
+ClientEvent = Annotated[ClientMessage | ClientRequest, Field(discriminator="type")]
 """Events from clients under `events.v1`."""
 
-RoomEvent = MessageEvent | PresenceEvent | PresentEvent | GapEvent
+LoggedEvent = MessageEvent | AppendEvent
+"""Events that a room keeps, in one order for all."""
+
+RoomEvent = LoggedEvent | PresenceEvent | PresentEvent | GapEvent
 """Events that all members of a room receive."""
 
 ServerEvent = RoomEvent | JoinedEvent | ResumedEvent | AcceptedEvent | PongEvent | ErrorEvent
@@ -185,7 +248,7 @@ client_event: TypeAdapter[ClientEvent] = TypeAdapter(ClientEvent)
 class TextFormat(JsonFormat):
     """Messages as `New message: <data>`; all other events are left out."""
 
-    def error(self, code: str, detail: str, ref: str = "") -> str:
+    def error(self, code: str, detail: str, ref: str = "", path: str = "", room: str = "") -> str:
         return super().error(code, detail)
 
     def encode(self, event: RoomEvent) -> bytes | None:
@@ -203,15 +266,20 @@ class TextFormat(JsonFormat):
 class EventsFormat(JsonFormat):
     """Every event as JSON."""
 
-    def error(self, code: str, detail: str, ref: str = "", path: str = "") -> str:
+    def error(self, code: str, detail: str, ref: str = "", path: str = "", room: str = "") -> str:
         """Return an error as an event; `ref` is that of the message with the error."""
-        event = ErrorEvent(code=code, detail=detail, path=path or None, ref=ref or None)
+        where = path or None, ref or None, room or None
+        event = ErrorEvent(code=code, detail=detail, path=where[0], ref=where[1], room=where[2])
         return event.model_dump_json(exclude_none=True)
 
     def reject(self, message: str | bytes, code: ErrorCode, path: str = "") -> str:
         return self.error(code, DETAILS[code], find_ref(message), path)
 
     def encode(self, event: RoomEvent) -> bytes:
+        if isinstance(event, MessageEvent) and not event.id:
+            return dump_json_bytes(
+                {"type": "message", "room": event.room, "sender": event.sender, "data": event.data}
+            )
         return dump_json_bytes(event)
 
     async def receive(self, connection: Connection) -> ClientEvent:
@@ -271,10 +339,11 @@ class EncodedEvent:
 
 
 class Batch:
-    """Events in one format that are sent together; all subscribers share the bytes."""
+    """Events of a room in one format, sent together; all subscribers share the bytes."""
 
     def __init__(self, events: list[EncodedEvent], format: RoomFormat) -> None:
         self.events = events
+        self.room = events[0].room
         self._frames = [event.frame(format) for event in events]
         self._starts = [0, *accumulate(map(len, self._frames))]
         self.data = b"".join(self._frames)

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 from fastapi import WebSocketDisconnect
 from opentelemetry import metrics
@@ -47,16 +48,27 @@ fan_out = meter.create_histogram(
 
 
 @dataclass(slots=True, eq=False)
-class Subscriber(ABC):
-    """A connection in a room. Events are held until `start`, so that missed ones come first."""
+class Hold:
+    """What a subscriber must not get yet of a room that it joins: missed messages come first."""
 
-    room: str
+    events: list[EncodedEvent] | None = field(default_factory=list)  # `None` once they are sent
+    events_size: int = 0  # bytes
+    size: int = 0  # the same, and missed messages that are being sent
+    replayed: int = 0  # offset up to which the subscriber has the messages
+
+
+@dataclass(slots=True, eq=False)
+class Subscriber(ABC):
+    """A connection in rooms. Events of a room are held until `start`."""
+
     connection: Connection
     _max_backlog_bytes: int
-    unread: int = 0  # unread bytes, as of the last write
-    replaying: int = 0  # bytes of missed messages that are being sent
-    _held: list[EncodedEvent] | None = field(default_factory=list)
-    _replayed: int = 0
+    _unflushed: set["Subscriber"]  # of the hub: those with `_pieces`
+    rooms: tuple[str, ...] = ()
+    _pieces: tuple[bytes | memoryview, ...] = ()  # of several rooms, for one write
+    unread: int = 0  # unread bytes, as of the last write, and those that are held
+    _held: int = 0
+    _holds: dict[str, Hold] | None = None  # by room; `None` if there are none
     id: str = field(init=False)
     format: RoomFormat = field(init=False)
 
@@ -66,44 +78,76 @@ class Subscriber(ABC):
     def put(self, batch: Batch, first: int = 0) -> bool:
         """Send a batch from event `first` on; never waits. Return `False` if too much is unread.
 
-        A large batch alone never disconnects a member; unread earlier data does.
+        A large batch alone never disconnects a member; unread earlier data does. A subscriber in
+        several rooms writes at the next `flush`.
         """
-        if self._held is None:
-            return self._write_new(batch, first) if self._replayed else self._write(batch, first)
-        self._held += batch.events[first:]
-        self.unread += len(batch.data)
-        return self.unread <= self._max_backlog_bytes
+        hold = None if self._holds is None else self._holds.get(batch.room)
+        if hold is None:
+            return self._write(batch, first)
+        if hold.events is None:
+            return self._write_new(hold, batch, first)
+        hold.events += batch.events[first:]
+        hold.events_size += len(batch.data)
+        self.hold(batch.room, len(batch.data))
+        return hold.events_size <= self._max_backlog_bytes
 
-    def start(self, replayed: int = 0, present: PresentEvent | None = None) -> None:
-        """Send the held events and stop holding; skip messages up to the offset `replayed`.
+    def hold(self, room: str, size: int) -> None:
+        """Begin to hold the events of a room, or count more bytes that wait for `start`."""
+        self._holds = self._holds or {}
+        self._holds.setdefault(room, Hold()).size += size
+        self._held += size
+        self.unread += size
+
+    def start(self, room: str, replayed: int = 0, present: PresentEvent | None = None) -> None:
+        """Send the held events of a room and stop holding; skip messages up to `replayed`.
 
         `present` is sent first, and replaces held events about members, which are older.
         """
-        held, self._held, self.unread, self.replaying = self._held, None, 0, 0
-        self._replayed = replayed
+        if room not in self.rooms:
+            return  # it was cut off meanwhile
+        held = self.release(room)
+        if replayed:
+            self._holds = {room: Hold(None, replayed=replayed)} | (self._holds or {})
         if present is not None:
             about_members = PresenceEvent | PresentEvent
-            others = [each for each in held or () if not isinstance(each.event, about_members)]
+            others = [each for each in held if not isinstance(each.event, about_members)]
             held = [EncodedEvent(present), *others]
         if held:
             self.put(Batch(held, self.format))
+            self.flush()
 
-    def _write_new(self, batch: Batch, first: int) -> bool:
+    @abstractmethod
+    def flush(self) -> None:
+        """Write what several rooms have put."""
+
+    def release(self, room: str) -> list[EncodedEvent]:
+        """Forget what is held of a room, and return it."""
+        hold = (self._holds or {}).pop(room, None)
+        if hold is None:
+            return []
+        self._holds = self._holds or None
+        self._held -= hold.size
+        self.unread -= hold.size
+        return hold.events or []
+
+    def _write_new(self, hold: Hold, batch: Batch, first: int) -> bool:
         """Send a batch without replayed messages; the first later message ends this."""
         new = []
         for event in batch.events[first:]:
-            if not 0 < event.offset <= self._replayed:
+            if not 0 < event.offset <= hold.replayed:
                 new.append(event)
-                self._replayed = 0 if event.offset else self._replayed
+                hold.replayed = 0 if event.offset else hold.replayed
+        if not hold.replayed:
+            self.release(batch.room)
         return self._write(Batch(new, self.format), 0) if new else True
 
     def measure(self) -> int:
         """Update and return the number of pending bytes."""
-        return self.unread + self.replaying
+        return self.unread
 
     @abstractmethod
     def stop(self) -> None:
-        """Stop sending."""
+        """Stop sending, once it is in no room."""
 
     @abstractmethod
     def _write(self, batch: Batch, first: int) -> bool: ...
@@ -115,31 +159,40 @@ class DirectSubscriber(Subscriber):
     __slots__ = ()
 
     def measure(self) -> int:
-        if self._held is None:
-            self.unread = self.connection.unsent_bytes
-        return super().measure()
+        self.unread = self.connection.unsent_bytes + self._held
+        return self.unread
 
     def stop(self) -> None:
-        self._held = []
+        """Do nothing: the transport sends by itself."""
 
     def _write(self, batch: Batch, first: int) -> bool:
         connection, transport = self.connection, self.connection.transport
         assert transport is not None
         if not connection.is_open or transport.is_closing():
             return True  # no frame may follow a close frame (RFC 6455 §5.5.1)
-        self.unread = transport.get_write_buffer_size()
-        if self.unread > self._max_backlog_bytes:
+        unsent = transport.get_write_buffer_size()
+        self.unread = unsent + self._held
+        if unsent > self._max_backlog_bytes:
             return False
-        if not first and self.id not in batch.senders:
+        if not first and self.id not in batch.senders and len(self.rooms) < 2:
             transport.write(batch.data)
             connection.bytes_out += len(batch.data)
             connection.messages_out += batch.count
             return True
-        for piece in batch.pieces(self.id, first):
-            transport.write(piece)
-            connection.bytes_out += len(piece)
+        pieces = batch.pieces(self.id, first)
+        connection.bytes_out += sum(map(len, pieces))
         connection.messages_out += len(batch.frames(self.id, first))
+        self._pieces += tuple(pieces)
+        self._unflushed.add(self)
+        if len(self.rooms) < 2:
+            self.flush()
         return True
+
+    def flush(self) -> None:
+        pieces, self._pieces = self._pieces, ()
+        self._unflushed.discard(self)
+        if pieces and self.connection.is_open and self.connection.transport is not None:
+            self.connection.transport.writelines(pieces)
 
 
 class QueuedSubscriber(Subscriber):
@@ -147,16 +200,21 @@ class QueuedSubscriber(Subscriber):
 
     __slots__ = ("_sending", "backlog")
 
-    def __init__(self, room: str, connection: Connection, max_backlog_bytes: int) -> None:
-        super().__init__(room, connection, max_backlog_bytes)
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
         self.backlog: asyncio.Queue[bytes] = asyncio.Queue()
         self._sending = asyncio.create_task(self._send())
 
     def stop(self) -> None:
-        self._sending.cancel()
+        self.backlog.put_nowait(b"")  # the end
+
+    def flush(self) -> None:
+        """Do nothing: the task writes."""
 
     def _write(self, batch: Batch, first: int) -> bool:
-        if self.unread > self._max_backlog_bytes:
+        if not self.connection.is_open:
+            return True
+        if self.unread - self._held > self._max_backlog_bytes:
             return False
         for frame in batch.frames(self.id, first):
             self.backlog.put_nowait(frame)
@@ -165,8 +223,7 @@ class QueuedSubscriber(Subscriber):
 
     async def _send(self) -> None:
         with suppress(WebSocketDisconnect):
-            while True:
-                frame = await self.backlog.get()
+            while frame := await self.backlog.get():
                 await self.connection.send_frame(frame)
                 self.unread -= len(frame)
                 self.backlog.task_done()
@@ -222,6 +279,7 @@ class Hub:
         self._unread = 0  # upper bound of unread bytes of all subscribers
         self._rooms: dict[str, Room] = {}
         self._busy: deque[Room] = deque()
+        self._unflushed: set[Subscriber] = set()
         self._fanning_out: asyncio.Task[None] | None = None
         self.on_space: Callable[[], None] = lambda: None
         """Called when a room that was full has space again."""
@@ -230,32 +288,46 @@ class Hub:
         """Return the number of rooms with subscribers."""
         return len(self._rooms)
 
-    def subscribe(self, name: str, connection: Connection) -> Subscriber:
-        """Add a connection to a room. Its events are held until `Subscriber.start`."""
-        kind = QueuedSubscriber if connection.transport is None else DirectSubscriber
-        subscriber = kind(name, connection, self._max_backlog_bytes)
+    def subscribe(
+        self, name: str, connection: Connection, subscriber: Subscriber | None = None
+    ) -> Subscriber:
+        """Add a connection, or its `subscriber` if it is in other rooms already, to a room.
+
+        Events of the room are held until `Subscriber.start`.
+        """
+        if subscriber is None:
+            kind = QueuedSubscriber if connection.transport is None else DirectSubscriber
+            subscriber = kind(connection, self._max_backlog_bytes, self._unflushed)
         room = self._rooms.setdefault(name, Room())
         room.subscribers[subscriber.format].add(subscriber)
         if room.pending:
             room.skip[subscriber] = len(room.pending)
+        subscriber.rooms += (name,)
+        subscriber.hold(name, 0)
         return subscriber
 
-    def unsubscribe(self, subscriber: Subscriber) -> None:
-        """Remove a subscriber; does nothing if it was removed before."""
-        subscriber.stop()
-        self._unread -= subscriber.unread + subscriber.replaying
-        subscriber.unread = subscriber.replaying = 0
-        room = self._rooms.get(subscriber.room)
-        if room is None:
+    def unsubscribe(self, name: str, subscriber: Subscriber) -> None:
+        """Remove a subscriber from a room; does nothing if it was removed before."""
+        if name not in subscriber.rooms:
             return
-        room.subscribers[subscriber.format].discard(subscriber)
+        room = self._rooms[name]
+        room.subscribers[subscriber.format].remove(subscriber)
+        room.skip.pop(subscriber, None)
         if not any(room.subscribers.values()):
-            del self._rooms[subscriber.room]
+            del self._rooms[name]
+        before = subscriber.unread
+        subscriber.release(name)
+        subscriber.rooms = tuple(each for each in subscriber.rooms if each != name)
+        if not subscriber.rooms:
+            subscriber.stop()
+            subscriber.unread = 0
+        self._unread += subscriber.unread - before
 
-    def hold(self, subscriber: Subscriber, size: int) -> None:
-        """Count missed messages as pending, until `Subscriber.start`."""
-        subscriber.replaying += size
-        self._unread += size
+    def hold(self, name: str, subscriber: Subscriber, size: int) -> None:
+        """Count missed messages of a room as pending, until `Subscriber.start`."""
+        if name in subscriber.rooms:
+            subscriber.hold(name, size)
+            self._unread += size
         if self._unread > self._max_pending_bytes:
             self._shed()
 
@@ -300,10 +372,16 @@ class Hub:
                 served += len(subscribers)
                 if served >= SUBSCRIBERS_PER_TURN:
                     served = 0
+                    self._flush()
                     await asyncio.sleep(0)
             if was_full:
                 self.on_space()
             fan_out.record(clock() - since)
+        self._flush()
+
+    def _flush(self) -> None:
+        for subscriber in [*self._unflushed]:
+            subscriber.flush()
 
     def _put(self, batch: Batch, subscribers: set[Subscriber], skip: dict[Subscriber, int]) -> None:
         """Send a batch to subscribers, and cut off those that are too slow."""
@@ -320,7 +398,7 @@ class Hub:
     def _shed(self) -> None:
         """Cut off the subscribers with most unread bytes, until a tenth of the limit is free."""
         subscribers = sorted(self._subscribers(), key=lambda each: each.measure())
-        self._unread = sum(each.unread + each.replaying for each in subscribers)
+        self._unread = sum(each.unread for each in subscribers)
         if self._unread <= self._max_pending_bytes:
             return
         loop = asyncio.get_running_loop()
@@ -330,11 +408,12 @@ class Hub:
             loop.call_later(SHED_SECONDS, subscriber.connection.abort)
 
     def _cut_off(self, subscriber: Subscriber) -> None:
-        self.unsubscribe(subscriber)
+        for name in subscriber.rooms:
+            self.unsubscribe(name, subscriber)
         subscribers_cut_off.add(1)
         reason = "could not keep up; see APP_MAX_BACKLOG_BYTES"
         subscriber.connection.close_soon(CloseCode.TRY_AGAIN_LATER, reason)
 
-    def _subscribers(self) -> list[Subscriber]:
+    def _subscribers(self) -> set[Subscriber]:
         groups = [each for room in self._rooms.values() for each in room.subscribers.values()]
-        return [subscriber for group in groups for subscriber in group]
+        return set().union(*groups)

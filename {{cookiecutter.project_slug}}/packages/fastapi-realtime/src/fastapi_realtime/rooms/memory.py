@@ -11,8 +11,9 @@ from typing import NamedTuple
 from .broker import FOREIGN_LOOP, CloseSubject, Replay
 from .events import (
     EVENTS,
+    AppendEvent,
     EncodedEvent,
-    MessageEvent,
+    LoggedEvent,
     PresenceEvent,
     Present,
     PresentEvent,
@@ -35,10 +36,11 @@ COUNT_SECONDS = 1.0
 
 
 class HistoryEntry(NamedTuple):
-    """A kept message, and its `ref` or an empty string."""
+    """A kept message, and its `ref` or an empty string; or what is appended to one."""
 
     frame: bytes
     ref: str
+    is_append: bool
 
     @property
     def size(self) -> int:
@@ -57,6 +59,7 @@ class History:
     def __init__(self, room: str = "") -> None:
         self.epoch = token_hex(4)
         self.offset = 0
+        self.messages = 0  # without what is appended to them
         self.members = 0
         self.size = HISTORY_BYTES + 4 * len(room)
         self._entries: deque[HistoryEntry] = deque()
@@ -79,20 +82,24 @@ class History:
         """Return the id of the kept message with this `ref`, or an empty string."""
         return self._ids.get(ref, "")
 
-    def append(self, frame: bytes, ref: str = "") -> None:
+    def append(self, frame: bytes, ref: str = "", *, is_append: bool = False) -> None:
         """Keep the message with the current offset."""
-        entry = HistoryEntry(frame, ref)
+        entry = HistoryEntry(frame, ref, is_append)
         self._entries.append(entry)
+        self.messages += not is_append
         self.size += entry.size
         if ref:
             self._ids[ref] = self.position
 
     def drop_oldest(self) -> int:
-        """Drop the oldest kept message; return the memory that this frees, in bytes."""
-        entry = self._entries.popleft()
-        self._ids.pop(entry.ref, None)
-        self.size -= entry.size
-        return entry.size
+        """Drop the oldest kept message, and what follows up to the next one; return bytes freed."""
+        before, is_first = self.size, True
+        while self._entries and (is_first or self._entries[0].is_append):
+            entry, is_first = self._entries.popleft(), False
+            self._ids.pop(entry.ref, None)
+            self.messages -= not entry.is_append
+            self.size -= entry.size
+        return before - self.size
 
     def since(self, position: str) -> Replay:
         """Return the messages after a position; if some are lost, all that are kept."""
@@ -103,9 +110,14 @@ class History:
         return Replay(frames, self.offset if frames else 0, is_complete, self.position)
 
     def latest(self, count: int) -> Replay:
-        """Return the latest messages, as many as are kept."""
-        frames = [entry.frame for entry in [*self._entries][-count:]]
-        return Replay(frames, self.offset if frames else 0, True, self.position)
+        """Return the latest messages, as many as are kept, and what was appended since."""
+        frames: deque[bytes] = deque()
+        for entry in reversed(self._entries):
+            if not count:
+                break
+            frames.appendleft(entry.frame)
+            count -= not entry.is_append
+        return Replay([*frames], self.offset if frames else 0, True, self.position)
 
     def _count_after(self, position: str) -> int:
         """Return the number of messages after a position; negative if it is unknown."""
@@ -251,7 +263,13 @@ class MemoryBroker:
         yield
 
     async def publish(
-        self, event: MessageEvent, origin: str = "", ref: str = "", address: str = ""
+        self,
+        event: LoggedEvent,
+        origin: str = "",
+        ref: str = "",
+        address: str = "",
+        *,
+        keep: bool = True,
     ) -> str:
         """Publish; wait while the room has too much pending.
 
@@ -259,6 +277,9 @@ class MemoryBroker:
         """
         self._check_loop()
         await self._hub.wait_ready(event.room)
+        if not keep:
+            self._hub.deliver(EncodedEvent(event, origin))
+            return ""
         history = self._history(event.room)
         if ref and (known := history.find(ref)):
             return known
@@ -267,7 +288,7 @@ class MemoryBroker:
         frame = encoded.frame(EVENTS)  # raises for data that has no JSON form
         history.offset += 1
         if self._history_length:
-            self._keep(event.room, frame, ref)
+            self._keep(event.room, frame, ref, isinstance(event, AppendEvent))
         self._hub.deliver(encoded)
         return event.id
 
@@ -315,12 +336,12 @@ class MemoryBroker:
             self._forget_vacant(but=room)
         return history
 
-    def _keep(self, room: str, frame: bytes, ref: str) -> None:
+    def _keep(self, room: str, frame: bytes, ref: str, is_append: bool) -> None:
         history = self._histories[room]
         before = history.size
-        history.append(frame, ref)
+        history.append(frame, ref, is_append=is_append)
         limit = HISTORY_BYTES + MAX_ROOM_BYTES
-        while len(history) > self._history_length or history.size > limit:
+        while history.messages > self._history_length or history.size > limit:
             history.drop_oldest()
         self._bytes_left += before - history.size
         if room in self._vacant:

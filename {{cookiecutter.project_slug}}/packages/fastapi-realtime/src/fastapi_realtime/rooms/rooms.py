@@ -21,7 +21,7 @@ from ..server.wire import frame_message
 from ..settings import RoomSettings
 from .access import RoomAccess, RoomPolicy
 from .broker import Broker
-from .events import MessageEvent, Present
+from .events import AppendEvent, LoggedEvent, MessageEvent, Present
 from .hub import Hub
 from .member import Member
 from .memory import MemoryBroker
@@ -78,6 +78,7 @@ class Rooms(RoomAccess):
         self.hub = Hub(settings.max_backlog_bytes, settings.max_pending_bytes)
         self.broker = broker(settings, self.hub)
         rate = settings.joins_per_second_per_ip
+        self.max_rooms = settings.max_rooms_per_connection
         self._join_limiter = KeyedLimiter(rate, JOIN_BURST * rate)
         self._request_limiter = KeyedLimiter(settings.messages_per_second, settings.message_burst)
 
@@ -107,22 +108,35 @@ class Rooms(RoomAccess):
         await self.broker.flush()
         await self.hub.flush()
 
-    async def publish(self, room: str, data: JsonValue, sender: str = "", ref: str = "") -> str:
+    async def publish(
+        self, room: str, data: JsonValue, sender: str = "", ref: str = "", *, keep: bool = True
+    ) -> str:
         """Send a message to all members of a room, from a route or a job; return its id.
 
         A `ref` makes a retry safe: if the room's history has a message of the same sender with
-        this `ref`, nothing is sent and the id of that message is returned. The policy is not
-        consulted.
+        this `ref`, nothing is sent and the id of that message is returned. A message that is not
+        to `keep` reaches who is there now, and its id is empty. The policy is not consulted.
 
         Waits while the room has too much pending. Raises `InvalidRoom`, a `ValueError`, for a room
         that can't exist, and `BrokerUnavailable`: 422 and 503 if a route does not catch them; a
         429 in a route whose client's address has stored too much; and `RuntimeError` outside of
         the application's event loop.
         """
-        self.check_target(room)
         event = MessageEvent(room=room, sender=sender, data=data)
-        key, address = self.ref_key(sender, ref), client_address.get()
-        published = await self.broker.publish(event, ref=key, address=address)
+        return await self._publish(event, self.ref_key(sender, ref), keep=keep)
+
+    async def append(self, room: str, to: str, text: str, sender: str = "") -> str:
+        """Add text to the message with the id `to`, whose data is a text; return an id.
+
+        Members get an `append` event. The history counts it as a part of that message. Raises what
+        `publish` does.
+        """
+        return await self._publish(AppendEvent(room=room, sender=sender, to=to, data=text))
+
+    async def _publish(self, event: LoggedEvent, ref: str = "", *, keep: bool = True) -> str:
+        self.check_target(event.room)
+        address = client_address.get()
+        published = await self.broker.publish(event, ref=ref, address=address, keep=keep)
         return published if isinstance(published, str) else await published
 
     async def present(self, room: str) -> Present:
@@ -142,19 +156,27 @@ class Rooms(RoomAccess):
     async def latest(self, room: str, count: int, subject: str = "") -> list[MessageEvent]:
         """Return the latest messages of a room, as many as are kept and fit into 256 KiB.
 
+        What was appended to them is part of their data.
+
         Each 8 KiB count as a request of the subject, else of the address. Raises a 429 above the
         limit, and `BrokerUnavailable`.
         """
-        address, size, messages = client_address.get(), 0, deque[MessageEvent]()
+        address, size, frames = client_address.get(), 0, deque[bytes]()
         replay = await self.broker.replay(room, "", address, count) if count else None
         for frame in reversed(replay.frames if replay else ()):
             size += len(frame)
             if size > LATEST_BYTES:
                 break
-            messages.appendleft(MessageEvent(**from_json(frame_message(frame))))
+            frames.appendleft(frame)
         if not self._request_limiter.allow(subject or address, size // COUNTED_BYTES):
             raise HTTPException(429, "too many requests; see APP_MESSAGES_PER_SECOND")
-        return [*messages]
+        messages: dict[str, MessageEvent] = {}
+        for event in map(from_json, map(frame_message, frames)):
+            if event["type"] == "message":
+                messages[event["id"]] = MessageEvent(**event)
+            elif (message := messages.get(event["to"])) and isinstance(message.data, str):
+                message.data += event["data"]
+        return [*messages.values()]
 
     def join(
         self, connection: Connection, room: str, name: str, since: str = "", last: int = 0
@@ -162,8 +184,8 @@ class Rooms(RoomAccess):
         """Return a member. `async with` accepts the handshake and joins the room.
 
         Other members see `name` when it joins and leaves. Under `events.v1`, messages after the
-        id `since` are sent first; without it, the `last` messages. Raises a 429 for too many joins from one address. Entering
-        `async with` raises a 403 if the client may not join the room.
+        id `since` are sent first; without it, the `last` messages. Raises a 429 for too many joins
+        from one address. Entering `async with` raises a 403 if the client may not join the room.
         """
         if not self._join_limiter.allow(network_of(connection.host)):
             detail = "too many joins from this address; see APP_JOINS_PER_SECOND_PER_IP"

@@ -17,7 +17,7 @@ from redis.exceptions import ResponseError
 
 from ...settings import RoomSettings, SettingsError
 from ..broker import FOREIGN_LOOP, Broker, BrokerUnavailable, CloseSubject, Replay, RoomRefused
-from ..events import MessageEvent, PresenceEvent, Present
+from ..events import LoggedEvent, PresenceEvent, Present
 from ..hub import Hub
 from ..rooms import memory_broker
 from .connection import PATIENCE, Commands, Health, Shared
@@ -193,7 +193,13 @@ class RedisBroker:
             await self._replays.close()
 
     async def publish(
-        self, event: MessageEvent, origin: str = "", ref: str = "", address: str = ""
+        self,
+        event: LoggedEvent,
+        origin: str = "",
+        ref: str = "",
+        address: str = "",
+        *,
+        keep: bool = True,
     ) -> asyncio.Future[str]:
         """Publish, and return a future, which is done once Redis has the message.
 
@@ -202,7 +208,7 @@ class RedisBroker:
         """
         if self._loop is not asyncio.get_running_loop():
             raise RuntimeError(FOREIGN_LOOP)
-        room, packed = event.room, pack(event)
+        room, message = event.room, pack(event, keep=keep)
         if self._stored.is_full(address):
             self._health.limits(address, room)
             raise RoomRefused(room)
@@ -212,8 +218,8 @@ class RedisBroker:
             if cursor is None:
                 self._reader.trim_later(room)
             else:
-                await self._reader.wait_near(cursor, len(packed))
-            return self._publisher.publish(room, cursor, packed, origin, ref, address)
+                await self._reader.wait_near(cursor, len(message[1]))
+            return self._publisher.publish(room, cursor, message, origin, ref, address)
 
     async def announce(self, event: PresenceEvent) -> None:
         self._rosters.announce(event)

@@ -11,16 +11,19 @@ from typing import Any, NamedTuple
 from pydantic_core import from_json
 from redis.exceptions import ResponseError
 
+from ...formats import dump_json_bytes
 from ..broker import BrokerUnavailable, Replay
-from ..events import EVENTS, EncodedEvent, MessageEvent, RoomFormat
+from ..events import EVENTS, AppendEvent, EncodedEvent, LoggedEvent, MessageEvent, RoomFormat
 from ..memory import MAX_ROOM_BYTES
 from .connection import Commands, Shared, explain
 from .scripts import HISTORY_SHA, KEEP_SECONDS
 
-FIELDS = [b"e", b"o", b"m"]
-"""The field names of an entry: epoch, origin, packed message."""
-BEFORE_ID = b'{"type":"message","id":"'
-"""The start of a message's JSON, up to its id, which Redis assigns."""
+FIELDS = [b"e", b"o"]
+"""The first field names of an entry: epoch, origin. The last one is a kind, of a packed message."""
+MESSAGE, APPEND, UNKEPT = b"m", b"a", b"u"
+"""Kinds of messages."""
+BEFORE_ID = {MESSAGE: b'{"type":"message","id":"', APPEND: b'{"type":"append","id":"'}
+"""The start of their JSON, up to the id, which Redis assigns."""
 EPOCH = re.compile("[0-9a-f]{8}")
 ENTRY_ID = re.compile(b"([0-9]{1,15})-([0-9]+)")
 
@@ -39,20 +42,22 @@ MAX_ADDRESSES = 10_000
 POSITION = re.compile("([0-9a-f]{8})-([0-9]{1,15})")
 
 
-def pack(event: MessageEvent) -> bytes:
-    """Return the packed form of a message: its JSON without `BEFORE_ID`."""
-    text = EVENTS.encode(event)
-    assert text is not None
-    assert text.startswith(BEFORE_ID + b'"')
-    return text[len(BEFORE_ID) :]
+def pack(event: LoggedEvent, *, keep: bool = True) -> tuple[bytes, bytes]:
+    """Return the kind of a message, and its packed form: its JSON, without `BEFORE_ID` if kept."""
+    if not keep:
+        return UNKEPT, EVENTS.encode(event)
+    kind = APPEND if isinstance(event, AppendEvent) else MESSAGE
+    text = dump_json_bytes(event)
+    assert text.startswith(BEFORE_ID[kind] + b'"')
+    return kind, text[len(BEFORE_ID[kind]) :]
 
 
 class LoggedMessage(EncodedEvent):
-    """A message from the log. It is JSON already, as under `events.v1`."""
+    """A message from Redis. It is JSON already, as under `events.v1`."""
 
     __slots__ = ("_text",)
 
-    def __init__(self, event: MessageEvent, origin: str, offset: int, text: bytes) -> None:
+    def __init__(self, event: LoggedEvent, origin: str, offset: int, text: bytes) -> None:
         super().__init__(event, origin, offset)
         self._text = text
 
@@ -67,20 +72,38 @@ class LogEntry(NamedTuple):
     epoch: str = ""
     message: LoggedMessage | None = None  # `None`, without an epoch, if it is none of this room
 
+    @property
+    def is_append(self) -> bool:
+        """Whether it is a part of an earlier message."""
+        return self.message is not None and isinstance(self.message.event, AppendEvent)
+
+
+def read_event(kind: bytes, text: bytes, room: str) -> LoggedEvent | None:
+    """Return the event in a JSON text; `None` if it is none of this room, or of another kind."""
+    with suppress(ValueError, TypeError):
+        fields = from_json(text, allow_inf_nan=False)
+        event = AppendEvent(**fields) if kind == APPEND else MessageEvent(**fields)
+        texts = [event.id, event.sender]
+        if isinstance(event, AppendEvent):
+            texts += event.to, event.data
+        is_right = event.type == ("append" if kind == APPEND else "message")
+        if is_right and event.room == room and all(isinstance(each, str) for each in texts):
+            return event
+    return None
+
 
 def read_entry(room: str, raw: Any) -> LogEntry:
     """Return an entry from Redis: an id, and field names and values in turn."""
     found = ENTRY_ID.fullmatch(raw[0])
     offset = int(found[1]) if found else -1
-    with suppress(ValueError, TypeError):
-        if found and found[2] == b"0" and raw[1][::2] == FIELDS:
+    with suppress(ValueError, TypeError, KeyError):
+        *names, kind = raw[1][::2]
+        if found and found[2] == b"0" and names == FIELDS:
             name, origin, packed = raw[1][1::2]
-            text, epoch = b"%b%b-%d%b" % (BEFORE_ID, name, offset, packed), name.decode()
-            event = MessageEvent(**from_json(text, allow_inf_nan=False))
+            text, epoch = b"%b%b-%d%b" % (BEFORE_ID[kind], name, offset, packed), name.decode()
+            event = read_event(kind, text, room)
             # `id` is as it was written here, unless the packed text has another one.
-            is_ours = event.id == f"{epoch}-{offset}" and EPOCH.fullmatch(epoch)
-            is_message = event.type == "message" and isinstance(event.sender, str)
-            if is_ours and is_message and event.room == room:
+            if event and event.id == f"{epoch}-{offset}" and EPOCH.fullmatch(epoch):
                 message = LoggedMessage(event, origin.decode(), offset, text)
                 return LogEntry(offset, epoch, message)
     return LogEntry(offset)
@@ -179,10 +202,9 @@ class Replays:
         after = (found[1], found[2]) if found else ("", "0")
         epoch, last, is_known, entries = await self._read_page(commands, room, after, "", kept)
         seen = int(after[1]) if is_known else 0
-        first = max(seen, last - kept) + 1
         frames: deque[bytes] = deque()
-        size, oldest = 0, last + 1
-        while entries and oldest > first:
+        size, messages, oldest = 0, 0, last + 1
+        while entries and oldest > seen + 1 and messages < kept:
             entry = entries.popleft()
             frame = b"" if entry.message is None else entry.message.frame(EVENTS)
             size += len(frame)
@@ -190,7 +212,8 @@ class Replays:
                 break  # what is older is not connected to this, or not kept
             frames.appendleft(frame)
             oldest = entry.offset
-            if not entries and oldest > first:
+            messages += not entry.is_append
+            if not entries and oldest > seen + 1 and messages < kept:
                 *_, entries = await self._read_page(commands, room, after, str(oldest), kept)
         # The reader may be behind: what it passes on up to this offset is known to the member.
         last_offset = last if frames else seen

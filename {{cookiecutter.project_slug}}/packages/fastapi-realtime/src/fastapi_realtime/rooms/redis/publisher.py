@@ -10,7 +10,7 @@ from redis.exceptions import ResponseError
 
 from ..broker import BrokerUnavailable
 from .connection import CHANGED_KEYS, PATIENCE, Shared, keep_connected
-from .history import StoredBytes
+from .history import UNKEPT, StoredBytes
 from .reader import Cursor
 from .scripts import PUBLISH_SHA, ROOM_BYTES, SENT_SECONDS, Command, Keys, room_arguments
 from .servers import MOVED_ON, Link, raise_moved_on
@@ -33,6 +33,7 @@ class Unconfirmed:
 
     room: str
     cursor: Cursor | None  # that of the room, if it has members in this process
+    kind: bytes
     packed: bytes
     origin: bytes
     ref: bytes
@@ -49,20 +50,21 @@ class Unconfirmed:
         if position is None:
             self.published.set_exception(BrokerUnavailable())
         else:
-            self.published.set_result(f"{position[0]}-{position[1]}")
+            is_kept = self.kind != UNKEPT
+            self.published.set_result(f"{position[0]}-{position[1]}" if is_kept else "")
 
 
 def publish_command(
     keys: Keys,
     room: str,
-    messages: Iterable[tuple[bytes, bytes, bytes]],
+    messages: Iterable[tuple[bytes, bytes, bytes, bytes]],
     sender: tuple[str, int],
     history_length: int,
 ) -> Command:
     """Return the command that publishes messages to a room; repeating it changes nothing.
 
-    Each message is its ref, its origin, and what is packed. `sender` is the name of a process and
-    the number of its batch.
+    Each message is its ref, its origin, and what `pack` returns. `sender` is the name of a process
+    and the number of its batch.
     """
     (process, batch), own = sender, keys.room(room)
     return (
@@ -116,9 +118,15 @@ class Publisher:
             self._give_up()
 
     def publish(
-        self, room: str, cursor: Cursor | None, packed: bytes, origin: str, ref: str, address: str
+        self,
+        room: str,
+        cursor: Cursor | None,
+        message: tuple[bytes, bytes],
+        origin: str,
+        ref: str,
+        address: str,
     ) -> asyncio.Future[str]:
-        """Queue a message, and return a future of its id.
+        """Queue what `pack` returned, and return a future of its id.
 
         Raises `BrokerUnavailable`, as the future may.
         """
@@ -127,10 +135,10 @@ class Publisher:
             raise BrokerUnavailable
         published = asyncio.get_running_loop().create_future()
         texts = origin.encode(), ref.encode()  # if that fails, it is the publisher's error alone
-        self._queue.append(Unconfirmed(room, cursor, packed, *texts, address, published))
+        self._queue.append(Unconfirmed(room, cursor, *message, *texts, address, published))
         if cursor is not None:
             cursor.unconfirmed += 1
-        self._bytes += len(packed)
+        self._bytes += len(message[1])
         self._has_some.set()
         return published
 
@@ -167,7 +175,7 @@ class Publisher:
         sender, length = (shared.process, self._number), shared.history_length
         commands = []
         for room, messages in batch.items():
-            parts = ((each.ref, each.origin, each.packed) for each in messages)
+            parts = ((each.ref, each.origin, each.kind, each.packed) for each in messages)
             commands.append(publish_command(shared.keys, room, parts, sender, length))
         answers = await link.pipeline(commands)
         for (room, messages), answer in zip([*batch.items()], answers, strict=True):

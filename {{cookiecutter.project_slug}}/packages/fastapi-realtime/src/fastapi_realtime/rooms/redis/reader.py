@@ -12,7 +12,7 @@ from ..broker import BrokerUnavailable, CloseSubject, RoomRefused
 from ..events import AFTER_ALL, EncodedEvent, GapEvent
 from ..hub import Hub
 from .connection import CHANGED_KEYS, PATIENCE, Shared, explain, keep_connected
-from .history import LogEntry, StoredBytes, read_entry
+from .history import UNKEPT, LogEntry, LoggedMessage, StoredBytes, read_entry, read_event
 from .rosters import Rosters
 from .scripts import (
     EMPTY_BYTES,
@@ -48,10 +48,17 @@ MAX_LAG = 1024
 """Publishers wait above this many messages of a room not read back; a log has more."""
 MAX_LAG_BYTES = 4 * 1024 * 1024
 """The same in bytes, taking all messages to be as long as the next one."""
+MAX_UNKEPT = 100
+"""Maximum messages of a room that wait for kept ones; above, the oldest are dropped."""
 MAX_CLOSED = 10_000
 """Length of the stream of subjects to close; a process that was away longer misses some."""
 LOST_SECONDS = 60
 """After Redis has lost a part of that stream, it is read again from this many seconds ago."""
+
+
+def new_unkept() -> deque[tuple[str, int, LoggedMessage]]:
+    """Return an empty queue."""
+    return deque(maxlen=MAX_UNKEPT)
 
 
 @dataclass(slots=True, eq=False)
@@ -68,6 +75,8 @@ class Cursor:
     known: asyncio.Event = field(default_factory=asyncio.Event)  # or the room is refused
     may_begin: bool = False  # whether the room may be created if Redis has none of this name
     read: deque[LogEntry] = field(default_factory=deque)  # not passed on: there is no space
+    unkept: deque[tuple[str, int, LoggedMessage]] = field(default_factory=new_unkept)
+    """Messages that are not kept, each with the position to reach before it is passed on."""
     strange: int = -1  # the offset of what comes next, if it is of an unknown epoch
     targets: dict[str, int] = field(default_factory=dict)  # last published here, by epoch
     unconfirmed: int = 0  # messages of this process that Redis has not confirmed
@@ -287,13 +296,23 @@ class Reader:
             process, _, room = text.partition(" ")
             self._rosters.note_moved(process, room)
         else:
-            epoch, offset, room = text.split(" ", 2)
+            head, *unkept = text.split("\n", 2)
+            epoch, offset, room = head.split(" ", 2)
             cursor = self.cursors.get(room)
-            if cursor is not None and epoch != cursor.epoch:
+            if cursor is None:
+                return
+            if unkept:
+                origin, message = unkept[0], unkept[1].encode()
+                if (event := read_event(UNKEPT, message, room)) and not event.id:
+                    encoded = LoggedMessage(event, origin, 0, message)
+                    cursor.unkept.append((epoch, int(offset), encoded))
+            if epoch != cursor.epoch:
                 self._doubt(cursor)
-            elif cursor is not None and int(offset) > cursor.offset:
+            elif int(offset) > cursor.offset:
                 self._due[cursor] = int(offset)
                 self._woken.set()
+            else:
+                self._pass_on_unkept(cursor)
 
     def _doubt(self, *cursors: Cursor) -> None:
         self._unsure |= dict.fromkeys(cursors)
@@ -391,6 +410,7 @@ class Reader:
             self._hub.deliver(gap)
         if cursor.read or cursor.told > cursor.offset:
             self._due[cursor] = cursor.told
+        self._pass_on_unkept(cursor)
 
     async def _read(self, link: Link) -> None:
         sure = [each for each in self._due if each not in self._unsure]
@@ -451,6 +471,17 @@ class Reader:
                 self._doubt(cursor)
         if not cursor.read and self._due[cursor] <= cursor.offset:
             del self._due[cursor]
+        self._pass_on_unkept(cursor)
+
+    def _pass_on_unkept(self, cursor: Cursor) -> None:
+        """Pass on messages that are not kept, as far as their senders' earlier ones are there."""
+        while cursor.unkept and cursor not in self._unsure:
+            epoch, offset, message = cursor.unkept[0]
+            if epoch == cursor.epoch and offset > cursor.offset:
+                return
+            cursor.unkept.popleft()
+            if not self._hub.is_full(cursor.room):
+                self._hub.deliver(message)
 
     async def _find_closed(self, link: Link, started_at: float) -> None:
         """Set the position from which subjects are read, after a connect.

@@ -34,7 +34,10 @@ class Keys:
 
     def __init__(self, application: str) -> None:
         self.news = f"{application}:news"
-        """A channel: epoch, last offset and name of a room with new messages."""
+        """A channel: epoch, last offset and name of a room with new messages.
+
+        After another line, which is its origin, may come a message that is not kept.
+        """
         self.moves = f"{application}:moves"
         """A channel: a process, and the name of a room whose members there have changed."""
         self.closed = f"{application}:closed"
@@ -79,7 +82,7 @@ local room, is_repaired, is_new, now = {}, 0, 0, tonumber(redis.call('TIME')[1])
 local function save()
     redis.call('HSET', head, 'epoch', room.epoch, 'offset', room.offset, 'start', room.start,
         'past', room.past, 'server', server, 'bytes', room.bytes, 'peak', room.peak,
-        'older', room.older, 'newer', room.newer, 'at', room.at)
+        'older', room.older, 'newer', room.newer, 'at', room.at, 'appends', room.appends)
 end
 
 local function continue_epoch()
@@ -96,20 +99,21 @@ end
 
 local function open()
     local found = redis.call('HMGET', head, 'epoch', 'past', 'server', 'offset', 'start',
-        'bytes', 'peak', 'older', 'newer', 'at')
+        'bytes', 'peak', 'older', 'newer', 'at', 'appends')
     if not found[1] and redis.call('EXISTS', head) == 0 then
         is_new = 1 - is_repaired
         room = {epoch = new_epoch, past = '', offset = 0, start = 0,
-            bytes = 0, peak = 0, older = 0, newer = 0, at = 0}
+            bytes = 0, peak = 0, older = 0, newer = 0, at = 0, appends = 0}
         save()
         redis.call('DEL', log, refs)
         return
     end
     room.epoch = check(found[1], '^' .. string.rep('[0-9a-f]', 8) .. '$', 8)
     room.past = check(found[2], '^[%x: ]*$', 120)
-    for i = 4, 10 do found[i] = tonumber(check(found[i], '^%d+$', 15)) end
+    found[11] = found[11] or '0' -- versions before 0.2 did not count them
+    for i = 4, 11 do found[i] = tonumber(check(found[i], '^%d+$', 15)) end
     room.offset, room.start, room.bytes, room.peak = unpack(found, 4, 7)
-    room.older, room.newer, room.at = unpack(found, 8, 10)
+    room.older, room.newer, room.at, room.appends = unpack(found, 8, 11)
     if found[3] ~= server then continue_epoch() end
 end
 
@@ -121,10 +125,10 @@ local function age(offset)
     return true
 end
 
--- Return whether the oldest of so many messages must go.
+-- Return whether the oldest of so many entries must go.
 local function must_go(length)
     local is_old = room.offset - length < room.older
-    return length > (is_old and history_length or max_length)
+    return length > max_length or (is_old and length - room.appends > history_length)
         or room.bytes > (is_old and history_bytes or max_bytes)
 end
 
@@ -137,11 +141,14 @@ local function trim(length)
         for _, entry in ipairs(redis.call('XRANGE', log, '-', '+', 'COUNT', 16)) do
             if not must_go(length) then break end
             length, room.bytes = length - 1, math.max(0, room.bytes - #(entry[2][6] or ''))
+            if entry[2][5] == 'a' then room.appends = math.max(0, room.appends - 1) end
             last = string.match(entry[1], '^%d+')
         end
         redis.call('XTRIM', log, 'MINID', string.format('%.0f-0', last + 1))
     end
-    if room.bytes ~= bytes then redis.call('HSET', head, 'bytes', room.bytes) end
+    if room.bytes ~= bytes then
+        redis.call('HSET', head, 'bytes', room.bytes, 'appends', room.appends)
+    end
 end
 
 local function expire(key)
@@ -153,7 +160,8 @@ end
 The head has `epoch`, the last `offset`, the offset `start` of the epoch, and `past`: earlier epochs
 that it continues, each with its last offset. The `server` is the instance of Redis that wrote last.
 After a restart or a failover it is another, and a new epoch begins: so it is known of each position
-whether Redis still has the messages up to it. `bytes` are in the log now, `peak` at most so far.
+whether Redis still has the messages up to it. `bytes` are in the log now, `peak` at most so far;
+`appends` of its entries are parts of earlier messages, and count as such.
 Messages after the offset `older` are from the last seconds; it becomes `newer` in time, which was
 set `at` that second.
 
@@ -191,23 +199,28 @@ if before[1] == batch then return before end
 local function run()
     open()
     local answer, places, added, has_refs = {batch, '0', is_repaired}, {}, {}, false
-    local first, bytes, new = room.offset, 0, 0
+    local first, bytes, new, unkept = room.offset, 0, 0, {}
 
     -- Returns epoch and offset of the message in the history with a ref.
     local function find(ref)
         has_refs = true
         if added[ref] then return room.epoch, added[ref] end
         local offset = redis.call('ZSCORE', refs, ref)
-        if not offset or tonumber(offset) <= first - history_length then return end
+        if not offset or tonumber(offset) <= first - history_length - room.appends then return end
         local entry = redis.call('XRANGE', log, offset .. '-0', offset .. '-0')[1]
         if entry then return entry[2][2], offset end
     end
 
-    for i = 15, #ARGV, 3 do
+    for i = 15, #ARGV, 4 do
         local ref, epoch, at = ARGV[i], nil, nil
-        if ref ~= '' then epoch, at = find(ref) end
+        if ARGV[i + 2] == 'u' then
+            epoch, at = room.epoch, '0'
+            unkept[i] = string.format('%s %.0f %s\\n%s\\n', epoch, first + new, name, ARGV[i + 1])
+        elseif ref ~= '' then
+            epoch, at = find(ref)
+        end
         if not at then
-            new, bytes = new + 1, bytes + #ARGV[i + 2]
+            new, bytes = new + 1, bytes + #ARGV[i + 3]
             epoch, at = room.epoch, string.format('%.0f', first + new)
             places[i], added[ref] = at, at
         end
@@ -218,22 +231,26 @@ local function run()
     if new > 0 then
         local length = redis.call('XLEN', log)
         local is_due = age(first) or length == 0
-        room.offset, room.bytes = first + new, (length > 0 and room.bytes or 0) + bytes
+        if length == 0 then room.bytes, room.appends = 0, 0 end
+        room.offset, room.bytes = first + new, room.bytes + bytes
         if room.bytes > room.peak then
             local size = room.bytes - room.peak + (room.peak == 0 and tonumber(room_bytes) or 0)
             room.peak, answer[2] = room.bytes, string.format('%.0f', size)
         end
+        for i = 15, #ARGV, 4 do
+            if places[i] and ARGV[i + 2] == 'a' then room.appends = room.appends + 1 end
+        end
         save()
-        for i = 15, #ARGV, 3 do
-            local at, ref, origin, message = places[i], unpack(ARGV, i, i + 2)
+        for i = 15, #ARGV, 4 do
+            local at, ref, origin, kind, message = places[i], unpack(ARGV, i, i + 3)
             if at then
-                redis.call('XADD', log, at .. '-0', 'e', room.epoch, 'o', origin, 'm', message)
+                redis.call('XADD', log, at .. '-0', 'e', room.epoch, 'o', origin, kind, message)
                 if ref ~= '' then redis.call('ZADD', refs, at, ref) end
             end
         end
         trim(length + new)
         if has_refs then
-            redis.call('ZREMRANGEBYSCORE', refs, '-inf', room.offset - history_length)
+            redis.call('ZREMRANGEBYSCORE', refs, '-inf', room.offset - history_length - room.appends)
             expire(refs)
         end
         if is_due then
@@ -241,6 +258,11 @@ local function run()
             expire(log)
         end
         redis.pcall('PUBLISH', channel, string.format('%s %.0f %s', room.epoch, room.offset, name))
+    elseif is_new == 1 then
+        expire(head)
+    end
+    for i = 15, #ARGV, 4 do
+        if unkept[i] then redis.pcall('PUBLISH', channel, unkept[i] .. ARGV[i + 3]) end
     end
     redis.call('SET', sent, batch .. ' 0 0 ' .. table.concat(answer, ' ', 4), 'EX', keep_sent)
     return answer
@@ -252,7 +274,7 @@ end
 
 Returns the number of the batch, by how many bytes the room has grown beyond its peak (with those
 of its keys if it had no message before), 1 if the room was repaired, then epoch and offset of each
-message.
+message; 0 for one that is not kept, which is published on the channel itself.
 """
 
 LOOK = (
@@ -295,12 +317,14 @@ if it is new. Returns nothing if there is no such room and the process may not b
 HISTORY = """
 local head, log = KEYS[1], KEYS[2]
 local since_epoch, since, before, history_length, max_bytes = unpack(ARGV)
-local epoch, offset, past = unpack(redis.call('HMGET', head, 'epoch', 'offset', 'past'))
+local epoch, offset, past, appends =
+    unpack(redis.call('HMGET', head, 'epoch', 'offset', 'past', 'appends'))
 if not epoch then return {} end
 local last = since_epoch == epoch and offset
     or string.match(past or '', ' ' .. since_epoch .. ':(%d+)')
 local is_known = last and tonumber(since) <= tonumber(last)
-local first = math.max(offset - history_length, is_known and tonumber(since) or 0)
+local oldest = offset - history_length - (tonumber(appends) or 0)
+local first = math.max(oldest, is_known and tonumber(since) or 0)
 first = string.format('(%.0f-0', math.max(first, 0))
 local entries, bytes = {}, 0
 before = before == '' and '+' or '(' .. before .. '-0'

@@ -59,7 +59,7 @@ class SyncRooms:
         """
         self._access.check_target(room)
         packed = pack(MessageEvent(room=room, sender=sender, data=data))
-        message = self._access.ref_key(sender, ref).encode(), b"", packed
+        message = self._access.ref_key(sender, ref).encode(), b"", *packed
         # As if from a process of its own: Redis knows it when it is repeated.
         batch = token_hex(8), 1
         command = publish_command(self._keys, room, [message], batch, self._history_length)
