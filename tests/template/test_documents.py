@@ -26,6 +26,70 @@ def test_an_order_reaches_both_rooms(client: TestClient) -> None:
         assert tea.receive_json()["id"] == id
         assert kitchen.receive_json()["data"] == {"order": 7}
 """
+ASSISTANT = """
+import json
+from typing import Any
+
+from fastapi.testclient import TestClient
+from my_websocket_app.endpoints import assistant
+from starlette.testclient import WebSocketTestSession
+
+
+def connect(client: TestClient, query: str) -> WebSocketTestSession:
+    return client.websocket_connect(f"/assistant/lobby?{query}", ["events.v1"])
+
+
+def next_event(websocket: WebSocketTestSession, kind: str) -> dict[str, Any]:
+    while (event := websocket.receive_json())["type"] != kind:
+        pass
+    return event
+
+
+def ask(websocket: WebSocketTestSession, data: object) -> None:
+    websocket.send_text(json.dumps({"type": "message", "data": data}))
+
+
+def test_an_answer_grows_and_who_reloads_goes_on_where_it_is(client: TestClient) -> None:
+    with connect(client, "") as zoe:
+        ask(zoe, "Tea or coffee?")
+        answer = next_event(zoe, "message")["id"]
+        seen = next_event(zoe, "append")
+        text = seen["data"]
+        with connect(client, f"since={seen['id']}") as again, connect(client, "last=5") as new:
+            while not text.endswith("coffee? "):
+                event = next_event(again, "append")
+                assert event["to"] == answer
+                text += event["data"]
+            assert text == "You have asked: Tea or coffee? "
+            read = ""
+            while read != text:
+                read += next_event(new, "append")["data"]
+    (last,) = client.get("/ws_broadcast/lobby?last=1").json()["messages"]
+    assert (last["id"], last["data"]) == (answer, text)
+
+
+def test_an_answer_can_be_stopped(client: TestClient) -> None:
+    with connect(client, "") as zoe:
+        ask(zoe, "A " * 1000)
+        next_event(zoe, "append")
+        ask(zoe, {"stop": True})
+        with connect(client, "last=1") as new:
+            assert next_event(new, "message")["data"] == {"stop": True}
+            next_event(new, "present")
+        ask(zoe, "Once more?")
+        next_event(zoe, "message")
+        assert next_event(zoe, "append")["data"] == "You "
+
+
+def test_an_answer_ends_when_nobody_is_left(client: TestClient) -> None:
+    with connect(client, "") as zoe:
+        ask(zoe, "A " * 1000)
+        next_event(zoe, "append")
+    while assistant.answers:
+        client.get("/livez")
+    (last,) = client.get("/ws_broadcast/lobby?last=1").json()["messages"]
+    assert len(last["data"]) < 1000
+"""
 ITEMS = """
 import pytest
 from fastapi.testclient import TestClient
@@ -102,10 +166,16 @@ def test_what_the_documents_show_passes_its_tests_and_checks(
     written = follow(project)
     assert written == {
         *("endpoints/shout.py", "endpoints/orders.py", "endpoints/items.py"),
-        *("endpoints/kitchen.py", "tests/test_shout.py", "tests/test_orders.py", "metrics.py"),
+        *(
+            "endpoints/assistant.py",
+            "endpoints/kitchen.py",
+            "tests/test_shout.py",
+            "tests/test_orders.py",
+            "metrics.py",
+        ),
     }
     (project / "src/my_websocket_app/metrics.py").unlink()  # needs what the project has not
-    for name, code in (("kitchen", KITCHEN), ("items", ITEMS)):
+    for name, code in (("assistant", ASSISTANT), ("kitchen", KITCHEN), ("items", ITEMS)):
         (project / f"tests/test_{name}.py").write_text(code.lstrip(), "utf-8")
     run_module("pytest", "-p", "no:cacheprovider", cwd=project)
     run_module("ruff", "check", "--no-cache", "--fix", ".", cwd=project)

@@ -39,7 +39,7 @@ ONLY_WITH = {
     "include_json": "src/PACKAGE/endpoints/json_messages.py tests/test_json_messages.py",
     "include_broadcast": """
         src/PACKAGE/endpoints/broadcast.py tests/test_broadcast.py
-        docs/rooms.md docs/publishing.md docs/front-end.md
+        docs/rooms.md docs/publishing.md docs/front-end.md docs/assistant.md
     """,
     "broker": "docs/scaling.md",
     "auth": "src/PACKAGE/policy.py tests/test_policy.py docs/tokens.md",
@@ -156,7 +156,7 @@ def test_the_documents_name_what_is_there_and_nothing_else(project: Path, answer
     documents = {path: text for path, text in owners_files(project).items() if path.endswith(".md")}
     source = f"src/{package(project)}/"
     written_by_their_reader = re.compile(
-        r"(endpoints/|tests/test_)(shout|orders|items|kitchen)\.py|metrics\.py"
+        r"(endpoints/|tests/test_)(shout|orders|items|kitchen|assistant)\.py|metrics\.py"
     )
     for name, text in documents.items():
         for path in set(re.findall(r"[\w/]+\.py\b", text)):

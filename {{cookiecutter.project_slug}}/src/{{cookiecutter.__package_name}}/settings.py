@@ -28,6 +28,11 @@ class Settings({{ cookiecutter.__settings }}):
     echo_prefix: str = "Message text was: "
     """Put before every text that the echo endpoint returns."""
 {% endif %}
+{% if cookiecutter.include_broadcast and cookiecutter.auth == "jwt" %}
+
+    join_user_room: bool = False
+    """Whether members join `user:<subject>` by themselves, so that one person can be reached."""
+{% endif %}
 {% if cookiecutter.include_demo %}
 
     demo: bool = True

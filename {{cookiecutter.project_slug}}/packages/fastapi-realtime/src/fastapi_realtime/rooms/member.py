@@ -15,6 +15,7 @@ from ..connection import Connection
 from ..formats import DETAILS, ErrorCode
 from ..limits import network_of
 from ..realtime import realtime_of
+from .access import user_room
 from .broker import BrokerUnavailable, Replay, RoomRefused
 from .events import (
     EVENTS,
@@ -233,6 +234,13 @@ class Member:
         if (joined := self._member_of(room)) is not None:
             await joined._depart()
         await member.__aenter__()
+
+    async def join_user_room(self) -> None:
+        """Join the room of the connection's subject, unless it is joined or not open to it."""
+        room = user_room(self._connection.subject)
+        if self._connection.subject and self._member_of(room) is None:
+            with suppress(HTTPException):
+                await self.join(room)
 
     @property
     def _address(self) -> str:

@@ -158,8 +158,8 @@ class Rooms(RoomAccess):
 
         What was appended to them is part of their data.
 
-        Each 8 KiB count as a request of the subject, else of the address. Raises a 429 above the
-        limit, and `BrokerUnavailable`.
+        Each 8 KiB count as a request of the subject, else of the address of an HTTP request. Raises
+        a 429 above the limit, and `BrokerUnavailable`.
         """
         address, size, frames = client_address.get(), 0, deque[bytes]()
         replay = await self.broker.replay(room, "", address, count) if count else None
@@ -168,7 +168,8 @@ class Rooms(RoomAccess):
             if size > LATEST_BYTES:
                 break
             frames.appendleft(frame)
-        if not self._request_limiter.allow(subject or address, size // COUNTED_BYTES):
+        client = subject or address
+        if client and not self._request_limiter.allow(client, size // COUNTED_BYTES):
             raise HTTPException(429, "too many requests; see APP_MESSAGES_PER_SECOND")
         messages: dict[str, MessageEvent] = {}
         for event in map(from_json, map(frame_message, frames)):
