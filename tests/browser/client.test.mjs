@@ -8,7 +8,7 @@ import { pathToFileURL } from "node:url";
 const { CLIENT, SERVER, STOPPING_SERVER, STRICT_SERVER, ANN, BOB } = process.env;
 const { connect, RoomError } = await import(pathToFileURL(CLIENT));
 
-const TYPES = ["message", "joined", "left", "present", "gap", "resumed", "error", "state"];
+const TYPES = ["message", "append", "joined", "left", "present", "gap", "resumed", "error", "state"];
 const FAST = { minDelay: 10, maxDelay: 200 };
 
 /** A TCP proxy in front of a server: a network that can break. */
@@ -67,6 +67,11 @@ class Members {
     const token = () => (name === "ann" ? ANN : BOB);
     const room = connect(`${server}${this.room}?name=${name}`, { token, ...FAST, ...options });
     this.#rooms.push(room);
+    return this.listen(room);
+  }
+
+  /** Write down what a room dispatches. */
+  listen(room) {
     const log = { room, events: [], checks: new Set() };
     for (const type of TYPES) {
       room.addEventListener(type, ({ detail }) => {
@@ -715,4 +720,139 @@ test("a connection without an answer is given up before much has come", async (c
   third.tell({ type: "joined", id: "e-0" });
   third.tell({ type: "accepted", ref: third.sent[0].ref, id: "e-9" }, ...messages);
   assert.deepEqual(data(ann), [1, 2, 3]);
+});
+
+test("several rooms share a connection, and all are back after a cut", { timeout: 60_000 }, async (context) => {
+  const members = new Members(context);
+  const network = await Network.to(SERVER);
+  context.after(() => network.close());
+  const bob = members.listen((await members.addOpen("bob", SERVER)).room.join("several"));
+  const ann = await members.addOpen("ann", network.url, { maxDelay: 50 });
+  const tea = members.listen(ann.room.join("several"));
+  const milk = members.listen(ann.room.join("several milk"));
+  assert.equal(ann.room.join("several"), tea.room);
+  assert.equal(tea.room.join(ann.room.name), ann.room);
+  for (const each of [bob, tea, milk]) await until(each, () => each.room.state === "open");
+  assert.deepEqual([tea.room.name, milk.room.name], ["several", "several milk"]);
+  const answers = [];
+  for (const number of range(0, 5)) {
+    await bob.room.send(`before ${number}`);
+    network.isDown = true;
+    network.cut();
+    await until(tea, () => closes(tea).length > number);
+    await bob.room.send(`missed ${number}`);
+    answers.push(tea.room.send(`ann ${number}`));
+    network.isDown = false;
+    await until(tea, () => on(tea, "resumed").length === number + 1);
+    await until(milk, () => on(milk, "resumed").length === number + 1);
+  }
+  await Promise.all(answers);
+  await untilGot(tea, 10);
+  assert.deepEqual(data(tea), range(0, 5).flatMap((number) => [`before ${number}`, `missed ${number}`]));
+  await untilGot(bob, 5);
+  assert.deepEqual(data(bob), range(0, 5).map((number) => `ann ${number}`));
+  assert.deepEqual([data(ann), data(milk), on(tea, "gap")], [[], [], []]);
+});
+
+test("a room can be left and joined again", { timeout: 20_000 }, async (context) => {
+  const members = new Members(context);
+  const bob = members.listen((await members.addOpen("bob", SERVER)).room.join("left"));
+  const ann = await members.addOpen("ann", SERVER);
+  const first = members.listen(ann.room.join("left"));
+  await until(first, () => first.room.state === "open");
+  await bob.room.send(1);
+  await untilGot(first, 1);
+  const waiting = [first.room.send("a"), first.room.send("b")];
+  first.room.close();
+  await rejects(waiting[1], "closed");
+  await rejects(first.room.send("late"), "closed");
+  await waiting[0].catch(() => {});
+  const second = members.listen(ann.room.join("left", { last: 1 }));
+  assert.notEqual(first.room, second.room);
+  await until(bob, () => on(bob, "left").length);
+  await until(second, () => second.room.state === "open");
+  await bob.room.send(2);
+  await until(second, () => data(second).includes(2));
+  assert.deepEqual([data(first), first.room.state, ann.room.state], [[1], "closed", "open"]);
+  second.room.close();
+  ann.room.close();
+  const late = members.listen(ann.room.join("late"));
+  assert.equal(late.room.state, "closed");
+});
+
+test("a room that may not be joined is closed, alone", { timeout: 20_000 }, async (context) => {
+  const members = new Members(context);
+  const ann = await members.addOpen("ann", SERVER);
+  for (const [name, code] of [["user:somebody", "forbidden"], ["..", "invalid_shape"]]) {
+    const room = members.listen(ann.room.join(name));
+    const message = room.room.send("never");
+    await rejects(message, code);
+    await until(room, () => room.room.state === "closed");
+    assert.equal(on(room, "error")[0].code, code);
+  }
+  await ann.room.send("still open");
+});
+
+test("joins that are too many at once are repeated", { timeout: 30_000 }, async (context) => {
+  const members = new Members(context);
+  const ann = await members.addOpen("ann", STRICT_SERVER, { minDelay: 50 });
+  const rooms = range(0, 9).map((number) => members.listen(ann.room.join(`busy ${number}`)));
+  for (const room of rooms) await until(room, () => room.room.state === "open");
+  assert.deepEqual(closes(ann), []);
+});
+
+test("what is not to be kept is sent at once or not at all", { timeout: 20_000 }, async (context) => {
+  const members = new Members(context);
+  const { WebSocket, next } = fakeServer();
+  const ann = members.add("ann", SERVER, { WebSocket });
+  assert.equal(await ann.room.send("early", { keep: false }), "");
+  const first = await next();
+  first.tell({ type: "joined", id: "e-0", room: "a", connection: "c" });
+  assert.equal(await ann.room.send("typing", { keep: false }), "");
+  assert.deepEqual(first.sent, [{ type: "message", data: "typing", keep: false }]);
+  first.tell({ type: "message", room: "a", data: "other" }, { type: "append", room: "a", id: "e-4", to: "e-1", data: "!" });
+  assert.deepEqual(on(ann, "message"), [{ on: "message", type: "message", room: "a", data: "other" }]);
+  assert.equal(on(ann, "append")[0].to, "e-1");
+  first.lose();
+  assert.equal((await next()).since, "e-4");
+});
+
+test("rooms that the server joins are heard in that of the URL, and resumed", { timeout: 20_000 }, async (context) => {
+  const members = new Members(context);
+  const { WebSocket, next } = fakeServer();
+  const joined = (room, id) => ({ type: "joined", id, room, connection: "c" });
+  const ann = members.add("ann", SERVER, { WebSocket });
+  const first = await next();
+  first.tell(joined("a", "a-1"), joined("user:ann", "u-1"), { type: "message", room: "user:ann", id: "u-2", data: 1 });
+  assert.deepEqual(data(ann), [1]);
+  first.lose();
+  const second = await next();
+  assert.equal(second.since, "a-1");
+  second.tell(joined("a", "a-1"), joined("user:ann", "u-3"));
+  assert.deepEqual(second.sent.map(({ type, room, since }) => [type, room, since]), [["join", "user:ann", "u-2"]]);
+  const states = on(ann, "state").map((event) => event.state);
+  assert.deepEqual(states, ["open", "connecting", "open"]);
+});
+
+test("a room that was left is silent until the server has confirmed", { timeout: 20_000 }, async (context) => {
+  const members = new Members(context);
+  const { WebSocket, next } = fakeServer();
+  const ann = members.add("ann", SERVER, { WebSocket });
+  const first = await next();
+  first.tell({ type: "joined", id: "a-1", room: "a", connection: "c" });
+  ann.room.join("b").close();
+  const again = members.listen(ann.room.join("b"));
+  first.tell({ type: "message", room: "b", id: "b-1", data: "old" }, { type: "joined", room: "b", id: "b-1" });
+  assert.equal(again.room.state, "connecting");
+  assert.deepEqual(first.sent.map((event) => event.type), ["join", "leave"]);
+  first.tell({ type: "left", room: "b", connection: "c" }, { type: "joined", room: "b", id: "b-2", connection: "c" });
+  assert.deepEqual(first.sent.map((event) => event.type), ["join", "leave", "join"]);
+  assert.deepEqual([again.room.state, data(again)], ["open", []]);
+  again.room.close();
+  const third = members.listen(ann.room.join("b"));
+  first.tell({ type: "error", code: "not_joined", room: "b", ref: "leave" });
+  assert.equal(first.sent.at(-1).type, "join");
+  first.tell({ type: "error", code: "unavailable", room: "b", ref: first.sent.at(-1).ref });
+  first.lose(1008);
+  assert.deepEqual([third.room.state, data(ann)], ["closed", []]);
 });

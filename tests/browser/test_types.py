@@ -54,7 +54,7 @@ def test_the_types_are_those_of_the_servers_events() -> None:
     events = {name: fields(schema) for name, schema in schemas.items() if "properties" in schema}
     declared = interfaces()
     assert {name: declared.get(name) for name in events} == events
-    own = {"StateChange", "RoomEventMap", "RoomOptions"}
+    own = {"StateChange", "RoomEventMap", "RoomOptions", "SendOptions", "JoinOptions"}
     assert declared.keys() - events.keys() == own
 
 

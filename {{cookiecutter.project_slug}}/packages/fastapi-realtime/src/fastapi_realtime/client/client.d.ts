@@ -2,13 +2,23 @@
 
 export type JsonValue = string | number | boolean | null | JsonValue[] | { [key: string]: JsonValue };
 
-/** A message of another member, or of your user's other connections. */
+/** A message of another member, or of your user's other connections; without `id` if not kept. */
 export interface MessageEvent {
   type: "message";
-  id: string;
+  id?: string;
   room: string;
   sender: string;
   data: JsonValue;
+}
+
+/** More text for the message with the id `to`. */
+export interface AppendEvent {
+  type: "append";
+  id: string;
+  room: string;
+  sender: string;
+  to: string;
+  data: string;
 }
 
 /** Another member joined or left. */
@@ -26,6 +36,7 @@ export interface JoinedEvent {
   room: string;
   sender: string;
   connection: string;
+  ref?: string;
 }
 
 export interface PresentMember {
@@ -69,13 +80,15 @@ export interface PongEvent {
   ref?: string;
 }
 
-/** An error that is not about a message; those reject the promise of `send`. */
+/** An error that is not about a message, which rejects the promise of `send`; or why a room can't
+ * be joined, which closes it. */
 export interface ErrorEvent {
   type: "error";
   code: string;
   detail: string;
   path?: string;
   ref?: string;
+  room?: string;
 }
 
 export type RoomState = "connecting" | "open" | "closed";
@@ -89,6 +102,7 @@ export interface StateChange {
 
 export interface RoomEventMap {
   message: CustomEvent<MessageEvent>;
+  append: CustomEvent<AppendEvent>;
   joined: CustomEvent<JoinedEvent | PresenceEvent>;
   left: CustomEvent<PresenceEvent>;
   present: CustomEvent<PresentEvent>;
@@ -131,23 +145,39 @@ export class RoomError extends Error {
   readonly code: string;
 }
 
+export interface SendOptions {
+  /** If false, only who is there now receives it, and only if the room is open here; `send`
+   * resolves to an empty text at once. For typing indicators and the like. */
+  keep?: boolean;
+}
+
+export interface JoinOptions {
+  /** How many of the latest messages to receive first (0). */
+  last?: number;
+}
+
 /** A room, joined until it is closed. */
-export class Room extends EventTarget {
-  /** Throws a `TypeError` for an invalid URL: another scheme, or a fragment. */
-  constructor(url: string | URL, options?: RoomOptions);
+export interface Room extends EventTarget {
+  /** The name; of the room in the URL, once it is open. */
+  readonly name: string | undefined;
 
   /** `connecting`, also while reconnecting; `open`; or `closed`, for good. */
   readonly state: RoomState;
 
   /** Send a JSON value. Resolves to the message's id once the server has accepted it; rejects
    * with a `RoomError`. */
-  send(data: JsonValue): Promise<string>;
+  send(data: JsonValue, options?: SendOptions): Promise<string>;
+
+  /** Join another room on the same connection. After a reconnect, each room resumes from its own
+   * last message. Returns the same object for the same name until it is closed. */
+  join(name: string, options?: JoinOptions): Room;
 
   /** Send a new token, so that the connection stays open when the old one expires. Rejects with
    * `no_token` if the callback does not answer within `tokenWithin`. */
   renew(): Promise<void>;
 
-  /** Leave the room for good; messages not yet accepted are rejected with `closed`. */
+  /** Leave the room for good; messages not yet accepted are rejected with `closed`. The room of
+   * the URL is the last: its connection closes, and with it all others. */
   close(): void;
 
   addEventListener<Type extends keyof RoomEventMap>(
@@ -172,5 +202,6 @@ export class Room extends EventTarget {
   ): void;
 }
 
-/** Join a room, such as `/ws_broadcast/tea`. The URL may be relative to the page. */
+/** Join a room, such as `/ws_broadcast/tea`. The URL may be relative to the page. Throws a
+ * `TypeError` for an invalid one: another scheme, or a fragment. */
 export function connect(url: string | URL, options?: RoomOptions): Room;

@@ -4,6 +4,7 @@
  *     const room = connect("/ws_broadcast/tea", { token: () => fetchToken() });
  *     room.addEventListener("message", ({ detail }) => show(detail.sender, detail.data));
  *     const id = await room.send("Hello");
+ *     const milk = room.join("milk"); // another room, on the same connection
  *
  * It reconnects when the connection is lost. Messages of others arrive once and in order; a `gap`
  * event says that some may be missing. Each message sent is published once. Data of others is not
@@ -13,7 +14,7 @@
 const EVENTS_V1 = "events.v1";
 
 /** Types of events that are dispatched. */
-const DISPATCHED = new Set(["message", "joined", "left", "present", "gap", "resumed", "error"]);
+const DISPATCHED = new Set(["message", "append", "joined", "left", "present", "gap", "resumed", "error"]);
 
 /** Close codes after which to reconnect; any other code closes the room for good. */
 const RETRYABLE_CLOSE_CODES = new Set([1001, 1005, 1006, 1011, 1012, 1013, 1014, 1015, 4401]);
@@ -29,6 +30,9 @@ const PERMANENT_ERRORS = new Set(["SyntaxError", "SecurityError"]);
 const RETRYABLE_ERRORS = new Set(["rate_limited", "unavailable"]);
 /** Errors that may have no `ref`. */
 const ERRORS_WITHOUT_REF = new Set(["rate_limited", "invalid_json"]);
+
+/** The `ref` of requests to leave. */
+const LEAVE = "leave";
 
 /** Ids of own messages to keep, at most; must be more than the history of the room (100). */
 const MAX_OWN_IDS = 1000;
@@ -55,20 +59,64 @@ export class RoomError extends Error {
 
 /** Join a room; see `RoomOptions` in client.d.ts. The URL may be relative to the page. */
 export function connect(url, options) {
-  return new Room(url, options);
+  return new Connection(url, options).room;
 }
 
 /** A room, joined until it is closed. Dispatches the server's events, and `state`. */
-export class Room extends EventTarget {
+class Room extends EventTarget {
+  #connection;
+  #membership;
+
+  constructor(connection, membership) {
+    super();
+    this.#connection = connection;
+    this.#membership = membership;
+  }
+
+  /** The name, once the server has said it. */
+  get name() {
+    return this.#membership.name;
+  }
+
+  /** `connecting`, also while reconnecting; `open`; or `closed`, for good. */
+  get state() {
+    return this.#membership.state;
+  }
+
+  /** Send a JSON value; resolves to the message's id once the server has accepted it. */
+  send(data, options) {
+    return this.#connection.send(this.#membership, data, options);
+  }
+
+  /** Join another room on the same connection. */
+  join(name, options) {
+    return this.#connection.join(name, options);
+  }
+
+  /** Send a new token, so that the connection stays open when the old one expires. */
+  renew() {
+    return this.#connection.renew();
+  }
+
+  /** Leave the room for good; messages not yet accepted are rejected with `closed`. */
+  close() {
+    this.#connection.leave(this.#membership);
+  }
+}
+
+/** A connection and its rooms: that of the URL, and those that were joined. */
+class Connection {
   #url;
   #options;
-  #state = "connecting";
+  #main = this.#membership(); // in the room of the URL
+  #joined = new Map(); // memberships in other rooms, by name
+  #leaving = new Set(); // names of rooms whose events are ignored until the server has confirmed
+  #id; // of the connection, on the server
   #socket = null;
   #attempt; // to connect; a new symbol for each
   #timer; // for the next attempt to connect, or for a ping or its pong
   #attempts = 0; // to reconnect, since a connection that lasted `maxDelay`
   #openedAt = Infinity;
-  #since = ""; // id of the last event; sent to resume after it
   #queue = new Map(); // messages not yet accepted, by ref, in order
   #uncertain = new Set(); // refs of messages that were sent on a lost connection
   #held = []; // events to dispatch once no message is uncertain
@@ -77,7 +125,6 @@ export class Room extends EventTarget {
   #rejections = 0; // such errors since a message was accepted
 
   constructor(url, options) {
-    super();
     this.#options = { WebSocket: globalThis.WebSocket, ...DEFAULTS, ...options };
     if (!this.#options.WebSocket) throw new TypeError("no WebSocket here: pass it as an option");
     this.#url = webSocketUrl(url);
@@ -85,40 +132,68 @@ export class Room extends EventTarget {
     this.#connect();
   }
 
-  /** `connecting`, also while reconnecting; `open`; or `closed`, for good. */
-  get state() {
-    return this.#state;
+  get room() {
+    return this.#main.room;
   }
 
-  /** Send a JSON value; resolves to the message's id once the server has accepted it. */
-  async send(data) {
-    if (this.#state === "closed") throw new RoomError("closed", "the room is closed");
+  async send(membership, data, { keep = true } = {}) {
+    if (membership.state === "closed") throw new RoomError("closed", "the room is closed");
+    const { name, state } = membership;
+    const room = membership === this.#main ? undefined : name;
+    if (!keep) {
+      if (state === "open") this.#sendEvent({ type: "message", room, data, keep });
+      return "";
+    }
     if (this.#queue.size >= this.#options.maxQueued) {
       throw new RoomError("queue_full", `${this.#queue.size} messages are not accepted yet`);
     }
     const ref = randomRef();
-    const text = toJson({ type: "message", data, ref });
+    const text = toJson({ type: "message", room, data, ref });
     return new Promise((resolve, reject) => {
-      this.#queue.set(ref, { ref, text, resolve, reject, isSent: false });
+      this.#queue.set(ref, { ref, text, membership, resolve, reject, isSent: false });
       this.#sendNext();
     });
   }
 
-  /** Send a new token, so that the connection stays open when the old one expires. */
+  join(name, { last = 0 } = {}) {
+    if (name === this.#main.name) return this.room;
+    const known = this.#joined.get(name);
+    if (known && known.room !== this.room) return known.room;
+    const membership = this.#membership(name, last);
+    membership.since = known?.since ?? "";
+    this.#joined.set(name, membership);
+    if (this.#main.state === "closed") this.#closeRoom(membership, "closed", "the connection is closed");
+    else if (this.#main.state === "open") this.#sendJoin(membership);
+    return membership.room;
+  }
+
+  leave(membership) {
+    if (membership === this.#main) {
+      this.#close(1000, "closed by this client");
+    } else if (membership.state !== "closed") {
+      if (this.#main.state === "open") {
+        this.#leaving.add(membership.name);
+        this.#sendEvent({ type: "leave", room: membership.name, ref: LEAVE });
+      }
+      this.#closeRoom(membership, "closed", "closed by this client");
+    }
+  }
+
   async renew() {
     if (!this.#options.token) throw new TypeError("nothing to renew: pass `token` as an option");
     const token = await this.#token();
-    if (this.#state === "open") this.#socket.send(toJson({ type: "token", token, ref: "token" }));
+    if (this.#main.state === "open") this.#sendEvent({ type: "token", token, ref: "token" });
   }
 
-  /** Leave the room for good; messages not yet accepted are rejected with `closed`. */
-  close() {
-    this.#close(1000, "closed by this client");
+  #membership(name, last = 0) {
+    const membership = { name, last, since: "", state: "connecting", rejections: 0 };
+    membership.room = new Room(this, membership);
+    return membership;
   }
 
   /** Do not wait: begin a new attempt to connect, or test whether the connection still works. */
   #online = () => {
-    if (this.#state === "open") this.#ping();
+    if (this.#main.state === "open") this.#ping();
     else this.#connect();
   };
 
@@ -150,7 +225,7 @@ export class Room extends EventTarget {
   }
 
   #open(token) {
-    if (this.#since) this.#url.searchParams.set("since", this.#since);
+    if (this.#main.since) this.#url.searchParams.set("since", this.#main.since);
     const protocols = token ? [EVENTS_V1, `bearer.${token}`] : [EVENTS_V1];
     try {
       this.#listen(new this.#options.WebSocket(this.#url.href, protocols));
@@ -179,23 +254,33 @@ export class Room extends EventTarget {
   /** Reconnect if nothing arrives within `pongWithin`. A connection that is not open gets no ping. */
   #ping() {
     clearTimeout(this.#timer);
-    if (this.#state === "open") this.#socket.send(toJson({ type: "ping", ref: "ping" }));
+    if (this.#main.state === "open") this.#sendEvent({ type: "ping", ref: "ping" });
     this.#timer = setTimeout(() => this.#lost(LOST, "no answer"), this.#options.pongWithin);
+  }
+
+  #sendEvent(event) {
+    this.#socket.send(toJson(event));
   }
 
   #receive(event) {
     this.#startPingTimer();
     if (!event) return;
+    const { type, id, room, ref } = event;
     const message = this.#messageOf(event);
-    if (event.type === "accepted") {
-      if (message) this.#accepted(message, event.id);
-    } else if (event.type === "error" && message) {
+    const refused = type === "error" && ref && this.#memberships().find((each) => each.ref === ref);
+    if (type === "accepted") {
+      if (message) this.#accepted(message, id);
+    } else if (refused) {
+      this.#joinRefused(refused, event);
+    } else if (type === "error" && message) {
       this.#rejected(message, event);
-    } else if (event.type !== "pong") {
+    } else if (this.#leaving.has(room)) {
+      if ((type === "left" && event.connection === this.#id) || ref === LEAVE) this.#left(room);
+    } else if (type !== "pong") {
       this.#held.push(event);
-      if (event.type === "joined" && typeof event.id === "string") this.#opened();
+      if (type === "joined" && typeof id === "string") this.#opened(event);
     }
-    if (this.#uncertain.size === 0) this.#held.splice(0).forEach((each) => this.#deliver(each));
+    this.#deliverHeld();
     if (this.#held.length > this.#options.maxHeld) this.#lost(LOST, "no answer to a message");
   }
 
@@ -205,23 +290,81 @@ export class Room extends EventTarget {
     return hasNoRef ? this.#queue.values().next().value : this.#queue.get(ref);
   }
 
-  #deliver(event) {
-    if (this.#state === "closed") return; // closed by a listener
-    if (typeof event.id === "string") this.#since = event.id;
-    if (this.#ownIds.delete(event.id) || !DISPATCHED.has(event.type)) return;
-    this.#dispatch(event.type, event);
+  #deliverHeld() {
+    if (this.#uncertain.size === 0) this.#held.splice(0).forEach((each) => this.#deliver(each));
   }
 
-  #opened() {
-    this.#openedAt = performance.now();
-    this.#setState("open");
+  #deliver(event) {
+    const membership = this.#joined.get(event.room) ?? this.#main;
+    if (membership.state === "closed") return; // closed by a listener
+    if (typeof event.id === "string") membership.since = event.id;
+    if (this.#ownIds.delete(event.id) || !DISPATCHED.has(event.type)) return;
+    this.#dispatch(membership, event.type, event);
+  }
+
+  /** Note a room that is joined: first that of the URL, then others. */
+  #opened({ room, connection }) {
+    if (this.#main.state !== "open") {
+      this.#main.name = room;
+      this.#id = connection;
+      this.#openedAt = performance.now();
+      this.#setState(this.#main, "open");
+      for (const membership of this.#joined.values()) this.#sendJoin(membership);
+    } else if (room !== this.#main.name && !this.#joined.has(room)) {
+      // The server has joined it, such as `user:zoe`. Its events are those of the room of the URL.
+      this.#joined.set(room, { ...this.#membership(room), room: this.room, state: "open" });
+    } else {
+      const membership = this.#joined.get(room) ?? this.#main;
+      membership.rejections = 0;
+      this.#setState(membership, "open");
+    }
     this.#sendNext();
   }
 
+  #sendJoin(membership) {
+    const { name, since, last } = membership;
+    if (this.#leaving.has(name)) return; // later
+    membership.ref = randomRef();
+    const from = since ? { since } : { last };
+    this.#sendEvent({ type: "join", room: name, ...from, ref: membership.ref });
+  }
+
+  #joinRefused(membership, event) {
+    const { code, detail } = event;
+    membership.ref = undefined;
+    if (RETRYABLE_ERRORS.has(code)) {
+      const delay = this.#backoff(membership.rejections++) * (1 + Math.random());
+      membership.timer = setTimeout(() => this.#sendJoin(membership), delay);
+    } else {
+      this.#dispatch(membership, "error", event);
+      this.#closeRoom(membership, code, detail);
+    }
+  }
+
+  #left(name) {
+    this.#leaving.delete(name);
+    const membership = this.#joined.get(name); // joined again meanwhile
+    if (membership) this.#sendJoin(membership);
+  }
+
+  /** Forget a room, and reject its messages. */
+  #closeRoom(membership, code, reason) {
+    clearTimeout(membership.timer);
+    if (this.#joined.get(membership.name) === membership) this.#joined.delete(membership.name);
+    for (const message of [...this.#queue.values()]) {
+      if (message.membership !== membership) continue;
+      this.#settle(message);
+      message.reject(new RoomError(code, reason));
+    }
+    this.#setState(membership, "closed", undefined, reason);
+    this.#deliverHeld();
+  }
+
   #sendNext() {
-    if (this.#state !== "open" || this.#resendTimer) return;
+    if (this.#main.state !== "open" || this.#resendTimer) return;
     let count = 0;
     for (const message of this.#queue.values()) {
+      if (message.membership.state !== "open") continue;
       if (count++ === this.#options.inFlight) return;
       if (!message.isSent) this.#socket.send(message.text);
       message.isSent = true;
@@ -280,7 +423,7 @@ export class Room extends EventTarget {
     this.#openedAt = Infinity;
     const delay = Math.random() * this.#backoff(this.#attempts++); // not all clients at once
     this.#timer = setTimeout(() => this.#connect(), delay);
-    this.#setState("connecting", code, reason);
+    for (const each of this.#memberships()) this.#setState(each, "connecting", code, reason);
   }
 
   /** After 1009, reject the longest message in flight; return whether there was one. */
@@ -301,6 +444,8 @@ export class Room extends EventTarget {
     this.#socket = null;
     this.#attempt = undefined;
     this.#held = [];
+    this.#leaving.clear();
+    for (const { timer } of this.#joined.values()) clearTimeout(timer);
     clearTimeout(this.#timer);
     clearTimeout(this.#resendTimer);
     this.#resendTimer = undefined;
@@ -308,21 +453,26 @@ export class Room extends EventTarget {
   }
 
   #close(code, reason) {
-    if (this.#state === "closed") return;
+    if (this.#main.state === "closed") return;
     this.#disconnect();
     globalThis.removeEventListener?.("online", this.#online);
     for (const { reject } of this.#queue.values()) reject(new RoomError("closed", `${code} ${reason}`));
     this.#queue.clear();
-    this.#setState("closed", code, reason);
+    for (const each of this.#memberships()) this.#setState(each, "closed", code, reason);
   }
 
-  #setState(state, code, reason) {
-    this.#state = state;
-    this.#dispatch("state", { state, code, reason });
+  #memberships() {
+    return [this.#main, ...this.#joined.values()];
   }
 
-  #dispatch(type, detail) {
-    this.dispatchEvent(new CustomEvent(type, { detail }));
+  #setState(membership, state, code, reason) {
+    membership.state = state;
+    const isOwn = membership === this.#main || membership.room !== this.room;
+    if (isOwn) this.#dispatch(membership, "state", { state, code, reason });
+  }
+
+  #dispatch({ room }, type, detail) {
+    room.dispatchEvent(new CustomEvent(type, { detail }));
   }
 }
 

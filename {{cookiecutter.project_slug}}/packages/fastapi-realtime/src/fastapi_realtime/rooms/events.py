@@ -44,7 +44,7 @@ class MessageEvent:
 
     # No pydantic model: `data` has been validated, and large data is slow to validate again.
     type: Literal["message"] = "message"
-    id: Position = ""  # set by the broker
+    id: Position | None = None  # set by the broker
     room: RoomName
     sender: Sender
     data: Data
@@ -276,7 +276,7 @@ class EventsFormat(JsonFormat):
         return self.error(code, DETAILS[code], find_ref(message), path)
 
     def encode(self, event: RoomEvent) -> bytes:
-        if isinstance(event, MessageEvent) and not event.id:
+        if isinstance(event, MessageEvent) and event.id is None:
             return dump_json_bytes(
                 {"type": "message", "room": event.room, "sender": event.sender, "data": event.data}
             )

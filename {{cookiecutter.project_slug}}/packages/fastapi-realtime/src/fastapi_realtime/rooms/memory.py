@@ -283,14 +283,14 @@ class MemoryBroker:
         history = self._history(event.room)
         if ref and (known := history.find(ref)):
             return known
-        event.id = history.next_id
+        event.id = id = history.next_id
         encoded = EncodedEvent(event, origin, history.offset + 1)
         frame = encoded.frame(EVENTS)  # raises for data that has no JSON form
         history.offset += 1
         if self._history_length:
             self._keep(event.room, frame, ref, isinstance(event, AppendEvent))
         self._hub.deliver(encoded)
-        return event.id
+        return id
 
     async def announce(self, event: PresenceEvent) -> None:
         self._presence.announce(event)

@@ -47,6 +47,7 @@ def pack(event: LoggedEvent, *, keep: bool = True) -> tuple[bytes, bytes]:
     if not keep:
         return UNKEPT, EVENTS.encode(event)
     kind = APPEND if isinstance(event, AppendEvent) else MESSAGE
+    event.id = ""
     text = dump_json_bytes(event)
     assert text.startswith(BEFORE_ID[kind] + b'"')
     return kind, text[len(BEFORE_ID[kind]) :]
@@ -83,7 +84,7 @@ def read_event(kind: bytes, text: bytes, room: str) -> LoggedEvent | None:
     with suppress(ValueError, TypeError):
         fields = from_json(text, allow_inf_nan=False)
         event = AppendEvent(**fields) if kind == APPEND else MessageEvent(**fields)
-        texts = [event.id, event.sender]
+        texts: list[object] = [event.sender]
         if isinstance(event, AppendEvent):
             texts += event.to, event.data
         is_right = event.type == ("append" if kind == APPEND else "message")

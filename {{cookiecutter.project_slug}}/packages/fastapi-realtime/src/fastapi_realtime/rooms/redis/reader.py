@@ -303,7 +303,7 @@ class Reader:
                 return
             if unkept:
                 origin, message = unkept[0], unkept[1].encode()
-                if (event := read_event(UNKEPT, message, room)) and not event.id:
+                if (event := read_event(UNKEPT, message, room)) and event.id is None:
                     encoded = LoggedMessage(event, origin, 0, message)
                     cursor.unkept.append((epoch, int(offset), encoded))
             if epoch != cursor.epoch:
