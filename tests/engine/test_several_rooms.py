@@ -15,6 +15,7 @@ from fastapi_realtime.rooms.hub import Hub
 from fastapi_realtime.rooms.memory import MemoryBroker
 from websockets.asyncio.client import connect as connect_async
 from websockets.sync.client import ClientConnection
+from websockets.typing import Subprotocol
 
 from .brokers import MakeRooms
 from .hub_client import Client
@@ -375,7 +376,9 @@ def test_what_several_rooms_say_in_one_turn_is_one_write_for_each_connection(
 
     async def listen() -> None:
         options: dict[str, Any] = {"proxy": None, "max_queue": None}
-        async with connect_async(f"{url}/rooms/0", subprotocols=[EVENTS_V1], **options) as client:
+        async with connect_async(
+            f"{url}/rooms/0", subprotocols=[Subprotocol(EVENTS_V1)], **options
+        ) as client:
             for room in rooms[1:]:
                 await client.send(json.dumps({"type": "join", "room": room}))
             waiting = {*rooms}

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import pytest
 from fastapi_realtime.rooms import BrokerUnavailable, memory
+from fastapi_realtime.rooms.access import Profile
 from fastapi_realtime.rooms.events import PresenceEvent
 from fastapi_realtime.rooms.redis import RedisBroker, rosters
 from redis import Redis
@@ -477,3 +478,93 @@ async def test_answers_about_a_room_that_was_left_meanwhile_change_nothing(
     known = rosters_of(await open_place())
     known._take_people("left", [DEAD.encode(), b'{"c": "zoe"}'])
     assert known._views == {}
+
+
+async def test_profiles_are_known_in_all_processes(open_place: Open) -> None:
+    ann, bob = await open_place("ann"), await open_place("bob")
+    assert len(await ann.told(2)) + len(await bob.told(1)) == 3
+    event = PresenceEvent(type="joined", room="lobby", sender="zoe", connection="zoe-1")
+    event.profile = Profile(name="Zoë")
+    await ann.process.broker.announce(event)
+    assert (await bob.listener.next())["profile"] == {"name": "Zoë"}
+    for place in (ann, bob, await open_place(), await open_place("eve")):
+        present = await place.process.broker.present("lobby")
+        assert {each.sender: each.profile for each in present.members}["zoe"] == event.profile
+
+
+class Noted:
+    """What processes note of who comes and goes."""
+
+    def __init__(self, *places: Place) -> None:
+        self.events: asyncio.Queue[str] = asyncio.Queue()
+        for place in places:
+            place.process.broker.note_presence = self._note
+
+    def _note(self, event: PresenceEvent) -> None:
+        self.events.put_nowait(f"{event.sender} {event.type}")
+
+    async def next(self, count: int = 1) -> list[str]:
+        """Return so many, and check that there are no more."""
+        async with asyncio.timeout(20):
+            events = [await self.events.get() for _ in range(count)]
+        assert self.events.empty()
+        return events
+
+
+async def test_only_the_first_connection_and_the_last_of_all_processes_are_noted(
+    server: RedisServer, open_place: Open
+) -> None:
+    places = [await open_place() for _ in range(3)]
+    noted = Noted(*places)
+    await asyncio.gather(*(place.join(f"c{n}") for n, place in enumerate(places)))
+    assert await noted.next() == ["zoe joined"]
+    key = HERE.sender("zoe")
+    await until(lambda: asyncio.to_thread(lambda: server.call("SCARD", key) == 3))
+    await places[0].leave("c0")
+    await places[0].join("c0")
+    await asyncio.gather(*(place.leave(f"c{n}") for n, place in enumerate(places)))
+    assert await noted.next() == ["zoe left"]
+    assert not server.call("EXISTS", key)
+
+
+async def test_members_of_a_dead_process_are_noted_once(
+    server: RedisServer, open_place: Open
+) -> None:
+    places = [await open_place(), await open_place()]
+    noted = Noted(*places)
+    await places[0].join("zoe-1")
+    assert await noted.next() == ["zoe joined"]
+    await places[1].join("bob-1", sender="bob")
+    assert await noted.next() == ["bob joined"]
+    fields = '{"eve-1": "eve", "zoe-2": "zoe", "profiles": {"eve": {}}}'
+    server.call("SADD", HERE.sender("eve"), DEAD)
+    server.call("SADD", HERE.sender("zoe"), DEAD)
+    server.call("HSET", HERE.people, DEAD, fields)
+    server.call("PUBLISH", KEYS.moves, f"{DEAD} lobby")
+    assert await noted.next() == ["eve left"]
+    await places[0].leave("zoe-1")
+    assert await noted.next() == ["zoe left"]
+
+
+async def test_what_is_noted_survives_an_outage_and_a_loss(
+    server: RedisServer, open_place: Open
+) -> None:
+    ann, bob = await open_place(), await open_place()
+    noted = Noted(ann, bob)
+    await ann.join("zoe-1")
+    await bob.join("zoe-2")
+    assert await noted.next() == ["zoe joined"]
+    await asyncio.to_thread(server.stop)
+    await ann.join("eve-1", sender="eve")
+    await asyncio.to_thread(server.start)
+    assert await noted.next() == ["eve joined"]
+    key = HERE.sender("zoe")
+    await until(lambda: asyncio.to_thread(lambda: server.call("SCARD", key) == 2))
+    await ann.leave("zoe-1")
+    await bob.leave("zoe-2")
+    assert await noted.next() == ["zoe left"]
+    server.call("DEL", HERE.sender("eve"))
+    server.call("SET", HERE.sender("eve"), "of another program")
+    await ann.leave("eve-1", sender="eve")
+    await ann.join("ann-1", sender="ann")
+    assert await noted.next() == ["ann joined"]

@@ -1,17 +1,27 @@
 """Names of rooms and members, and who may join a room and publish to it."""
 
-from typing import Protocol
+from typing import Annotated, Protocol
 from unicodedata import normalize
 
 from fastapi import HTTPException
+from pydantic import BaseModel, Field
 
 from ..handshake import Identity
 
 MAX_NAME = 64
 """Maximum length of a member's name, in characters."""
+MAX_PICTURE = 256
+"""Maximum length of the URL of a picture, in characters."""
 MAX_ROOM = 260
 """Maximum length of a room's name, in characters: `user:` and the longest subject."""
 ROOM_RULE = f"1 to {MAX_ROOM} printable characters, no outer blanks; not . or .."
+
+
+class Profile(BaseModel):
+    """Who a sender is, from the claims `name` and `picture` of its token (OpenID Connect)."""
+
+    name: Annotated[str, Field(examples=["Zoë"])] | None = None
+    picture: Annotated[str, Field(examples=["https://example.com/zoe.png"])] | None = None
 
 
 def check_name(name: str) -> str:
@@ -50,6 +60,20 @@ def _is_visible(name: str, length: int) -> bool:
     # All bytes of a URL that are not UTF-8 become U+FFFD, so different names would be the same.
     is_readable = name.isprintable() and "\ufffd" not in name and name == name.strip()
     return len(name) <= length and is_readable
+
+
+def profile_of(identity: Identity) -> Profile | None:
+    """Return what others see of a client besides its subject: valid claims of its token.
+
+    They are `name` and `picture`, an `https:` URL (OpenID Connect Core §5.1).
+    """
+    name, picture = identity.claims.get("name"), identity.claims.get("picture")
+    if not isinstance(name, str) or not name or not _is_visible(name, MAX_NAME):
+        name = None
+    is_url = isinstance(picture, str) and picture.startswith("https://")
+    if not is_url or not _is_visible(picture, MAX_PICTURE):
+        picture = None
+    return Profile(name=name, picture=picture) if name or picture else None
 
 
 class InvalidRoom(HTTPException, ValueError):

@@ -39,6 +39,9 @@ Published = str | asyncio.Future[str]
 CloseSubject = Callable[[str], object]
 """Closes the connections of a subject in this process."""
 
+NotePresence = Callable[[PresenceEvent], object]
+"""Called for the first connection of a sender that joins a room, and for the last that leaves it."""
+
 
 class BrokerUnavailable(HTTPException):
     """The broker can't be reached or refuses writes; a route that does not catch it answers 503.
@@ -63,6 +66,8 @@ class Broker(Protocol):
 
     presence_limit: int
     """Rooms with more connections get counts instead of names; 0 turns presence off."""
+    note_presence: NotePresence | None
+    """Called in one process, if it is set."""
 
     @property
     def is_ready(self) -> bool:

@@ -11,7 +11,7 @@ from ..connection import Connection
 from ..formats import DETAILS, ErrorCode, JsonFormat, dump_json, dump_json_bytes
 from ..message_types import Subprotocol
 from ..server.wire import server_frame
-from .access import ROOM_RULE, is_room
+from .access import ROOM_RULE, Profile, is_room
 
 MAX_REF = 255
 """Maximum length of a `ref`, in characters."""
@@ -69,6 +69,7 @@ class PresenceEvent(BaseModel):
     room: RoomName
     sender: Sender
     connection: ConnectionId
+    profile: Profile | None = None
 
 
 class JoinedEvent(BaseModel):
@@ -90,6 +91,7 @@ class PresentMember(BaseModel):
 
     sender: Sender
     connections: list[ConnectionId]
+    profile: Profile | None = None
 
 
 class Present(BaseModel):
@@ -276,10 +278,11 @@ class EventsFormat(JsonFormat):
         return self.error(code, DETAILS[code], find_ref(message), path)
 
     def encode(self, event: RoomEvent) -> bytes:
-        if isinstance(event, MessageEvent) and event.id is None:
-            return dump_json_bytes(
-                {"type": "message", "room": event.room, "sender": event.sender, "data": event.data}
-            )
+        if isinstance(event, BaseModel):
+            return event.model_dump_json(exclude_none=True).encode()
+        if event.id is None:
+            fields = {"room": event.room, "sender": event.sender, "data": event.data}
+            return dump_json_bytes({"type": event.type} | fields)
         return dump_json_bytes(event)
 
     async def receive(self, connection: Connection) -> ClientEvent:

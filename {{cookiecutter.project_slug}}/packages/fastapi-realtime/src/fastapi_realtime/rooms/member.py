@@ -15,7 +15,7 @@ from ..connection import Connection
 from ..formats import DETAILS, ErrorCode
 from ..limits import network_of
 from ..realtime import realtime_of
-from .access import user_room
+from .access import profile_of, user_room
 from .broker import BrokerUnavailable, Replay, RoomRefused
 from .events import (
     EVENTS,
@@ -391,8 +391,11 @@ class Member:
             self._rooms.broker.leave(self.room)
 
     def _presence(self, kind: Literal["joined", "left"]) -> PresenceEvent:
-        connection = self._connection.id
-        return PresenceEvent(type=kind, room=self.room, sender=self.name, connection=connection)
+        connection = self._connection
+        profile = profile_of(connection.identity) if kind == "joined" else None
+        return PresenceEvent(
+            type=kind, room=self.room, sender=self.name, connection=connection.id, profile=profile
+        )
 
     async def _replay(self) -> Replay:
         """Send the messages after `since`, with `gap` before them if some are lost; or the last."""

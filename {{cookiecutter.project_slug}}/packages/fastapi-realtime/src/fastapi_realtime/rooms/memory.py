@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from secrets import token_hex
 from typing import NamedTuple
 
-from .broker import FOREIGN_LOOP, CloseSubject, Replay
+from .access import Profile
+from .broker import FOREIGN_LOOP, CloseSubject, NotePresence, Replay
 from .events import (
     EVENTS,
     AppendEvent,
@@ -133,6 +134,7 @@ class Roster:
 
     count: int = 0  # senders, if this process does not know all connections; else 0
     senders: dict[str, str] = field(default_factory=dict)  # by connection
+    profiles: dict[str, Profile] = field(default_factory=dict)  # by sender
     people: Counter[str] = field(default_factory=Counter)  # connections of each sender
     timer: asyncio.TimerHandle | None = None
     is_counted: bool = False  # whether the last event to members was a count
@@ -151,6 +153,7 @@ class Roster:
         self.people[sender] -= 1
         if not self.people[sender]:
             del self.people[sender]
+            self.profiles.pop(sender, None)
         return True
 
     def is_large(self, limit: int) -> bool:
@@ -164,7 +167,11 @@ class Roster:
         connections: dict[str, list[str]] = {sender: [] for sender in self.people}
         for connection, sender in self.senders.items():
             connections[sender].append(connection)
-        members = [PresentMember(sender=s, connections=c) for s, c in connections.items()]
+        profile = self.profiles.get
+        members = [
+            PresentMember(sender=sender, connections=each, profile=profile(sender))
+            for sender, each in connections.items()
+        ]
         return Present(count=len(members), members=members)
 
 
@@ -189,6 +196,8 @@ class Presence:
         if event.type == "joined":
             roster = self._rosters.setdefault(event.room, Roster())
             roster.add(event.connection, event.sender)
+            if event.profile is not None:
+                roster.profiles[event.sender] = event.profile
         else:
             roster = self._rosters.get(event.room)
             if roster is None or not roster.discard(event.connection):
@@ -203,7 +212,19 @@ class Presence:
         else:
             self._deliver(EncodedEvent(event, event.connection))
 
-    def merge(self, room: str, left: set[str], joined: dict[str, str], count: int) -> None:
+    def connections(self, event: PresenceEvent) -> int:
+        """Return how many connections its sender has in the room."""
+        roster = self._rosters.get(event.room)
+        return roster.people[event.sender] if roster else 0
+
+    def merge(
+        self,
+        room: str,
+        left: set[str],
+        joined: dict[str, str],
+        count: int,
+        profiles: dict[str, Profile],
+    ) -> None:
         """Update the connections of other processes, without an event for each.
 
         A `count` above 0 is the number of senders in a room too large to list; members are
@@ -214,6 +235,7 @@ class Presence:
             roster.discard(connection)
         for connection, sender in joined.items():
             roster.add(connection, sender)
+        roster.profiles |= {each: profiles[each] for each in profiles if each in roster.people}
         has_changed, roster.count = roster.count != count, count
         if has_changed and roster.timer is None and self._limit:
             self._schedule_count(room, roster)
@@ -247,6 +269,7 @@ class MemoryBroker:
         self, hub: Hub, history_length: int, presence_limit: int = 100, max_bytes: int = MAX_BYTES
     ) -> None:
         self.presence_limit = presence_limit
+        self.note_presence: NotePresence | None = None
         self.is_ready = True
         self._hub = hub
         self._presence = Presence(hub.deliver, presence_limit)
@@ -293,7 +316,11 @@ class MemoryBroker:
         return id
 
     async def announce(self, event: PresenceEvent) -> None:
+        before = self._presence.connections(event)
         self._presence.announce(event)
+        after = self._presence.connections(event)
+        if self.note_presence and before != after and 0 in (before, after):
+            self.note_presence(event)
 
     async def present(self, room: str) -> Present:
         return self._presence.present(room)

@@ -1,8 +1,9 @@
 """Rooms: join them from endpoints, publish to them from anywhere in the application."""
 
+import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import Annotated, TypeVar
@@ -21,13 +22,17 @@ from ..server.wire import frame_message
 from ..settings import RoomSettings
 from .access import RoomAccess, RoomPolicy
 from .broker import Broker
-from .events import AppendEvent, LoggedEvent, MessageEvent, Present
+from .events import AppendEvent, LoggedEvent, MessageEvent, PresenceEvent, Present
 from .hub import Hub
 from .member import Member
 from .memory import MemoryBroker
 
 S = TypeVar("S", bound=RoomSettings)
 
+PresenceHook = Callable[[str, str], Awaitable[object]]
+
+HOOK_SECONDS = 10.0
+"""Seconds for `on_join` and `on_leave` to end when the server stops."""
 LATEST_BYTES = 262_144
 """Maximum bytes of messages in a response."""
 JOIN_BURST = 10
@@ -72,11 +77,22 @@ class Rooms(RoomAccess):
         settings: S,
         policy: RoomPolicy | None = None,
         broker: Callable[[S, Hub], Broker] = memory_broker,
+        *,
+        on_join: PresenceHook | None = None,
+        on_leave: PresenceHook | None = None,
     ) -> None:
-        """`policy` decides who may join and publish; without tokens, pass none."""
+        """`policy` decides who may join and publish; without tokens, pass none.
+
+        `on_join` is called with a sender and a room when its first connection, of all processes,
+        joins the room, and `on_leave` when the last one has left.
+        """
         super().__init__(policy)
+        self._hooks = {"joined": on_join, "left": on_leave}
+        self._calls: dict[tuple[str, str], asyncio.Task[None]] = {}
         self.hub = Hub(settings.max_backlog_bytes, settings.max_pending_bytes)
         self.broker = broker(settings, self.hub)
+        if on_join or on_leave:
+            self.broker.note_presence = self._note_presence
         rate = settings.joins_per_second_per_ip
         self.max_rooms = settings.max_rooms_per_connection
         self._join_limiter = KeyedLimiter(rate, JOIN_BURST * rate)
@@ -98,6 +114,26 @@ class Rooms(RoomAccess):
                 yield
             finally:
                 running.discard(self)
+        if self._calls:
+            await asyncio.wait([*self._calls.values()], timeout=HOOK_SECONDS)
+
+    def _note_presence(self, event: PresenceEvent) -> None:
+        """Call a hook, after those before it for the same sender and room."""
+        key = event.room, event.sender
+        task = asyncio.create_task(self._call_hook(event, self._calls.get(key)))
+        self._calls[key] = task
+
+    async def _call_hook(self, event: PresenceEvent, earlier: asyncio.Task[None] | None) -> None:
+        if earlier is not None:
+            await asyncio.wait([earlier])
+        key, hook = (event.room, event.sender), self._hooks[event.type]
+        try:
+            if hook is not None:
+                await hook(event.sender, event.room)
+        except Exception:
+            logger.exception("a hook failed", extra={"room": event.room, "sender": event.sender})
+        if self._calls.get(key) is asyncio.current_task():
+            del self._calls[key]
 
     async def close_subject(self, subject: str) -> None:
         """Ask other processes to close a subject's connections; raises `BrokerUnavailable`."""

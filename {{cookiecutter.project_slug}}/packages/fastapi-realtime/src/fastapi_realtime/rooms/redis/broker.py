@@ -16,7 +16,15 @@ from redis.connection import parse_url
 from redis.exceptions import ResponseError
 
 from ...settings import RoomSettings, SettingsError
-from ..broker import FOREIGN_LOOP, Broker, BrokerUnavailable, CloseSubject, Replay, RoomRefused
+from ..broker import (
+    FOREIGN_LOOP,
+    Broker,
+    BrokerUnavailable,
+    CloseSubject,
+    NotePresence,
+    Replay,
+    RoomRefused,
+)
 from ..events import LoggedEvent, PresenceEvent, Present
 from ..hub import Hub
 from ..rooms import memory_broker
@@ -166,6 +174,14 @@ class RedisBroker:
         self._reader = Reader(shared, hub, self._rosters, self._stored)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def note_presence(self) -> NotePresence | None:
+        return self._rosters.note_presence
+
+    @note_presence.setter
+    def note_presence(self, note_presence: NotePresence | None) -> None:
+        self._rosters.note_presence = note_presence
 
     @property
     def is_ready(self) -> bool:

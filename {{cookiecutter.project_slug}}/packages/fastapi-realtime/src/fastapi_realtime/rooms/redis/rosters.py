@@ -5,19 +5,20 @@ import json
 import logging
 import math
 import re
-from collections.abc import Iterable
+from collections import Counter, deque
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from redis.exceptions import ResponseError
 
-from ..broker import BrokerUnavailable
+from ..access import Profile
+from ..broker import BrokerUnavailable, NotePresence
 from ..events import PresenceEvent, Present
 from ..hub import Hub
 from ..memory import COUNT_SECONDS, Presence, Roster
 from .connection import PATIENCE, Commands, Shared, explain
-from .scripts import EMPTY_SECONDS, Command, change_command
+from .scripts import COUNT_SHA, EMPTY_SECONDS, KEEP_SECONDS, Command, change_command
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,8 @@ GRACE_SECONDS = 13.0
 """Seconds after an outage of Redis in which no process counts as dead."""
 
 PROCESS = re.compile("[0-9a-f]{8}")
+PROFILES = "profiles"
+"""The key of the profiles in a process's field, by sender; the other keys are connections."""
 
 
 @dataclass(slots=True, eq=False)
@@ -42,23 +45,35 @@ class RoomView:
     """What this process knows of a room with members here."""
 
     here: dict[str, str] = field(default_factory=dict)  # the sender of each connection
-    elsewhere: dict[str, str] | None = None  # the same; `None` if not known, or too many to list
-    processes: set[str] = field(default_factory=set)  # the others with members
+    people: Counter[str] = field(default_factory=Counter)  # connections of each sender here
+    profiles: dict[str, Profile] = field(default_factory=dict)  # by sender, those here
+    elsewhere: dict[str, str] | None = None  # as `here`; `None` if not known, or too many to list
+    processes: dict[str, Any] = field(default_factory=dict)  # the fields of others with members
     known: asyncio.Event = field(default_factory=asyncio.Event)  # set once the roster was fetched
     next_at: float = 0.0  # loop time; large rosters are fetched less often
+
+
+class SenderChange(NamedTuple):
+    """The first connection of a sender has joined a room in a process, or the last has left it."""
+
+    command: str  # SADD or SREM
+    process: str
+    event: PresenceEvent
+    is_news: bool = True  # else Redis had lost it
 
 
 class Rosters:
     """Stores joins and leaves of this process in Redis, and notifies members of those in others.
 
     Redis has a hash for each room, with one field for each process: its connections and their
-    senders as JSON, or the number of its senders if there are too many to list. A process that
+    senders as JSON, and profiles, or the number of its senders if there are too many to list. A process that
     changes its field notifies the others, which fetch the hash and notify their members of the
     differences. Missed notices and data that Redis has lost are found when rooms are compared.
     """
 
     def __init__(self, shared: Shared, hub: Hub, commands: Commands, limit: int) -> None:
         """Rooms with more than `limit` connections get counts instead of names."""
+        self.note_presence: NotePresence | None = None
         self._own = shared.process.encode()  # the field of this process
         self._keys = shared.keys
         self._health = shared.health
@@ -68,6 +83,8 @@ class Rosters:
         self._views: dict[str, RoomView] = {}
         self._requests: dict[str, float] = {}  # rooms to fetch, and the earliest loop time
         self._writes: dict[tuple[str, bytes], None] = {}  # rooms, and fields to store or delete
+        self._changes: deque[SenderChange] = deque()  # if somebody is to be notified
+        self._gone: dict[tuple[str, bytes], Any] = {}  # fields of dead processes, to be deleted
         self._missing: dict[str, float] = {}  # loop time since when a process is missing
         self._watched: list[str] = []
         self._trusted_at = math.inf  # loop time from which missing processes are dead
@@ -78,6 +95,7 @@ class Rosters:
         while True:
             try:
                 await self._exchange()
+                await self._count()
                 await self._wait()
             except Exception as error:
                 if not isinstance(error, BrokerUnavailable):  # a bug
@@ -90,8 +108,9 @@ class Rosters:
         self._views.clear()
         with suppress(BrokerUnavailable, TimeoutError):
             async with asyncio.timeout(PATIENCE):
-                while self._writes:
+                while self._writes or self._changes:
                     await self._exchange()
+                    await self._count()
 
     def announce(self, event: PresenceEvent) -> None:
         """Record that a connection of this process has joined or left, and notify other members."""
@@ -100,8 +119,19 @@ class Rosters:
         if event.type == "joined":
             self._views[room] = view
             view.here[connection] = event.sender
+            view.people[event.sender] += 1
+            if event.profile is not None:
+                view.profiles[event.sender] = event.profile
+            if view.people[event.sender] == 1:
+                self._change("SADD", event)
         elif view.here.pop(connection, None) is None:
             return
+        else:
+            view.people[event.sender] -= 1
+            if not view.people[event.sender]:
+                del view.people[event.sender]
+                view.profiles.pop(event.sender, None)
+                self._change("SREM", event)
         self._presence.announce(event)
         self._store(room)
         if not view.here:
@@ -152,6 +182,8 @@ class Rosters:
         now = asyncio.get_running_loop().time()
         if not was_alive or self._trusted_at == math.inf:
             self._trusted_at = now + GRACE_SECONDS
+        if not was_alive:
+            self._restore_senders()
         for process, answer in zip(self._watched, alive, strict=True):
             since = self._missing.setdefault(process, now)
             if answer != 0 or now - since > FORGET_SECONDS:
@@ -159,11 +191,17 @@ class Rosters:
         for room, view in self._views.items():
             self._remove_dead(room, view.processes)
 
+    def _restore_senders(self) -> None:
+        for room, view in self._views.items():
+            for sender in view.people:
+                event = PresenceEvent(type="joined", room=room, sender=sender, connection="")
+                self._change("SADD", event, is_news=False)
+
     def note_outage(self) -> None:
         """Record an outage of Redis: until it is over, no process counts as dead."""
         self._trusted_at = math.inf
 
-    def _remove_dead(self, room: str, processes: Iterable[str]) -> set[str]:
+    def _remove_dead(self, room: str, processes: dict[str, Any]) -> set[str]:
         """Remove the members of dead processes from a room, and return these processes."""
         now = asyncio.get_running_loop().time()
         if now < self._trusted_at:
@@ -171,7 +209,16 @@ class Rosters:
         limit = now - MISSING_SECONDS
         dead = {each for each in processes if self._missing.get(each, now) <= limit}
         self._write(room, *(process.encode() for process in dead))
+        self._gone |= {(room, process.encode()): processes[process] for process in dead}
         return dead
+
+    def _change(
+        self, command: str, event: PresenceEvent, process: str = "", *, is_news: bool = True
+    ) -> None:
+        if self.note_presence is not None:
+            process = process or self._own.decode()
+            self._changes.append(SenderChange(command, process, event, is_news))
+            self._woken.set()
 
     def _write(self, room: str, *fields: bytes) -> None:
         for each in fields:
@@ -189,7 +236,7 @@ class Rosters:
 
     async def _wait(self) -> None:
         self._woken.clear()
-        if not self._writes:
+        if not self._writes and not self._changes:
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(min(self._requests.values(), default=None)):
                     await self._woken.wait()
@@ -220,6 +267,31 @@ class Rosters:
                 self._retry_later(room, answer)
             elif index >= len(writes):
                 self._take_people(room, answer)
+            else:
+                self._take_deleted(room, writes[index][1], was_there=answer == 1)
+
+    def _take_deleted(self, room: str, name: bytes, *, was_there: bool) -> None:
+        """Count the senders of a dead process as left, if this process has deleted its field."""
+        gone = self._gone.pop((room, name), None)
+        if was_there and isinstance(gone, dict):
+            for sender in {gone[key] for key in gone if key != PROFILES}:
+                left = PresenceEvent(type="left", room=room, sender=sender, connection="")
+                self._change("SREM", left, name.decode())
+
+    async def _count(self) -> None:
+        """Tell Redis which senders have come and gone; raises `BrokerUnavailable`."""
+        changes, commands = [*self._changes][:MAX_ROOMS], []
+        for each in changes:
+            key = self._keys.room(each.event.room).sender(each.event.sender)
+            change = each.command, each.process, KEEP_SECONDS
+            commands.append(("EVALSHA", COUNT_SHA, 1, key, *change))
+        answers = await self._commands.run(*commands) if commands else ()
+        for each, answer in zip(changes, answers, strict=True):
+            self._changes.popleft()
+            if isinstance(answer, ResponseError):
+                self._health.breaks(each.event.room, explain(answer))
+            elif self.note_presence and each.is_news and answer == int(each.command == "SADD"):
+                self.note_presence(each.event)  # the first of all processes, or the last
 
     def _retry_later(self, room: str, error: ResponseError) -> None:
         if str(error).startswith("WRONGTYPE"):
@@ -234,8 +306,13 @@ class Rosters:
         return change_command(self._keys.room(room).people, EMPTY_SECONDS, notice, *change)
 
     def _encode(self, view: RoomView) -> bytes:
-        is_large = len(view.here) > self._limit
-        return json.dumps(len({*view.here.values()}) if is_large else view.here).encode()
+        """Return the field of this process."""
+        if len(view.here) > self._limit:
+            return json.dumps(len(view.people)).encode()
+        profiles = {
+            sender: each.model_dump(exclude_none=True) for sender, each in view.profiles.items()
+        }
+        return json.dumps(view.here | ({PROFILES: profiles} if profiles else {})).encode()
 
     async def _present_elsewhere(self, room: str) -> Present:
         (answer,) = await self._commands.run(("HGETALL", self._keys.room(room).people))
@@ -247,7 +324,7 @@ class Rosters:
         for process in people:
             self._missing.setdefault(process, now)  # until the next heartbeat
         roster = Roster()
-        named, roster.count = self._sum_up(room, people, {})
+        named, roster.profiles, roster.count = self._sum_up(room, people, {})
         for connection, sender in (named or {}).items():
             roster.add(connection, sender)
         return roster.present(self._limit)
@@ -269,7 +346,7 @@ class Rosters:
 
     def _sum_up(
         self, room: str, people: dict[str, Any], here: dict[str, str]
-    ) -> tuple[dict[str, str] | None, int]:
+    ) -> tuple[dict[str, str] | None, dict[str, Profile], int]:
         """Return who is elsewhere; `None` and the number of senders if there are too many to list.
 
         A sender with connections to several processes counts twice if one of these has too many.
@@ -277,10 +354,15 @@ class Rosters:
         dead = self._remove_dead(room, people)
         rosters = [members for process, members in people.items() if process not in dead]
         named = {k: v for each in rosters if isinstance(each, dict) for k, v in each.items()}
+        profiles: dict[str, Profile] = {}
+        for each in rosters:
+            if isinstance(each, dict):
+                profiles |= {k: Profile(**v) for k, v in each.get(PROFILES, {}).items()}
+        named.pop(PROFILES, None)
         count = sum(each for each in rosters if isinstance(each, int))
         if not count and len(named) + len(here) <= self._limit:
-            return named, 0
-        return None, count + len({*named.values(), *here.values()})
+            return named, profiles, 0
+        return None, {}, count + len({*named.values(), *here.values()})
 
     def _take_people(self, room: str, answer: list[bytes]) -> None:
         view = self._views.get(room)
@@ -290,34 +372,45 @@ class Rosters:
         own = people.pop(self._own.decode(), None)
         if own != json.loads(self._encode(view)) and (room, self._own) not in self._writes:
             self._store(room)
-        view.processes = {*people}
+        view.processes = people
         before = view.elsewhere
-        view.elsewhere, count = self._sum_up(room, people, view.here)
+        view.elsewhere, profiles, count = self._sum_up(room, people, view.here)
         if view.elsewhere is None:
-            self._presence.merge(room, {*(before or ())}, {}, count)
+            self._presence.merge(room, {*(before or ())}, {}, count, {})
             view.next_at = asyncio.get_running_loop().time() + COUNT_SECONDS
         elif before is None:
-            self._presence.merge(room, set(), view.elsewhere, 0)
+            self._presence.merge(room, set(), view.elsewhere, 0, profiles)
         else:
-            self._announce("left", room, before, view.elsewhere)
-            self._announce("joined", room, view.elsewhere, before)
+            self._announce("left", room, before, view.elsewhere, {})
+            self._announce("joined", room, view.elsewhere, before, profiles)
         view.known.set()
 
     def _announce(
-        self, kind: Literal["joined", "left"], room: str, some: dict[str, str], but: dict[str, str]
+        self,
+        kind: Literal["joined", "left"],
+        room: str,
+        some: dict[str, str],
+        but: dict[str, str],
+        profiles: dict[str, Profile],
     ) -> None:
         for connection, sender in some.items():
             if but.get(connection) != sender:
-                event = PresenceEvent(type=kind, room=room, sender=sender, connection=connection)
-                self._presence.announce(event)
+                who = {"sender": sender, "connection": connection, "profile": profiles.get(sender)}
+                self._presence.announce(PresenceEvent(type=kind, room=room, **who))
 
 
-def read_members(text: bytes) -> dict[str, str] | int | None:
-    """Return the sender of each connection, or the number of senders; `None` if it is neither."""
+def read_members(text: bytes) -> dict[str, Any] | int | None:
+    """Return the sender of each connection, and `PROFILES`; or the number of senders.
+
+    Returns `None` if it is neither.
+    """
     try:
         members = json.loads(text)
-    except ValueError:
+        if isinstance(members, dict):
+            for each in dict(members.get(PROFILES, {})).values():
+                Profile.model_validate(each)
+            senders = [members[key] for key in members if key != PROFILES]
+            return members if all(isinstance(each, str) for each in senders) else None
+    except (ValueError, TypeError):
         return None
-    if isinstance(members, dict):
-        return members if all(isinstance(each, str) for each in members.values()) else None
     return members if type(members) is int and 0 < members < 2**31 else None

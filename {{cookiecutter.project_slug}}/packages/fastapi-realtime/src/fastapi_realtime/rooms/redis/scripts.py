@@ -67,6 +67,10 @@ class RoomKeys(NamedTuple):
     people: str
     """A hash of the members in each process."""
 
+    def sender(self, name: str) -> str:
+        """Return the key of the set of processes in which a sender has connections."""
+        return f"{self.head}:sender:{name}"
+
     def sent(self, process: str) -> str:
         """Return the key of the last batch of a process, and where its messages are."""
         return f"{self.head}:sent:{process}"
@@ -359,8 +363,16 @@ return answer
 A key of a wrong type, which another program has set, is deleted, so that the next time works.
 """
 
-SCRIPTS = PUBLISH, LOOK, HISTORY, CHANGE
-PUBLISH_SHA, LOOK_SHA, HISTORY_SHA, CHANGE_SHA = (
+COUNT = """
+local command, process, expire = unpack(ARGV)
+redis.call(command, KEYS[1], process)
+redis.call('EXPIRE', KEYS[1], expire)
+return redis.call('SCARD', KEYS[1])
+"""
+"""Add a process to those in which a sender has connections in a room, or remove it; count them."""
+
+SCRIPTS = PUBLISH, LOOK, HISTORY, CHANGE, COUNT
+PUBLISH_SHA, LOOK_SHA, HISTORY_SHA, CHANGE_SHA, COUNT_SHA = (
     sha1(script.encode(), usedforsecurity=False).hexdigest() for script in SCRIPTS
 )
 
