@@ -14,12 +14,15 @@ from fastapi_realtime import (
     Identity,
 )
 from fastapi_realtime.rooms import (
+    EVENT_STREAM,
     EVENTS_V1,
     JSON_BODY,
     AdmittedRequest,
+    EventStream,
     IdempotencyKey,
     JsonBody,
     Last,
+    RequestedStream,
     Rooms,
     RoomsDep,
     RoomSettings,
@@ -108,10 +111,21 @@ def room_app(rooms: Rooms | None = None, authenticator: Any = None, **settings: 
         await rooms.check_publish(client, room)
         return {"id": await rooms.publish(room, data, client.subject or name, ref)}
 
-    @app.get("/rooms/{room:path}", response_model_exclude_none=True)
+    @app.get(
+        "/rooms/{room:path}",
+        response_model=RoomState,
+        response_model_exclude_none=True,
+        responses=EVENT_STREAM,
+    )
     async def present(
-        client: AdmittedRequest, rooms: RoomsDep, room: str, last: Last = 0
-    ) -> RoomState:
+        client: AdmittedRequest,
+        rooms: RoomsDep,
+        room: str,
+        stream: RequestedStream,
+        last: Last = 0,
+    ) -> RoomState | EventStream:
+        if stream:
+            return stream
         await rooms.check_join(client, room)
         present = await rooms.present(room)
         messages = await rooms.latest(room, last, client.subject)

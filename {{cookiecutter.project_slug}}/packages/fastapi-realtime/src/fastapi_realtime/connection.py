@@ -118,7 +118,8 @@ class Connection(Generic[Incoming, Outgoing]):
     @property
     def unsent_bytes(self) -> int:
         """Bytes in the transport's write buffer; 0 without the fast path, where it is unknown."""
-        return 0 if self.transport is None else self.transport.get_write_buffer_size()
+        transport = self._server_transport
+        return 0 if transport is None else transport.get_write_buffer_size()
 
     @property
     def subject(self) -> str:
@@ -364,8 +365,8 @@ class Connection(Generic[Incoming, Outgoing]):
         """Drop the connection without a close frame; unsent data is lost."""
         self.is_reading = False
         self._end()
-        if self.transport is not None:
-            self.transport.abort()
+        if (transport := self._server_transport) is not None:
+            transport.abort()
         self._stop_reading()
 
     async def wait_flushed(self) -> None:
@@ -408,6 +409,11 @@ class Connection(Generic[Incoming, Outgoing]):
                 "messages_out": self.messages_out,
             }
             logger.info("disconnected", extra=self.log_fields() | fields)
+
+    @property
+    def _server_transport(self) -> asyncio.Transport | None:
+        """What the client is connected by: the fast path, or the response of an event stream."""
+        return self.transport or self.websocket.scope.get("http_transport")
 
     def _take_received(self) -> Received | None:
         """Return a message that is there already, without waiting."""

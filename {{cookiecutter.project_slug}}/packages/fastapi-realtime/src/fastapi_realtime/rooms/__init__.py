@@ -3,6 +3,7 @@
 from ..settings import RoomSettings
 from .access import check_name, check_room, user_room
 from .broker import BrokerUnavailable
+from .event_stream import EVENT_STREAM, EventStream, RequestedStream
 from .events import (
     EVENTS_V1,
     ClientMessage,
@@ -30,10 +31,12 @@ from .rooms import Rooms, RoomsDep
 
 __all__ = [
     "EVENTS_V1",
+    "EVENT_STREAM",
     "JSON_BODY",
     "AdmittedRequest",
     "BrokerUnavailable",
     "ClientMessage",
+    "EventStream",
     "IdempotencyKey",
     "JsonBody",
     "Last",
@@ -41,6 +44,7 @@ __all__ = [
     "MessageEvent",
     "Present",
     "PublishError",
+    "RequestedStream",
     "RoomConnection",
     "RoomInPath",
     "RoomOrLobby",

@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 class FindTransport:
     """Middleware that puts a WebSocket's transport and inbox into `scope`.
 
+    Into that of an HTTP request, it puts the application behind it, and the scope before routing.
+
     The transport is found only under uvicorn, and if no middleware wraps `send`; else frames are
     sent through ASGI. The inbox is found only with the engine's own protocol, and if no
     middleware wraps `receive`; else messages are received through ASGI.
@@ -47,6 +49,8 @@ class FindTransport:
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "websocket":
             self.find(scope, receive, send)
+        elif scope["type"] == "http":
+            scope["before_routing"] = self.app, dict(scope)
         return self.app(scope, receive, send)
 
     def find(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -189,6 +189,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self.running = cycle
+        cast("Scope", cycle.scope)["http_transport"] = self.transport  # for `rooms.event_stream`
         self.write_deadline.start()
         super()._start_asgi_task(cycle, app)
 
