@@ -21,12 +21,19 @@ export interface AppendEvent {
   data: string;
 }
 
+/** Who a sender is, if its token says so. */
+export interface Profile {
+  name?: string;
+  picture?: string;
+}
+
 /** Another member joined or left. */
 export interface PresenceEvent {
   type: "joined" | "left";
   room: string;
   sender: string;
   connection: string;
+  profile?: Profile;
 }
 
 /** You have joined. Unlike the `joined` of another member, it has an `id`. */
@@ -42,6 +49,7 @@ export interface JoinedEvent {
 export interface PresentMember {
   sender: string;
   connections: string[];
+  profile?: Profile;
 }
 
 /** Who is in the room. In a large room, `members` is empty. */
