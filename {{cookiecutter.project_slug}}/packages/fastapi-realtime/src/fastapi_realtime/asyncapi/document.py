@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Container, Iterable
 from contextlib import suppress
 from dataclasses import is_dataclass
-from inspect import cleandoc, getdoc, isclass
+from inspect import getdoc, isclass
 from itertools import chain, count
 from typing import Any, get_origin
 
@@ -14,13 +14,13 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema
-from pydantic_core import core_schema, to_json
+from pydantic_core import core_schema, from_json, to_json
 from starlette.routing import Route, WebSocketRoute
 
 from ..admission import Admission
 from ..close_codes import MEANINGS, CloseCode
 from ..fastapi_internals import RouteContext, get_typed_signature
-from ..formats import DETAILS, ErrorCode, ErrorFrame
+from ..formats import ErrorCode, ErrorFrame, JsonFormat
 from ..message_types import (
     Subprotocol,
     branches,
@@ -58,8 +58,7 @@ REFUSALS = {
 }
 """Responses to rejected handshakes, by status."""
 
-names_in = re.compile(r"\{(\w+)\}").findall
-"""Returns the names of the parameters in a path."""
+PARAMETER = re.compile(r"\{(\w+)\}")
 
 
 def asyncapi_document(app: FastAPI, server: str = DEFAULT_SERVER) -> Schema:
@@ -78,9 +77,12 @@ def asyncapi_document(app: FastAPI, server: str = DEFAULT_SERVER) -> Schema:
     named_alike = Counter(context.name for context in contexts.values())
     document = Document(app.state.realtime)
     for address, context in contexts.items():
-        names = [context.name or "", *(names_in(address) if named_alike[context.name] > 1 else ())]
+        names = [
+            context.name or "",
+            *(PARAMETER.findall(address) if named_alike[context.name] > 1 else ()),
+        ]
         key = "_".join(filter(None, map(identifier, names))) or "websocket"
-        about = cleandoc(getdoc(context.endpoint) or "")
+        about = getdoc(context.endpoint) or ""
         if taken := " and ".join(f"`{method}`" for method in sorted(methods.get(address, ()))):
             about += f"\n\n`{address}` also takes {taken} requests: see the HTTP documentation."
         document.add(unused(key, document.channels), address, about.strip(), context)
@@ -239,10 +241,8 @@ def error_message(*, is_json: bool) -> Schema:
     """Return the error frame, with an example for each code that the engine sends."""
     codes = [ErrorCode.INVALID_JSON, ErrorCode.INVALID_SHAPE, ErrorCode.TEXT_EXPECTED] * is_json
     paths = {ErrorCode.INVALID_SHAPE: "data.price"}
-    examples = [
-        {"error": {"code": each, "detail": DETAILS[each]} | some(path=paths.get(each))}
-        for each in (*codes, ErrorCode.RATE_LIMITED)
-    ]
+    codes.append(ErrorCode.RATE_LIMITED)
+    examples = [from_json(JsonFormat().reject("", each, paths.get(each, ""))) for each in codes]
     return {"name": "error", "contentType": JSON, "examples": examples}
 
 
@@ -252,7 +252,7 @@ def parameters_of(address: str, context: RouteContext) -> dict[str, Schema]:
     FastAPI describes them as those of an HTTP route. The endpoint itself describes what its
     dependencies read from the path: `room: Annotated[str, Depends(...), Field(...)]`.
     """
-    path: Schema = {name: {"type": "string"} for name in names_in(address)}
+    path: Schema = {name: {"type": "string"} for name in PARAMETER.findall(address)}
     places: dict[str, Schema] = {"path": path, "query": {}, "header": {}, "cookie": {}}
     call = context.endpoint
     if call and getattr(context, "dependant", None):
@@ -267,10 +267,10 @@ def parameters_of(address: str, context: RouteContext) -> dict[str, Schema]:
             name, place, schema = each["name"], each["in"], inlined(each["schema"], definitions)
             schema.pop("title", None)
             if place != "path":
-                parent = places[place] or {"type": "object", "properties": {}}
+                parent = places[place] = places[place] or {"type": "object", "properties": {}}
                 parent["properties"][name] = schema
-                required = [*parent.get("required", ()), *([name] if each["required"] else ())]
-                places[place] = parent | some(required=required)
+                if each["required"]:
+                    parent.setdefault("required", []).append(name)
             elif name in path:
                 path[name] = schema
     for name, schema in path.items():
