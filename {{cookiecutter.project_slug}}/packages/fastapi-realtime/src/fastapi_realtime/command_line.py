@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 from .server.command import serve
-from .server.logging import LOOPBACK
+from .server.logging import local_address
 from .settings import RealtimeSettings, RoomSettings, SettingsError, load_settings
 
 S = TypeVar("S", bound=RealtimeSettings)
@@ -138,8 +138,7 @@ def server_url(settings: RealtimeSettings) -> str:
     """Return the URL of a local server with these settings; raises `CommandError` for port 0."""
     if not settings.port:
         raise CommandError("APP_PORT=0 takes any port; give a URL")
-    host = LOOPBACK.get(settings.host, settings.host)
-    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
+    return f"http://{local_address(settings.host, settings.port)}"
 
 
 def add_publish(commands: Any, path: str, has_tokens: bool) -> None:

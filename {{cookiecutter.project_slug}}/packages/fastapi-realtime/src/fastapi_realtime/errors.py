@@ -28,9 +28,8 @@ def add_error_handlers(app: FastAPI) -> None:
 
     Before the handshake, an exception becomes an HTTP response; after it, a close code.
     """
-    app.exception_handler(HTTPException)(_handle_http_exception)
-    app.exception_handler(WebSocketException)(_refuse_or_close)
-    app.exception_handler(WebSocketRequestValidationError)(_refuse_or_close)
+    for error in (HTTPException, WebSocketException, WebSocketRequestValidationError):
+        app.exception_handler(error)(_handle)
     set_not_found(app, _not_found)
 
 
@@ -97,12 +96,6 @@ def close_code_for(error: Exception) -> tuple[int, str] | None:
     return None
 
 
-async def _handle_http_exception(request: Request, error: HTTPException) -> Response | None:
-    if isinstance(request, WebSocket):
-        return await _refuse_or_close(request, error)
-    return await _answer(request, error)
-
-
 async def _answer(request: Request, error: HTTPException) -> Response:
     detail = error.detail
     if isinstance(detail, str):
@@ -111,7 +104,10 @@ async def _answer(request: Request, error: HTTPException) -> Response:
     return await http_exception_handler(request, shown)
 
 
-async def _refuse_or_close(websocket: WebSocket, error: Exception) -> Response | None:
+async def _handle(websocket: WebSocket | Request, error: Exception) -> Response | None:
+    if not isinstance(websocket, WebSocket):
+        assert isinstance(error, HTTPException)
+        return await _answer(websocket, error)
     if is_connecting(websocket):
         return await _refuse(websocket, error)
     if is_connected(websocket):

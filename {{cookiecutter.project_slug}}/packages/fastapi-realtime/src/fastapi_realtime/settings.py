@@ -56,11 +56,7 @@ def without_empty(
 ) -> dict[str, str | None]:
     """Remove empty variables, so that the default applies; a `str` setting may be empty."""
     texts = {f"app_{name}" for name, field in fields.items() if field.annotation is str}
-    return {
-        name: value
-        for name, value in variables.items()
-        if value or (value is not None and name in texts)
-    }
+    return {k: v for k, v in variables.items() if v or (v is not None and k in texts)}
 
 
 def misspelt(
