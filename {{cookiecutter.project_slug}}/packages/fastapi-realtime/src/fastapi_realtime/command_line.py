@@ -160,12 +160,10 @@ def add_publish(commands: Any, path: str, has_tokens: bool) -> None:
         try:
             server = arguments.url.rstrip("/") if arguments.url else server_url(settings)
             url = f"{server}{path}/{quote(os.fsencode(arguments.room), safe='')}"
+            token = os.environ.get("APP_TOKEN", "") if has_tokens else ""
             if not has_tokens:
-                return post_message(
-                    f"{url}?{urlencode({'name': arguments.sender})}", arguments.data
-                )
-            token = os.environ.get("APP_TOKEN", "")
-            if arguments.sender or not token:
+                url += f"?{urlencode({'name': arguments.sender})}"
+            elif arguments.sender or not token:
                 claims = {"rooms": [arguments.room]}
                 token = sign(arguments.sender or "shell", 60, arguments.key, settings, claims)
             return post_message(url, arguments.data, token)

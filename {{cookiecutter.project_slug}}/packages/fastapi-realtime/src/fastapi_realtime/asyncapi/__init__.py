@@ -19,9 +19,6 @@ from ..message_types import find_routes
 from ..page import HEADERS
 from .document import DEFAULT_SERVER, JSON, REFUSALS, Schema, asyncapi_document, key_of, start_of
 
-__all__ = ["add_asyncapi", "asyncapi_document"]
-
-
 HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 STYLE = Path(__file__).with_name("style.css").read_text("utf-8")
 DIGEST = b64encode(sha256(STYLE.encode()).digest()).decode()

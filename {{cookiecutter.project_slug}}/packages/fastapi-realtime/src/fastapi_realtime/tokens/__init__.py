@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from secrets import token_urlsafe
 from typing import Annotated, Any, ClassVar
 
 import jwt
@@ -12,17 +13,7 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from ..handshake import FAR_AWAY, Identity
 from ..realtime import Realtime, RealtimeDep
 from ..settings import CommaSeparated, RealtimeSettings
-from .keys import Algorithm, Clock, Key, KeySet, NoSecretError, new_secret, prepare_key
-
-__all__ = [
-    "Identified",
-    "TokenAuthenticator",
-    "TokenError",
-    "TokenSettings",
-    "close_subject",
-    "make_token",
-    "new_secret",
-]
+from .keys import Algorithm, Clock, Key, KeySet, NoSecretError, prepare_key
 
 MAX_SUBJECT = 255
 """Maximum length of a subject, in characters."""
@@ -188,6 +179,11 @@ def find_token(connection: HTTPConnection) -> str:
     offered: list[str] = connection.scope.get("subprotocols", [])
     tokens = [name.removeprefix("bearer.") for name in offered if name.startswith("bearer.")]
     return tokens[0] if len(tokens) == 1 else ""
+
+
+def new_secret() -> str:
+    """Return a random secret that is long enough for every algorithm."""
+    return token_urlsafe(64)
 
 
 class TokenError(ValueError):

@@ -13,7 +13,6 @@ from functools import partial
 from itertools import chain
 from math import inf
 from pathlib import Path
-from secrets import token_urlsafe
 from typing import Any, Literal
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener, getproxies
@@ -63,11 +62,6 @@ class Key:
     value: Any = field(repr=False)
     algorithms: tuple[str, ...]
     kid: object = None
-
-
-def new_secret() -> str:
-    """Return a random secret that is long enough for every algorithm."""
-    return token_urlsafe(64)
 
 
 def prepare_key(load: Callable[[str], Any], algorithms: Sequence[str], kid: object = None) -> Key:
