@@ -57,16 +57,11 @@ def unwrap(error: Exception) -> Exception:
     if others is None:
         return WebSocketDisconnect(CloseCode.GOING_AWAY)
     leaves = [*leaves_of(others)]
-    meanings = {
-        (HTTPException, each.status_code)
-        if isinstance(each, HTTPException)
-        else (WebSocketException, each.code)
-        if isinstance(each, WebSocketException)
-        else each
-        for each in leaves
-    }
-    is_one = len(meanings) == 1 and isinstance(leaves[0], HTTPException | WebSocketException)
-    return leaves[0] if is_one else error
+    for kind, name in (HTTPException, "status_code"), (WebSocketException, "code"):
+        if all(isinstance(each, kind) for each in leaves):
+            codes = {getattr(each, name) for each in leaves}
+            return leaves[0] if len(codes) == 1 else error
+    return error
 
 
 def leaves_of(group: ExceptionGroup[Exception]) -> Iterator[Exception]:
