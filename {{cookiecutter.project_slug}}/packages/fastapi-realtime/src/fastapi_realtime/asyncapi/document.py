@@ -58,7 +58,8 @@ REFUSALS = {
 }
 """Responses to rejected handshakes, by status."""
 
-PARAMETER = re.compile(r"\{(\w+)\}")
+names_in = re.compile(r"\{(\w+)\}").findall
+"""Returns the names of the parameters in a path."""
 
 
 def asyncapi_document(app: FastAPI, server: str = DEFAULT_SERVER) -> Schema:
@@ -77,10 +78,7 @@ def asyncapi_document(app: FastAPI, server: str = DEFAULT_SERVER) -> Schema:
     named_alike = Counter(context.name for context in contexts.values())
     document = Document(app.state.realtime)
     for address, context in contexts.items():
-        names = [
-            context.name or "",
-            *(PARAMETER.findall(address) if named_alike[context.name] > 1 else ()),
-        ]
+        names = [context.name or "", *(names_in(address) if named_alike[context.name] > 1 else ())]
         key = "_".join(filter(None, map(identifier, names))) or "websocket"
         about = getdoc(context.endpoint) or ""
         if taken := " and ".join(f"`{method}`" for method in sorted(methods.get(address, ()))):
@@ -240,8 +238,8 @@ def notes_of(annotated: Iterable[Any]) -> Schema:
 def error_message(*, is_json: bool) -> Schema:
     """Return the error frame, with an example for each code that the engine sends."""
     codes = [ErrorCode.INVALID_JSON, ErrorCode.INVALID_SHAPE, ErrorCode.TEXT_EXPECTED] * is_json
-    paths = {ErrorCode.INVALID_SHAPE: "data.price"}
     codes.append(ErrorCode.RATE_LIMITED)
+    paths = {ErrorCode.INVALID_SHAPE: "data.price"}
     examples = [from_json(JsonFormat().reject("", each, paths.get(each, ""))) for each in codes]
     return {"name": "error", "contentType": JSON, "examples": examples}
 
@@ -252,12 +250,12 @@ def parameters_of(address: str, context: RouteContext) -> dict[str, Schema]:
     FastAPI describes them as those of an HTTP route. The endpoint itself describes what its
     dependencies read from the path: `room: Annotated[str, Depends(...), Field(...)]`.
     """
-    path: Schema = {name: {"type": "string"} for name in PARAMETER.findall(address)}
+    path: Schema = {name: {"type": "string"} for name in names_in(address)}
     places: dict[str, Schema] = {"path": path, "query": {}, "header": {}, "cookie": {}}
     call = context.endpoint
     if call and getattr(context, "dependant", None):
         signature = get_typed_signature(call).parameters
-        for name in [name for name in path if name in signature]:
+        for name in path.keys() & signature:
             path[name] |= notes_of(getattr(signature[name].annotation, "__metadata__", ()))
         router, route = APIRouter(dependencies=context.dependencies), context.path_format or "/"
         router.add_api_route(route, call, response_model=None)

@@ -15,6 +15,16 @@ from ..realtime import Realtime, RealtimeDep
 from ..settings import CommaSeparated, RealtimeSettings
 from .keys import Algorithm, Clock, Key, KeySet, NoSecretError, prepare_key
 
+__all__ = [
+    "Identified",
+    "TokenAuthenticator",
+    "TokenError",
+    "TokenSettings",
+    "close_subject",
+    "make_token",
+    "new_secret",
+]
+
 MAX_SUBJECT = 255
 """Maximum length of a subject, in characters."""
 
