@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from starlette.routing import BaseRoute, WebSocketRoute
 
 from .admission import Admission
-from .message_types import dependants, find_routes
+from .message_types import calls_of, find_routes
 from .realtime import Realtime
 from .server.command import protocol_options
 from .settings import RealtimeSettings
@@ -112,6 +112,6 @@ def routes_without_admission(routes: Sequence[BaseRoute]) -> Iterator[str]:
     """
     for prefix, context in find_routes(routes):
         if isinstance(context.original_route, WebSocketRoute):
-            calls = [each.call for each in dependants(getattr(context, "dependant", None))]
+            calls = calls_of(getattr(context, "dependant", None))
             if not any(isinstance(call, Admission) for call in calls):
                 yield f"{prefix}{context.path or ''}"

@@ -24,8 +24,8 @@ from ..formats import ErrorCode, ErrorFrame, JsonFormat
 from ..message_types import (
     Subprotocol,
     branches,
+    calls_of,
     declared_types,
-    dependants,
     find_routes,
     raw_types,
     types_under,
@@ -123,7 +123,7 @@ class Document:
     def add(self, key: str, address: str, about: str, context: RouteContext) -> None:
         """Add a WebSocket route, with its messages without and with each subprotocol."""
         dependant, tags = (getattr(context, name, None) for name in ("dependant", "tags"))
-        calls = [each.call for each in dependants(dependant)]
+        calls = calls_of(dependant)
         admission = next((each for each in calls if isinstance(each, Admission)), None)
         places = parameters_of(address, context)
         binding = some(query=places["query"], headers=places["header"])
