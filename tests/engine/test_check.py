@@ -63,6 +63,37 @@ def test_a_server_that_is_not_there_is_a_problem(url: str) -> None:
     assert run(url)["handshake"].startswith("PROBLEM ")
 
 
+def test_a_server_that_refuses_all_but_the_first_is_a_problem(serve: Serve) -> None:
+    app, seen = realtime_app(), list[str]()
+
+    @app.websocket("/rooms/{room}")
+    async def once(connection: Admitted, room: str) -> None:
+        seen.append(room)
+        if len(seen) > 1:
+            raise HTTPException(503)
+        await connection.receive()
+
+    said = run(f"{serve(app)}/rooms/tea")
+    assert said.pop("handshake").startswith("ok ")
+    full = f"PROBLEM 503: {check.ADVICE[503]}"
+    assert said == {"foreign origin": "ok refused with 403", "resume": full, "silence": full}
+
+
+def test_a_server_that_goes_away_is_a_problem() -> None:
+    lines = list[str]()
+    with ExitStack() as server, socket.create_server(("127.0.0.1", 0)) as listener:
+        url = server.enter_context(running(room_app(), listener))
+
+        def show(line: str) -> None:
+            lines.append(line)
+            listener.close()
+            server.close()
+
+        assert ServerCheck(f"{url}/rooms/tea", "", "/rooms", show).run(0, restart=True) == 4
+    names = ["foreign origin", "resume", "silence", "restart"]
+    assert [line.split(": ")[0] for line in lines[1:]] == [f"PROBLEM  {name}" for name in names]
+
+
 def test_foreign_pages_are_a_problem(serve: Serve) -> None:
     settings = RoomSettings.model_validate(NO_RATE_LIMIT | {"allowed_origins": "*"})
     said = run(f"{serve(room_app(Rooms(settings), allowed_origins='*'))}/rooms/tea")
@@ -164,7 +195,7 @@ def test_silence_that_ends_a_connection_is_a_problem(serve: Serve, code: int) ->
     @app.websocket("/short")
     async def short(connection: Admitted) -> None:
         await connection.send("welcome")
-        await asyncio.sleep(0.2)  # longer than the checks before it
+        await asyncio.sleep(0.2)
         if code == 1006:
             connection.abort()
         else:

@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -193,7 +193,7 @@ def test_the_start_names_the_address_of_a_page(
     address: str,
 ) -> None:
     caplog.set_level(logging.INFO)
-    filters: list[logging.Filter] = []
+    filters: list[Callable[[logging.LogRecord], bool]] = []
     logger = logging.getLogger("uvicorn.error")
     monkeypatch.setattr(logger, "addFilter", filters.append)
     records: list[logging.LogRecord] = []
@@ -202,8 +202,8 @@ def test_the_start_names_the_address_of_a_page(
     config = uvicorn.Config("app", host=host, log_config=None)
     config.ssl = None
     uvicorn.Server(config)._log_started_message([])
-    (record,), (name_page,) = records, filters
-    assert name_page.filter(record)
+    (record,), (add_page_url,) = records, filters
+    assert add_page_url(record)
     assert record.getMessage().endswith(f"(Press CTRL+C to quit). Open {address} in a browser.")
     assert address in vars(record)["color_message"]
 

@@ -6,7 +6,7 @@ from fastapi_realtime import Admitted
 from fastapi_realtime.rooms.redis import RedisSettings
 from fastapi_realtime.testing import make_settings, routes_without_admission
 from fastapi_realtime.tokens import TokenSettings
-from starlette.routing import WebSocketRoute
+from starlette.routing import Host, Router, WebSocketRoute
 
 
 class Settings(RedisSettings, TokenSettings):
@@ -23,20 +23,23 @@ def test_settings_for_tests_come_from_nowhere_else(monkeypatch: pytest.MonkeyPat
 
 
 def test_routes_without_admission_are_found_wherever_they_are() -> None:
-    app, mounted, router, outer = FastAPI(), FastAPI(), APIRouter(), APIRouter()
+    app, mounted, hosted = FastAPI(), FastAPI(), FastAPI()
+    router, outer = APIRouter(), APIRouter()
 
     async def admitted(connection: Admitted) -> None: ...
 
     async def not_admitted(websocket: WebSocket) -> None: ...
 
-    for place in (app, mounted, router):
+    for place in (app, mounted, hosted, router):
         place.websocket("/open")(not_admitted)
         place.websocket("/admitted")(admitted)
     outer.include_router(router, prefix="/inner")
     app.include_router(outer, prefix="/outer")
     app.mount("/mounted", mounted)
+    app.mount("/elsewhere", Router([Host("chat.example.com", hosted)]))
     app.router.routes.append(WebSocketRoute("/starlette", not_admitted))
     assert sorted(routes_without_admission(app.routes)) == [
+        "/elsewhere/open",
         "/mounted/open",
         "/open",
         "/outer/inner/open",

@@ -28,9 +28,8 @@ def add_error_handlers(app: FastAPI) -> None:
 
     Before the handshake, an exception becomes an HTTP response; after it, a close code.
     """
-    app.exception_handler(HTTPException)(_handle_http_exception)
-    app.exception_handler(WebSocketException)(_refuse_or_close)
-    app.exception_handler(WebSocketRequestValidationError)(_refuse_or_close)
+    for error in (HTTPException, WebSocketException, WebSocketRequestValidationError):
+        app.exception_handler(error)(_handle)
     set_not_found(app, _not_found)
 
 
@@ -58,16 +57,11 @@ def unwrap(error: Exception) -> Exception:
     if others is None:
         return WebSocketDisconnect(CloseCode.GOING_AWAY)
     leaves = [*leaves_of(others)]
-    meanings = {
-        (HTTPException, each.status_code)
-        if isinstance(each, HTTPException)
-        else (WebSocketException, each.code)
-        if isinstance(each, WebSocketException)
-        else each
-        for each in leaves
-    }
-    is_one = len(meanings) == 1 and isinstance(leaves[0], HTTPException | WebSocketException)
-    return leaves[0] if is_one else error
+    for kind, name in (HTTPException, "status_code"), (WebSocketException, "code"):
+        if all(isinstance(each, kind) for each in leaves):
+            codes = {getattr(each, name) for each in leaves}
+            return leaves[0] if len(codes) == 1 else error
+    return error
 
 
 def leaves_of(group: ExceptionGroup[Exception]) -> Iterator[Exception]:
@@ -97,12 +91,6 @@ def close_code_for(error: Exception) -> tuple[int, str] | None:
     return None
 
 
-async def _handle_http_exception(request: Request, error: HTTPException) -> Response | None:
-    if isinstance(request, WebSocket):
-        return await _refuse_or_close(request, error)
-    return await _answer(request, error)
-
-
 async def _answer(request: Request, error: HTTPException) -> Response:
     detail = error.detail
     if isinstance(detail, str):
@@ -111,7 +99,10 @@ async def _answer(request: Request, error: HTTPException) -> Response:
     return await http_exception_handler(request, shown)
 
 
-async def _refuse_or_close(websocket: WebSocket, error: Exception) -> Response | None:
+async def _handle(websocket: WebSocket | Request, error: Exception) -> Response | None:
+    if not isinstance(websocket, WebSocket):
+        assert isinstance(error, HTTPException)
+        return await _answer(websocket, error)
     if is_connecting(websocket):
         return await _refuse(websocket, error)
     if is_connected(websocket):

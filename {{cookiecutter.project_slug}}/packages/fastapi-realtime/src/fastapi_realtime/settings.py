@@ -56,11 +56,7 @@ def without_empty(
 ) -> dict[str, str | None]:
     """Remove empty variables, so that the default applies; a `str` setting may be empty."""
     texts = {f"app_{name}" for name, field in fields.items() if field.annotation is str}
-    return {
-        name: value
-        for name, value in variables.items()
-        if value or (value is not None and name in texts)
-    }
+    return {k: v for k, v in variables.items() if v or (v is not None and k in texts)}
 
 
 def misspelt(
@@ -147,13 +143,12 @@ def _check_origin(text: str) -> str:
 
 
 def _check_proxy(text: str) -> str:
-    if text == "*":
-        return text
     try:
-        network = ip_network(text)
+        if text != "*":
+            ip_network(text)
     except ValueError:
         raise ValueError("a proxy looks like 10.0.0.5, or its network like 10.0.0.0/8") from None
-    return str(network if "/" in text else network.network_address)
+    return text
 
 
 Host = Annotated[str, AfterValidator(lambda host: host or DEFAULT_HOST)]
@@ -240,11 +235,8 @@ class RealtimeSettings(BaseSettings):
     @classmethod
     def check_encoding(cls, value: Any) -> Any:
         """Reject text that is not UTF-8; environment variables can contain any bytes."""
-        if isinstance(value, str):
-            try:
-                value.encode()
-            except UnicodeEncodeError:
-                raise ValueError("it is not UTF-8") from None
+        if isinstance(value, str) and re.search("[\ud800-\udfff]", value):
+            raise ValueError("it is not UTF-8")
         return value
 
     @classmethod

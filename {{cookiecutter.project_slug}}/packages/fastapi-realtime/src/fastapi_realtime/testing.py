@@ -11,11 +11,10 @@ from unittest.mock import patch
 
 import uvicorn
 from fastapi import FastAPI
-from starlette.routing import BaseRoute, Host, Mount, WebSocketRoute
+from starlette.routing import BaseRoute, WebSocketRoute
 
 from .admission import Admission
-from .fastapi_internals import iter_route_contexts
-from .message_types import dependants
+from .message_types import calls_of, find_routes
 from .realtime import Realtime
 from .server.command import protocol_options
 from .settings import RealtimeSettings
@@ -106,17 +105,13 @@ class ThreadServer(uvicorn.Server):
             self._loop.call_soon_threadsafe(self._stopped.set)
 
 
-def routes_without_admission(routes: Sequence[BaseRoute], prefix: str = "") -> Iterator[str]:
+def routes_without_admission(routes: Sequence[BaseRoute]) -> Iterator[str]:
     """Yield the paths of WebSocket routes that any page may connect to, and without limits.
 
     Routes of mounted applications are among them.
     """
-    for context in iter_route_contexts(routes):
-        route = context.original_route
-        path = f"{prefix}{context.path or ''}"
-        if isinstance(route, Mount | Host):
-            yield from routes_without_admission(route.routes, path)
-        elif isinstance(route, WebSocketRoute):
-            calls = [each.call for each in dependants(getattr(context, "dependant", None))]
+    for prefix, context in find_routes(routes):
+        if isinstance(context.original_route, WebSocketRoute):
+            calls = calls_of(getattr(context, "dependant", None))
             if not any(isinstance(call, Admission) for call in calls):
-                yield path
+                yield f"{prefix}{context.path or ''}"

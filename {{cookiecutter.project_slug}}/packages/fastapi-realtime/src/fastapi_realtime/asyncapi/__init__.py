@@ -19,9 +19,6 @@ from ..message_types import find_routes
 from ..page import HEADERS
 from .document import DEFAULT_SERVER, JSON, REFUSALS, Schema, asyncapi_document, key_of, start_of
 
-__all__ = ["add_asyncapi", "asyncapi_document"]
-
-
 HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 STYLE = Path(__file__).with_name("style.css").read_text("utf-8")
 DIGEST = b64encode(sha256(STYLE.encode()).digest()).decode()
@@ -109,12 +106,7 @@ def prose(text: str) -> list[Html]:
     return [element("p", code_in(paragraph)) for paragraph in paragraphs]
 
 
-def block(text: str) -> Html:
-    """Return a text in a box, with its blanks and line ends."""
-    return element("pre", element("code", text))
-
-
-def folded(line: list[str], content: list[Html]) -> Html:
+def folded(line: list[str], *content: Html) -> Html:
     """Return a line that unfolds its content, if there is any."""
     if not content:
         return element("p", *line)
@@ -163,7 +155,7 @@ def section(document: Schema, channels: Schema) -> list[Html]:
         "cookies": channel.get("x-cookies"),
     }
     lines = [f"{place} {type_of(each, schemas, set())}" for place, each in places.items() if each]
-    parts += [block("\n".join(lines))] if lines else []
+    parts += [element("pre", element("code", "\n".join(lines)))] if lines else []
     operations = []
     for title, keys in operations_of(document, key):
         messages = [message(channel["messages"][each], schemas) for each in keys]
@@ -189,7 +181,7 @@ def outcomes(channels: Schema, *, is_own: bool = True) -> list[Html]:
             for code, text in texts.items()
             if (text not in {*MEANINGS.values(), *REFUSALS.values()}) == is_own
         ]
-        lists += [folded([title], [element("ul", *rows)])] if rows else []
+        lists += [folded([title], element("ul", *rows))] if rows else []
     return lists
 
 
@@ -201,7 +193,7 @@ def message(found: Schema, schemas: Schema) -> Html:
     examples = [each["payload"] for each in found.get("examples", ())]
     texts = [type_of(found["payload"], schemas, set())] if is_json else []
     texts += [dumped(each) if is_json else str(each) for each in examples]
-    return folded(line, [block(text) for text in texts])
+    return folded(line, *(element("pre", element("code", text)) for text in texts))
 
 
 def type_of(schema: Schema, schemas: Schema, seen: set[str]) -> str:
@@ -218,12 +210,12 @@ def type_of(schema: Schema, schemas: Schema, seen: set[str]) -> str:
     if values := [schema["const"]] if "const" in schema else schema.get("enum"):
         return " | ".join(map(dumped, values))
     if fields := schema.get("properties"):
-        optional = {name: "" if name in schema.get("required", ()) else "?" for name in fields}
-        types = {name: type_of(each, schemas, seen) for name, each in fields.items()}
-        lines = [
-            f"{name}{optional[name]}: {types[name]}{notes_of(fields[name])}" for name in fields
-        ]
-        return "{\n" + indent("\n".join(lines), "  ") + "\n}"
+        lines = ["{"]
+        for name, each in fields.items():
+            mark = "" if name in schema.get("required", ()) else "?"
+            field = f"{name}{mark}: {type_of(each, schemas, seen)}{notes_of(each)}"
+            lines.append(indent(field, "  "))
+        return "\n".join([*lines, "}"])
     kind, items = schema.get("type", "any"), schema.get("items")
     values = [*schema.get("patternProperties", {}).values(), schema.get("additionalProperties")]
     if isinstance(values[0], dict):

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Container, Iterable
 from contextlib import suppress
 from dataclasses import is_dataclass
-from inspect import cleandoc, getdoc, isclass
+from inspect import getdoc, isclass
 from itertools import chain, count
 from typing import Any, get_origin
 
@@ -14,18 +14,18 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema
-from pydantic_core import core_schema, to_json
+from pydantic_core import core_schema, from_json, to_json
 from starlette.routing import Route, WebSocketRoute
 
 from ..admission import Admission
 from ..close_codes import MEANINGS, CloseCode
 from ..fastapi_internals import RouteContext, get_typed_signature
-from ..formats import DETAILS, ErrorCode, ErrorFrame
+from ..formats import ErrorCode, ErrorFrame, JsonFormat
 from ..message_types import (
     Subprotocol,
     branches,
+    calls_of,
     declared_types,
-    dependants,
     find_routes,
     raw_types,
     types_under,
@@ -80,7 +80,7 @@ def asyncapi_document(app: FastAPI, server: str = DEFAULT_SERVER) -> Schema:
     for address, context in contexts.items():
         names = [context.name or "", *(names_in(address) if named_alike[context.name] > 1 else ())]
         key = "_".join(filter(None, map(identifier, names))) or "websocket"
-        about = cleandoc(getdoc(context.endpoint) or "")
+        about = getdoc(context.endpoint) or ""
         if taken := " and ".join(f"`{method}`" for method in sorted(methods.get(address, ()))):
             about += f"\n\n`{address}` also takes {taken} requests: see the HTTP documentation."
         document.add(unused(key, document.channels), address, about.strip(), context)
@@ -123,7 +123,7 @@ class Document:
     def add(self, key: str, address: str, about: str, context: RouteContext) -> None:
         """Add a WebSocket route, with its messages without and with each subprotocol."""
         dependant, tags = (getattr(context, name, None) for name in ("dependant", "tags"))
-        calls = [each.call for each in dependants(dependant)]
+        calls = calls_of(dependant)
         admission = next((each for each in calls if isinstance(each, Admission)), None)
         places = parameters_of(address, context)
         binding = some(query=places["query"], headers=places["header"])
@@ -238,11 +238,9 @@ def notes_of(annotated: Iterable[Any]) -> Schema:
 def error_message(*, is_json: bool) -> Schema:
     """Return the error frame, with an example for each code that the engine sends."""
     codes = [ErrorCode.INVALID_JSON, ErrorCode.INVALID_SHAPE, ErrorCode.TEXT_EXPECTED] * is_json
+    codes.append(ErrorCode.RATE_LIMITED)
     paths = {ErrorCode.INVALID_SHAPE: "data.price"}
-    examples = [
-        {"error": {"code": each, "detail": DETAILS[each]} | some(path=paths.get(each))}
-        for each in (*codes, ErrorCode.RATE_LIMITED)
-    ]
+    examples = [from_json(JsonFormat().reject("", each, paths.get(each, ""))) for each in codes]
     return {"name": "error", "contentType": JSON, "examples": examples}
 
 
@@ -257,7 +255,7 @@ def parameters_of(address: str, context: RouteContext) -> dict[str, Schema]:
     call = context.endpoint
     if call and getattr(context, "dependant", None):
         signature = get_typed_signature(call).parameters
-        for name in [name for name in path if name in signature]:
+        for name in path.keys() & signature:
             path[name] |= notes_of(getattr(signature[name].annotation, "__metadata__", ()))
         router, route = APIRouter(dependencies=context.dependencies), context.path_format or "/"
         router.add_api_route(route, call, response_model=None)
@@ -267,10 +265,10 @@ def parameters_of(address: str, context: RouteContext) -> dict[str, Schema]:
             name, place, schema = each["name"], each["in"], inlined(each["schema"], definitions)
             schema.pop("title", None)
             if place != "path":
-                parent = places[place] or {"type": "object", "properties": {}}
+                parent = places[place] = places[place] or {"type": "object", "properties": {}}
                 parent["properties"][name] = schema
-                required = [*parent.get("required", ()), *([name] if each["required"] else ())]
-                places[place] = parent | some(required=required)
+                if each["required"]:
+                    parent.setdefault("required", []).append(name)
             elif name in path:
                 path[name] = schema
     for name, schema in path.items():

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import signal
+from functools import partial
 from logging.config import dictConfig
 from types import FrameType
 from typing import Any
@@ -11,7 +12,7 @@ import uvicorn
 
 from ..settings import RealtimeSettings
 from .http_protocol import LimitedHttpProtocol
-from .logging import NamePage, uvicorn_log_config
+from .logging import add_page_url, uvicorn_log_config
 from .websocket_protocol import LimitedWebSocketProtocol
 
 
@@ -25,7 +26,7 @@ def serve(application: Any, settings: RealtimeSettings, page: str = "") -> None:
     dictConfig(log_config)
     logging.captureWarnings(settings.log_format == "json")
     if page:
-        logging.getLogger("uvicorn.error").addFilter(NamePage(page))
+        logging.getLogger("uvicorn.error").addFilter(partial(add_page_url, page))
     proxies = settings.trusted_proxies
     signal.signal(signal.SIGINT, interrupt)
     uvicorn.run(

@@ -36,11 +36,8 @@ STARTED = (
 LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 """How to reach a server that listens on all networks from its own machine."""
 
-ADDRESS = re.compile(r"[0-9A-Za-z.:_%-]{1,64}")
-"""An IP address, which may have a zone, or a host name."""
-
-PORT = re.compile(r"[0-9]{1,5}")
-"""A port; Granian passes it as text."""
+ADDRESS = re.compile(r"[0-9A-Za-z.:_%-]{1,64} [0-9]{1,5}")
+"""An IP address, which may have a zone, or a host name; and a port, which Granian passes as text."""
 
 ENGINE = __name__.partition(".")[0]
 """The parent of all loggers of the engine."""
@@ -79,6 +76,11 @@ def address_of(client: tuple[str, int] | None) -> str:
     if not port:
         return host
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def local_address(host: str, port: int) -> str:
+    """Return the address of a server as programs on its own machine reach it."""
+    return address_of((LOOPBACK.get(host, host), port))
 
 
 def connection_fields(scope: Scope) -> dict[str, Any]:
@@ -125,22 +127,14 @@ def _shorten_arguments(record: logging.LogRecord) -> bool:
     return True
 
 
-class NamePage(logging.Filter):
-    """Adds the URL of a page to uvicorn's message that it is running."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__()
-        self.path = path
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if record.msg in STARTED and isinstance(record.args, tuple):
-            scheme, host, port = record.args
-            host = LOOPBACK.get(str(host), host)
-            where = f"[{host}]" if ":" in str(host) else host
-            page = f". Open {scheme}://{where}:{port}{self.path} in a browser."
-            record.msg += page
-            vars(record)["color_message"] += page
-        return True
+def add_page_url(path: str, record: logging.LogRecord) -> bool:
+    """Add the URL of a page to uvicorn's message that it is running."""
+    if record.msg in STARTED and isinstance(record.args, tuple):
+        scheme, host, port = map(str, record.args)
+        page = f". Open {scheme}://{local_address(host, int(port))}{path} in a browser."
+        record.msg += page
+        vars(record)["color_message"] += page
+    return True
 
 
 def check_client(scope: Scope) -> None:
@@ -149,7 +143,7 @@ def check_client(scope: Scope) -> None:
     Behind a trusted proxy, uvicorn uses `X-Forwarded-For` without validation.
     """
     host, port = scope.get("client") or ("unknown", 0)  # a Unix socket has none
-    if not ADDRESS.fullmatch(host) or not PORT.fullmatch(str(port)):
+    if not ADDRESS.fullmatch(f"{host} {port}"):
         scope["client"] = ("unknown", 0)
 
 

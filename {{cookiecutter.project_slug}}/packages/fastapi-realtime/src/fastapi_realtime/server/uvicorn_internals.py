@@ -8,32 +8,20 @@
 from contextlib import suppress
 from typing import Any
 
-from uvicorn.config import LOGGING_CONFIG
-from uvicorn.logging import DefaultFormatter
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
-from uvicorn.protocols.utils import ClientDisconnected, get_local_addr, get_remote_addr, is_ssl
+from uvicorn.config import LOGGING_CONFIG as LOGGING_CONFIG
+from uvicorn.logging import DefaultFormatter as DefaultFormatter
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle as RequestResponseCycle
+from uvicorn.protocols.utils import ClientDisconnected as ClientDisconnected
+from uvicorn.protocols.utils import get_local_addr as get_local_addr
+from uvicorn.protocols.utils import get_remote_addr as get_remote_addr
+from uvicorn.protocols.utils import is_ssl as is_ssl
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from uvicorn.server import ServerState
-from websockets.frames import Close, apply_mask
-from websockets.http11 import Request
-from websockets.server import ServerProtocol
-
-__all__ = [
-    "LOGGING_CONFIG",
-    "WEBSOCKET_PROTOCOLS",
-    "ClientDisconnected",
-    "Close",
-    "DefaultFormatter",
-    "HttpToolsProtocol",
-    "Request",
-    "RequestResponseCycle",
-    "ServerProtocol",
-    "ServerState",
-    "apply_mask",
-    "get_local_addr",
-    "get_remote_addr",
-    "is_ssl",
-]
+from uvicorn.server import ServerState as ServerState
+from websockets.frames import Close as Close
+from websockets.frames import apply_mask as apply_mask
+from websockets.http11 import Request as Request
+from websockets.server import ServerProtocol as ServerProtocol
 
 WEBSOCKET_PROTOCOLS: tuple[type[Any], ...] = (WebSocketsSansIOProtocol,)
 """uvicorn's protocols whose `send` writes a whole frame at once: others can write between two."""

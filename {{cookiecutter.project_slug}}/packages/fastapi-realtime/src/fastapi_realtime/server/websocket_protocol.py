@@ -203,14 +203,12 @@ class LimitedWebSocketProtocol(asyncio.Protocol):
             self.end()
         self.start_write_deadline()
 
-    def answer_handshake(
-        self, subprotocol: str | None, headers: Iterable[tuple[bytes, bytes]]
-    ) -> None:
+    def answer_handshake(self, event: Message) -> None:
         """Answer with 101, and start to parse and to ping."""
-        pairs = [*self.server_state.default_headers, *headers]
-        if subprotocol:
-            pairs.append((b"Sec-WebSocket-Protocol", subprotocol.encode()))
-        self.transport.write(answer(self.accept, pairs))
+        headers = [*self.server_state.default_headers, *event.get("headers", ())]
+        if subprotocol := event.get("subprotocol"):
+            headers.append((b"Sec-WebSocket-Protocol", subprotocol.encode()))
+        self.transport.write(answer(self.accept, headers))
         self.accept, self.handshake_complete = b"", True
         self.schedule_ping()
         if self.unparsed:
@@ -442,7 +440,7 @@ class LimitedWebSocketProtocol(asyncio.Protocol):
             raise ClientDisconnected
         match event["type"]:
             case "websocket.accept" if not self.handshake_complete and self.denial is None:
-                self.answer_handshake(event.get("subprotocol"), event.get("headers", ()))
+                self.answer_handshake(event)
             case "websocket.close" if not self.handshake_complete and self.denial is None:
                 self.refuse(HTTPStatus.FORBIDDEN)
             case "websocket.http.response.start" if not self.handshake_complete:

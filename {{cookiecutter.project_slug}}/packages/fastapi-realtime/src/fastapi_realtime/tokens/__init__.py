@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from math import isfinite
+from secrets import token_urlsafe
 from typing import Annotated, Any, ClassVar
 
 import jwt
@@ -13,7 +13,7 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from ..handshake import FAR_AWAY, Identity
 from ..realtime import Realtime, RealtimeDep
 from ..settings import CommaSeparated, RealtimeSettings
-from .keys import Algorithm, Clock, Key, KeySet, NoSecretError, new_secret, prepare_key
+from .keys import Algorithm, Clock, Key, KeySet, NoSecretError, prepare_key
 
 __all__ = [
     "Identified",
@@ -27,8 +27,6 @@ __all__ = [
 
 MAX_SUBJECT = 255
 """Maximum length of a subject, in characters."""
-TIMES = ("exp", "nbf", "iat")
-"""Claims in seconds since 1970 (RFC 7519 §2, NumericDate)."""
 
 IsRevoked = Callable[[dict[str, Any]], Awaitable[bool]]
 
@@ -110,14 +108,14 @@ class TokenAuthenticator:
         """
         try:
             claims = await self._keys.decode(token, self._audience)
-            times = [claims[name] for name in TIMES if name in claims]
-            if not is_subject(claims["sub"]) or not all(map(is_time, times)):
+            times = {type(claims[name]) for name in ("exp", "nbf", "iat") if name in claims}
+            if not is_subject(claims["sub"]) or not times <= {int, float}:  # PyJWT takes strings
                 raise ValueError
-        except (jwt.PyJWTError, OverflowError, RecursionError, ValueError) as error:
+            if claims["exp"] <= time.time():  # without the leeway
+                raise jwt.ExpiredSignatureError
+        except (jwt.PyJWTError, KeyError, RecursionError, ValueError) as error:
             reason = REASONS.get(type(error), "a claim is missing or invalid")
             raise InvalidToken(reason if token else "no token") from None
-        if claims["exp"] <= time.time():
-            raise InvalidToken("expired")
         return Identity(claims["sub"], min(claims["exp"], FAR_AWAY), claims)
 
     async def check_revoked(self, identity: Identity) -> None:
@@ -171,11 +169,6 @@ REASONS: dict[type[Exception], str] = {
 """Why a token is invalid, by what decoding it raises; else a claim is."""
 
 
-def is_time(value: object) -> bool:
-    """Return whether a claim is a finite number; PyJWT also accepts strings."""
-    return type(value) is int or (type(value) is float and isfinite(value))
-
-
 def is_subject(name: str) -> bool:
     """Return whether a subject is 1 to `MAX_SUBJECT` printable characters."""
     return 0 < len(name) <= MAX_SUBJECT and name.isprintable()
@@ -198,6 +191,11 @@ def find_token(connection: HTTPConnection) -> str:
     return tokens[0] if len(tokens) == 1 else ""
 
 
+def new_secret() -> str:
+    """Return a random secret that is long enough for every algorithm."""
+    return token_urlsafe(64)
+
+
 class TokenError(ValueError):
     """A token can't be created; the text says why."""
 
@@ -207,13 +205,12 @@ def make_token(
     seconds: float,
     settings: TokenSettings,
     private_key: str | None = None,
-    claims: Mapping[str, Any] | None = None,
+    claims: Mapping[str, Any] = {},
 ) -> str:
     """Return a token for development, signed with the first secret or a private key (PEM).
 
     It is valid for `seconds`. `claims` can't include `sub`, `exp` or `aud`. Raises `TokenError`.
     """
-    claims = claims or {}
     if not is_subject(subject):
         raise TokenError(f"a subject has 1 to {MAX_SUBJECT} printable characters")
     if not claims.keys().isdisjoint(("sub", "exp", "aud")):

@@ -5,7 +5,6 @@ import http.client
 import json
 import logging
 import re
-import stat
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -14,7 +13,6 @@ from functools import partial
 from itertools import chain
 from math import inf
 from pathlib import Path
-from secrets import token_urlsafe
 from typing import Any, Literal
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener, getproxies
@@ -22,7 +20,6 @@ from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_ope
 import jwt
 from cryptography.exceptions import UnsupportedAlgorithm
 from fastapi import HTTPException
-from jwt.types import Options
 
 Algorithm = Literal[
     Literal["HS256", "HS384", "HS512"],
@@ -46,12 +43,8 @@ KEEP_SECONDS = 86_400
 LEEWAY_SECONDS = 5
 """Seconds that the clock of who signs tokens may be ahead; `exp` is exact, see `verify`."""
 
-REQUIRED: Options = {"require": ["exp", "sub"]}
 EXAMPLE = re.compile(b"change|example|secret|password|at-least|your-|12345", re.IGNORECASE)
 """Parts of example secrets in documentation; a secret with one of them is rejected."""
-PRIVATE_PARTS = {"d", "p", "q", "dp", "dq", "qi", "oth"}
-NOT_A_KEY = (jwt.PyJWTError, KeyError, TypeError, ValueError, UnsupportedAlgorithm)
-"""Exceptions of PyJWT for a key of another type."""
 
 Clock = Callable[[], float]
 
@@ -71,11 +64,6 @@ class Key:
     kid: object = None
 
 
-def new_secret() -> str:
-    """Return a random secret that is long enough for every algorithm."""
-    return token_urlsafe(64)
-
-
 def prepare_key(load: Callable[[str], Any], algorithms: Sequence[str], kid: object = None) -> Key:
     """Return a key for those of the algorithms that fit its type.
 
@@ -88,8 +76,8 @@ def prepare_key(load: Callable[[str], Any], algorithms: Sequence[str], kid: obje
         algorithm = jwt.get_algorithm_by_name(name)
         try:
             fitting[name] = key = algorithm.prepare_key(load(name))
-        except NOT_A_KEY:
-            continue
+        except (jwt.PyJWTError, KeyError, TypeError, ValueError, UnsupportedAlgorithm):
+            continue  # a key of another type
         if isinstance(key, bytes) and (len(set(key)) < 10 or EXAMPLE.search(key)):
             raise NoSecretError("this looks like an example")
         if problem := algorithm.check_key_length(key):
@@ -101,11 +89,14 @@ def prepare_key(load: Callable[[str], Any], algorithms: Sequence[str], kid: obje
 
 
 def read_key_file(path: Path) -> str:
-    """Return the text of a key file; raises `ValueError` if it is too large, or a device or pipe."""
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise ValueError("the file of the key is not a regular file")
-    with path.open("rb") as file:
-        return limited_text(file.read(MAX_KEY_BYTES + 1))
+    """Return the text of a key file; raises `ValueError` if it can't be read, or is too large."""
+    try:
+        if path.exists() and not path.is_file():  # a device or a pipe may have no end
+            raise ValueError("the file of the key is not a regular file")
+        with path.open("rb") as file:
+            return limited_text(file.read(MAX_KEY_BYTES + 1))
+    except (OSError, UnicodeDecodeError) as failure:
+        raise ValueError(f"the file cannot be read: {failure}") from None
 
 
 class NoRedirects(HTTPRedirectHandler):
@@ -157,10 +148,9 @@ def parse_jwks(text: str, algorithms: Sequence[str]) -> tuple[list[Key], list[st
     Raises a `ValueError` if the text is not a JWKS (RFC 7517 §5).
     """
     try:
-        document = json.loads(text)
-    except (RecursionError, ValueError):
-        document = None
-    entries = document.get("keys") if isinstance(document, dict) else None
+        entries = json.loads(text)["keys"]
+    except (KeyError, RecursionError, TypeError, ValueError):
+        entries = None
     if not isinstance(entries, list):
         raise ValueError('this is not a JWKS, which looks like {"keys": [...]}')
     keys, left_out = [], []
@@ -176,7 +166,7 @@ def key_of(entry: Any, algorithms: Sequence[str]) -> Key:
     """Return the key of a JWKS entry (RFC 7517 §4), or raise a `ValueError`."""
     if not isinstance(entry, dict) or entry.get("use", "sig") != "sig":
         raise ValueError("this is not a key for signatures")
-    if PRIVATE_PARTS & entry.keys():
+    if {"d", "p", "q", "dp", "dq", "qi", "oth"} & entry.keys():
         raise ValueError("this is a private key")
     names = [name for name in algorithms if entry.get("alg", name) == name]
     return prepare_key(lambda name: jwt.PyJWK(entry, name).key, names, entry.get("kid"))
@@ -197,11 +187,10 @@ class Jwks:
     max_age: float
     clock: Clock
     keys: list[Key] | None = None
-    began_at: float = -inf
-    ended_at: float = -inf
-    read_at: float = -inf
-    reading: asyncio.Task[None] | None = None
-    warned: tuple[str, str] = ("", "")
+    tried_at: float = -inf  # when the last attempt that has ended began
+    read_at: float = -inf  # the same of the last one that was successful
+    reading: asyncio.Task["Jwks"] | None = None
+    warned: str = ""
 
     def find(self, kid: str | None) -> list[Key]:
         """Return the known keys that may have signed a token with this `kid`; for `None`, all.
@@ -214,43 +203,37 @@ class Jwks:
         if now - self.read_at >= self.max_age:
             self.read_again()
         # Keys may have been withdrawn while no token was checked for long.
-        keys = self.keys if self.keys and now - self.ended_at < 2 * self.max_age else []
+        keys = self.keys if self.keys and now - self.tried_at < 2 * self.max_age else []
         return [key for key in keys if kid is None or key.kid in (kid, None)]
 
-    def read_for(self, kid: str | None) -> asyncio.Task[None] | None:
+    def read_again(self, kid: str | None = None) -> "asyncio.Task[Jwks] | None":
         """Read the keys again unless this `kid` is known; return the task to wait for, if any.
 
-        Other callers wait for the same task, so it must not be cancelled.
+        They are read at most every `READ_AGAIN_SECONDS`. All callers wait for the same task, so
+        it must not be cancelled. Its result is `self`.
         """
-        if kid is None or not any(key.kid == kid for key in self.keys or ()):
-            self.read_again()
+        is_known = kid is not None and any(key.kid == kid for key in self.keys or ())
+        is_due = self.clock() - self.tried_at >= READ_AGAIN_SECONDS
+        if self.reading is None and is_due and not is_known:
+            self.reading = asyncio.create_task(self._replace_keys(self.clock()))
         return self.reading
 
-    def read_again(self) -> None:
-        """Start reading, at most every `READ_AGAIN_SECONDS`, unless an attempt is running."""
-        now = self.clock()
-        if self.reading is None and now - self.began_at >= READ_AGAIN_SECONDS:
-            self.began_at = now
-            self.reading = asyncio.create_task(self._replace_keys(now))
-
-    async def _replace_keys(self, now: float) -> None:
+    async def _replace_keys(self, now: float) -> "Jwks":
+        message, reason = "keys were left out", ""
         try:
             async with asyncio.timeout(TIMEOUT):
                 text = await asyncio.to_thread(self.read)
             self.keys, left_out = parse_jwks(text, self.algorithms)
             self.read_at = now
-            left_out += [] if self.keys else ["no key is left"]
-            self._warn("keys were left out", "; ".join(left_out))
+            reason = "; ".join(left_out if self.keys else [*left_out, "no key is left"])
         except (OSError, http.client.HTTPException, ValueError) as failure:
-            self._warn("keys could not be read", str(failure) or type(failure).__name__)
+            message, reason = "keys could not be read", str(failure) or type(failure).__name__
         finally:
-            self.ended_at, self.reading = now, None
-
-    def _warn(self, message: str, reason: str) -> None:
-        """Log a warning if there is a reason, unless the last warning was the same."""
-        if reason and (message, reason) != self.warned:
+            self.tried_at, self.reading = now, None
+        if reason and reason != self.warned:
             logger.warning(message, extra={"source": self.name, "reason": reason})
-        self.warned = (message, reason)
+        self.warned = reason
+        return self
 
 
 class KeySet:
@@ -270,9 +253,8 @@ class KeySet:
                 where = f"key {number} of {len(items)}, split at commas: " if items[1:] else ""
                 raise type(problem)(f"{where}{problem}") from None
         known = {name for each in (*self.keys, *self.sources) for name in each.algorithms}
-        for name in algorithms:
-            if name not in known:
-                raise ValueError(f"there is no key for {name} of APP_AUTH_ALGORITHMS")
+        if missing := [name for name in algorithms if name not in known]:
+            raise ValueError(f"there is no key for {', '.join(missing)} of APP_AUTH_ALGORITHMS")
 
     def _add(self, item: str) -> None:
         if re.match("https?://", item, re.IGNORECASE):
@@ -284,20 +266,18 @@ class KeySet:
             name, read = item.partition("?")[0], partial(fetch, item)
             self.sources.append(Jwks(name, read, public, MAX_URL_AGE, self._clock))
             return
-        path = Path(item.removeprefix("file:"))
         if item.startswith("file:"):
-            try:
-                item = read_key_file(path)
-            except (OSError, UnicodeDecodeError) as failure:
-                raise ValueError(f"the file cannot be read: {failure}") from None
+            name = item.removeprefix("file:")
+            read = partial(read_key_file, Path(name))
+            item = read()
             # A truncated JWKS is an error; it must never be used as a secret.
             if item.startswith(("{", "[")):
                 keys, left_out = parse_jwks(item, self._algorithms)
                 if not keys:
                     problems = ["this JWKS has no key that can be used", *left_out]
                     raise ValueError("; ".join(problems))
-                max_age, read = READ_AGAIN_SECONDS, partial(read_key_file, path)
-                self.sources.append(Jwks(str(path), read, self._algorithms, max_age, self._clock))
+                jwks = Jwks(name, read, self._algorithms, READ_AGAIN_SECONDS, self._clock)
+                self.sources.append(jwks)
                 return
         if not item:
             raise NoSecretError("it is missing or empty")
@@ -318,11 +298,10 @@ class KeySet:
         known = (key for source in sources for key in source.find(kid))
         if (claims := decode_with(chain(self.keys, known), token, audience)) is not None:
             return claims
-        waiting = {task: source for source in sources if (task := source.read_for(kid))}
-        while waiting:
-            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            found = [key for task in done for key in waiting.pop(task).find(kid)]
-            if (claims := decode_with(found, token, audience)) is not None:
+        waiting = [task for source in sources if (task := source.read_again(kid))]
+        for reading in asyncio.as_completed(waiting):
+            source = await reading
+            if (claims := decode_with(source.find(kid), token, audience)) is not None:
                 return claims
         if any(source.keys is None for source in sources):
             seconds = {"Retry-After": str(READ_AGAIN_SECONDS)}
@@ -337,6 +316,6 @@ def decode_with(keys: Iterable[Key], token: str, audience: str | None) -> dict[s
     for key in keys:
         with suppress(jwt.InvalidSignatureError, jwt.InvalidAlgorithmError):
             return jwt.decode(
-                token, key.value, key.algorithms, REQUIRED, audience=audience, leeway=LEEWAY_SECONDS
+                token, key.value, key.algorithms, audience=audience, leeway=LEEWAY_SECONDS
             )
     return None
