@@ -11,7 +11,7 @@ from fastapi_realtime.rooms import (
     Rooms,
     RoomSettings,
 )
-from fastapi_realtime.rooms.broker import Broker
+from fastapi_realtime.rooms.broker import Broker, NotePresence
 from fastapi_realtime.rooms.events import AppendEvent
 from fastapi_realtime.rooms.hub import Hub
 from pydantic import JsonValue
@@ -60,10 +60,12 @@ class Process(NamedTuple):
 
 
 @asynccontextmanager
-async def running_process(rooms: Rooms) -> AsyncGenerator[Process]:
+async def running_process(
+    rooms: Rooms, note_presence: NotePresence | None = None
+) -> AsyncGenerator[Process]:
     """Run a broker as an application does."""
     process = Process(rooms.hub, rooms.broker, [])
-    async with rooms.broker.lifespan(process.closed.append):
+    async with rooms.broker.lifespan(process.closed.append, note_presence):
         yield process
 
 

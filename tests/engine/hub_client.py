@@ -25,7 +25,7 @@ class Client:
         self.messages_out = 0
         self.closed = 0
         self.connection = cast("Connection", self)
-        self.transport = self
+        self.transport: Client | None = self
         self.subprotocol = subprotocol
         self.is_open = True
 

@@ -260,10 +260,13 @@ async def test_a_subscriber_whose_replay_takes_too_long_is_cut_off() -> None:
     hub = Hub(max_backlog_bytes=1000)
     with ExitStack() as stack:
         client = Client()
-        subscribe(stack, hub, client)
+        subscriber = subscribe(stack, hub, client)
         hub.deliver(message("x" * 1000))
         await asyncio.sleep(0)
         assert client.closed == 1013
+        subscriber.start("lobby")
+        hub.hold("lobby", subscriber, 10)
+        assert (client.written, hub._unread) == ([], 0)
 
 
 async def test_empty_rooms_are_forgotten() -> None:
@@ -278,10 +281,15 @@ async def test_empty_rooms_are_forgotten() -> None:
     assert not hub._rooms
 
 
-async def test_missed_messages_count_as_pending_until_they_are_sent() -> None:
+@pytest.mark.parametrize("kind", ["direct", "portable"])
+async def test_missed_messages_count_as_pending_until_they_are_sent(kind: str) -> None:
     hub = Hub(max_backlog_bytes=1000, max_pending_bytes=2500)
     with ExitStack() as stack:
-        members = [(subscribe(stack, hub, client), client) for client in map(Client, [None] * 3)]
+        clients = [Client() for _ in range(3)]
+        if kind == "portable":
+            for client in clients:
+                client.transport = None
+        members = [(subscribe(stack, hub, client), client) for client in clients]
         for subscriber, _ in members[:2]:
             hub.hold("lobby", subscriber, 1200)
         assert not any(client.closed for _, client in members)

@@ -21,6 +21,8 @@ from .brokers import MakeRooms
 from .hub_client import Client
 from .room_app import (
     EventsAdmitted,
+    PolicyFromClaims,
+    SubjectAsToken,
     connect_events,
     next_event,
     request,
@@ -231,6 +233,50 @@ def test_reading_with_a_timer_does_not_interrupt_a_join(serve: Serve) -> None:
         assert joined["ref"] == "r1"
         send(ann, "done")
         assert next_message(bob) == ("lobby", "done")
+
+
+def test_a_join_that_is_not_done_when_the_endpoint_ends_is_undone(serve: Serve) -> None:
+    policy = SlowPolicy()
+    rooms = Rooms(RoomSettings(), policy)
+    app = realtime_app(services=[rooms])
+
+    @app.websocket("/rooms/{room}")
+    async def talk(connection: EventsAdmitted, rooms: RoomsDep, room: str) -> None:
+        async with rooms.join(connection, room, "ann") as member:
+            reading = asyncio.create_task(member.receive())
+            await policy.asked.wait()
+            reading.cancel()
+
+    with connect_events(f"{serve(app)}/rooms/lobby") as ann:
+        ask(ann, "join", "slow")
+        receive_all(ann)
+    assert len(rooms.hub) == 0
+
+
+def test_a_member_joins_the_room_of_its_subject_if_it_may(serve: Serve) -> None:
+    app = realtime_app(
+        services=[Rooms(RoomSettings(), PolicyFromClaims())],
+        authenticator=SubjectAsToken(ann={"join": ["lobby", "user:ann"]}),
+    )
+
+    @app.websocket("/rooms/{room:path}")
+    async def talk(connection: EventsAdmitted, rooms: RoomsDep, room: str) -> None:
+        async with rooms.join(connection, room, connection.subject) as member:
+            await member.join_user_room()
+            async for message in member:
+                await member.relay(message)
+
+    url = serve(app)
+    for subject, room, joined in (
+        ("ann", "lobby", ["lobby", "user:ann"]),
+        ("ann", "user:ann", ["user:ann"]),
+        ("bob", "lobby", ["lobby"]),
+    ):
+        with connect_events(f"{url}/rooms/{room}", subject) as client:
+            assert [next_event(client, "joined")["room"] for _ in joined] == joined
+            client.send('{"type":"ping"}')
+            while (event := json.loads(client.recv(timeout=10)))["type"] != "pong":
+                assert event["type"] == "present"
 
 
 class AwayBroker(MemoryBroker):

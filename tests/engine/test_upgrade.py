@@ -81,7 +81,7 @@ async def outcome_of(head: bytes, **options: Any) -> Outcome:
     scopes: list[Scope] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        scopes.append(scope)
+        scopes.append({key: scope[key] for key in scope if key != "http_transport"})
         if scope["type"] == "websocket":
             subprotocol = [*scope["subprotocols"], None][0]
             answer = {"subprotocol": subprotocol, "headers": [(b"x-a", b"b")]}

@@ -1,6 +1,7 @@
 """Reading all rooms of a process through one connection."""
 
 import asyncio
+import json
 
 import pytest
 from fastapi_realtime.rooms import BrokerUnavailable
@@ -262,3 +263,62 @@ async def test_a_link_over_which_little_fits_into_the_time_catches_up(
         await listener.take(20)
         await another.take(1)
         await process.join("a third")
+
+
+async def test_a_message_that_is_not_kept_waits_for_those_that_its_sender_sent_before(
+    server: RedisServer, start: Start
+) -> None:
+    process = await start(server.url)
+    await ready(process)
+    listener = await process.join()
+    first = await process.publish("first")
+    assert await listener.take(1) == ["first"]
+    epoch = first.partition("-")[0]
+
+    def tell(offset: int, data: str, epoch: str = epoch, **fields: str) -> None:
+        event = {"type": "message", "room": "lobby", "sender": "zoe", "data": data} | fields
+        server.call("PUBLISH", KEYS.news, f"{epoch} {offset} lobby\n\n{json.dumps(event)}")
+
+    tell(2, "rubbish", room="tea")
+    tell(2, "rubbish", type="append")
+    tell(2, "rubbish", id="x-1")
+    tell(2, "rubbish", more="x")
+    for text in (
+        f"{epoch} 2 lobby\n",
+        f"{epoch} x lobby\n\n{{}}",
+        "\n\n\n",
+        f"{epoch} 2 lobby\n\n[",
+    ):
+        server.call("PUBLISH", KEYS.news, text)
+    for number in range(reader.MAX_UNKEPT + 1):
+        tell(2, f"typing {number}")
+    tell(0, "other", epoch="0" * 8)  # of an epoch that is over
+    assert listener.waiting() == 0
+    await process.publish("second")
+    kept = ["second", *(f"typing {number}" for number in range(2, 1 + reader.MAX_UNKEPT)), "other"]
+    assert await listener.take(1 + reader.MAX_UNKEPT) == kept
+
+
+async def test_what_is_not_kept_is_dropped_where_a_room_has_too_much_pending(
+    server: RedisServer, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = await start(server.url)
+    listener, other = await process.join(), await process.join("quiet")
+    is_full = True
+    monkeypatch.setattr(process.hub, "is_full", lambda room: is_full and room == "lobby")
+    for number in range(10):
+        await process.publish(number, keep=False)
+    await process.publish("end", "quiet", keep=False)
+    assert await other.take(1) == ["end"]
+    is_full = False
+    await process.publish("last")
+    assert await listener.take(1) == ["last"]
+
+
+async def test_messages_that_are_not_kept_store_nothing(server: RedisServer, start: Start) -> None:
+    process = await start(server.url)
+    for _ in range(3):
+        assert await process.publish("typing", "empty", keep=False) == ""
+    keys = KEYS.room("empty")
+    assert not server.call("EXISTS", keys.log)
+    assert 0 < server.call("TTL", keys.head) <= 600

@@ -87,8 +87,8 @@ async def open_place(server: RedisServer) -> AsyncGenerator[Open]:
     """Start a broker, as another process would, with a member of each name."""
     async with AsyncExitStack() as stack:
 
-        async def open_place(*members: str, **settings: Any) -> Place:
-            process = running_process(rooms_at(server.url, **settings))
+        async def open_place(*members: str, note: Any = None, **settings: Any) -> Place:
+            process = running_process(rooms_at(server.url, **settings), note)
             place = Place(await stack.enter_async_context(process), Listener())
             place.process.hub.subscribe("lobby", place.listener.connection).start("lobby")
             for member in members:
@@ -495,76 +495,74 @@ async def test_profiles_are_known_in_all_processes(open_place: Open) -> None:
 class Noted:
     """What processes note of who comes and goes."""
 
-    def __init__(self, *places: Place) -> None:
-        self.events: asyncio.Queue[str] = asyncio.Queue()
-        for place in places:
-            place.process.broker.note_presence = self._note
+    def __init__(self) -> None:
+        self._events: asyncio.Queue[str] = asyncio.Queue()
 
-    def _note(self, event: PresenceEvent) -> None:
-        self.events.put_nowait(f"{event.sender} {event.type}")
+    def note(self, event: PresenceEvent) -> None:
+        self._events.put_nowait(f"{event.sender} {event.type}")
 
-    async def next(self, count: int = 1) -> list[str]:
-        """Return so many, and check that there are no more."""
+    async def next(self) -> str:
+        """Return the next one, and check that there are no more."""
         async with asyncio.timeout(20):
-            events = [await self.events.get() for _ in range(count)]
-        assert self.events.empty()
-        return events
+            event = await self._events.get()
+        assert self._events.empty()
+        return event
 
 
 async def test_only_the_first_connection_and_the_last_of_all_processes_are_noted(
     server: RedisServer, open_place: Open
 ) -> None:
-    places = [await open_place() for _ in range(3)]
-    noted = Noted(*places)
+    noted = Noted()
+    places = [await open_place(note=noted.note) for _ in range(3)]
     await asyncio.gather(*(place.join(f"c{n}") for n, place in enumerate(places)))
-    assert await noted.next() == ["zoe joined"]
+    assert await noted.next() == "zoe joined"
     key = HERE.sender("zoe")
     await until(lambda: asyncio.to_thread(lambda: server.call("SCARD", key) == 3))
     await places[0].leave("c0")
     await places[0].join("c0")
     await asyncio.gather(*(place.leave(f"c{n}") for n, place in enumerate(places)))
-    assert await noted.next() == ["zoe left"]
+    assert await noted.next() == "zoe left"
     assert not server.call("EXISTS", key)
 
 
 async def test_members_of_a_dead_process_are_noted_once(
     server: RedisServer, open_place: Open
 ) -> None:
-    places = [await open_place(), await open_place()]
-    noted = Noted(*places)
+    noted = Noted()
+    places = [await open_place(note=noted.note) for _ in range(2)]
     await places[0].join("zoe-1")
-    assert await noted.next() == ["zoe joined"]
+    assert await noted.next() == "zoe joined"
     await places[1].join("bob-1", sender="bob")
-    assert await noted.next() == ["bob joined"]
+    assert await noted.next() == "bob joined"
     fields = '{"eve-1": "eve", "zoe-2": "zoe", "profiles": {"eve": {}}}'
     server.call("SADD", HERE.sender("eve"), DEAD)
     server.call("SADD", HERE.sender("zoe"), DEAD)
     server.call("HSET", HERE.people, DEAD, fields)
     server.call("PUBLISH", KEYS.moves, f"{DEAD} lobby")
-    assert await noted.next() == ["eve left"]
+    assert await noted.next() == "eve left"
     await places[0].leave("zoe-1")
-    assert await noted.next() == ["zoe left"]
+    assert await noted.next() == "zoe left"
 
 
 async def test_what_is_noted_survives_an_outage_and_a_loss(
     server: RedisServer, open_place: Open
 ) -> None:
-    ann, bob = await open_place(), await open_place()
-    noted = Noted(ann, bob)
+    noted = Noted()
+    ann, bob = await open_place(note=noted.note), await open_place(note=noted.note)
     await ann.join("zoe-1")
     await bob.join("zoe-2")
-    assert await noted.next() == ["zoe joined"]
+    assert await noted.next() == "zoe joined"
     await asyncio.to_thread(server.stop)
     await ann.join("eve-1", sender="eve")
     await asyncio.to_thread(server.start)
-    assert await noted.next() == ["eve joined"]
+    assert await noted.next() == "eve joined"
     key = HERE.sender("zoe")
     await until(lambda: asyncio.to_thread(lambda: server.call("SCARD", key) == 2))
     await ann.leave("zoe-1")
     await bob.leave("zoe-2")
-    assert await noted.next() == ["zoe left"]
+    assert await noted.next() == "zoe left"
     server.call("DEL", HERE.sender("eve"))
     server.call("SET", HERE.sender("eve"), "of another program")
     await ann.leave("eve-1", sender="eve")
     await ann.join("ann-1", sender="ann")
-    assert await noted.next() == ["ann joined"]
+    assert await noted.next() == "ann joined"

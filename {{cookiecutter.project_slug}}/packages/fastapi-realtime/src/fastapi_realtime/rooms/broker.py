@@ -66,17 +66,18 @@ class Broker(Protocol):
 
     presence_limit: int
     """Rooms with more connections get counts instead of names; 0 turns presence off."""
-    note_presence: NotePresence | None
-    """Called in one process, if it is set."""
 
     @property
     def is_ready(self) -> bool:
         """Whether messages can be published and received now."""
 
-    def lifespan(self, close_subject: CloseSubject) -> AbstractAsyncContextManager[None]:
+    def lifespan(
+        self, close_subject: CloseSubject, note_presence: NotePresence | None = None
+    ) -> AbstractAsyncContextManager[None]:
         """Carry events, in the running event loop, until the application stops.
 
         `close_subject` is called when another process asks to close a subject's connections.
+        `note_presence` is called in one process for each event.
         """
 
     async def publish(

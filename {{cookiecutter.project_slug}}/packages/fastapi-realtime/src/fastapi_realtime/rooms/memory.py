@@ -269,7 +269,7 @@ class MemoryBroker:
         self, hub: Hub, history_length: int, presence_limit: int = 100, max_bytes: int = MAX_BYTES
     ) -> None:
         self.presence_limit = presence_limit
-        self.note_presence: NotePresence | None = None
+        self._note_presence: NotePresence | None = None
         self.is_ready = True
         self._hub = hub
         self._presence = Presence(hub.deliver, presence_limit)
@@ -280,9 +280,12 @@ class MemoryBroker:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @asynccontextmanager
-    async def lifespan(self, close_subject: CloseSubject) -> AsyncGenerator[None]:
+    async def lifespan(
+        self, close_subject: CloseSubject, note_presence: NotePresence | None = None
+    ) -> AsyncGenerator[None]:
         """Bind to the running event loop; without this, the first publish or join does."""
         self._loop = asyncio.get_running_loop()
+        self._note_presence = note_presence
         yield
 
     async def publish(
@@ -319,8 +322,8 @@ class MemoryBroker:
         before = self._presence.connections(event)
         self._presence.announce(event)
         after = self._presence.connections(event)
-        if self.note_presence and before != after and 0 in (before, after):
-            self.note_presence(event)
+        if self._note_presence and before != after and 0 in (before, after):
+            self._note_presence(event)
 
     async def present(self, room: str) -> Present:
         return self._presence.present(room)

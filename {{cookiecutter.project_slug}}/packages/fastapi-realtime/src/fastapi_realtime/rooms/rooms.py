@@ -91,8 +91,6 @@ class Rooms(RoomAccess):
         self._calls: dict[tuple[str, str], asyncio.Task[None]] = {}
         self.hub = Hub(settings.max_backlog_bytes, settings.max_pending_bytes)
         self.broker = broker(settings, self.hub)
-        if on_join or on_leave:
-            self.broker.note_presence = self._note_presence
         rate = settings.joins_per_second_per_ip
         self.max_rooms = settings.max_rooms_per_connection
         self._join_limiter = KeyedLimiter(rate, JOIN_BURST * rate)
@@ -108,7 +106,8 @@ class Rooms(RoomAccess):
         """Run the broker while the application runs."""
         if isinstance(self.broker, MemoryBroker) and (workers := uvicorn_workers()) > 1:
             logger.warning(SPLIT_ROOMS, workers)
-        async with self.broker.lifespan(realtime.close_subject):
+        note = self._note_presence if any(self._hooks.values()) else None
+        async with self.broker.lifespan(realtime.close_subject, note):
             running.add(self)
             try:
                 yield

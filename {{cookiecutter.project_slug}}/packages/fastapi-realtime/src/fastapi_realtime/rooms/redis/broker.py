@@ -176,21 +176,16 @@ class RedisBroker:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
-    def note_presence(self) -> NotePresence | None:
-        return self._rosters.note_presence
-
-    @note_presence.setter
-    def note_presence(self, note_presence: NotePresence | None) -> None:
-        self._rosters.note_presence = note_presence
-
-    @property
     def is_ready(self) -> bool:
         return self._health.is_good
 
     @asynccontextmanager
-    async def lifespan(self, close_subject: CloseSubject) -> AsyncGenerator[None]:
+    async def lifespan(
+        self, close_subject: CloseSubject, note_presence: NotePresence | None = None
+    ) -> AsyncGenerator[None]:
         """Keep connections to Redis. If Redis is down, the application starts all the same."""
         self._loop = asyncio.get_running_loop()
+        self._rosters.note_presence = note_presence
         parts = (
             self._publisher.run(),
             self._reader.listen(),

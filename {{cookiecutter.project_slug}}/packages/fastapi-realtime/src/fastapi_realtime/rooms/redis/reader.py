@@ -296,16 +296,15 @@ class Reader:
             process, _, room = text.partition(" ")
             self._rosters.note_moved(process, room)
         else:
-            head, *unkept = text.split("\n", 2)
+            head, _, unkept = text.partition("\n")
             epoch, offset, room = head.split(" ", 2)
             cursor = self.cursors.get(room)
             if cursor is None:
                 return
-            if unkept:
-                origin, message = unkept[0], unkept[1].encode()
-                if (event := read_event(UNKEPT, message, room)) and event.id is None:
-                    encoded = LoggedMessage(event, origin, 0, message)
-                    cursor.unkept.append((epoch, int(offset), encoded))
+            origin, _, message = unkept.partition("\n")
+            if (event := read_event(UNKEPT, message.encode(), room)) and event.id is None:
+                encoded = LoggedMessage(event, origin, 0, message.encode())
+                cursor.unkept.append((epoch, int(offset), encoded))
             if epoch != cursor.epoch:
                 self._doubt(cursor)
             elif int(offset) > cursor.offset:
