@@ -11,6 +11,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi_realtime import Identity
 from fastapi_realtime.rooms import EVENTS_V1, BrokerUnavailable, Rooms, RoomsDep, RoomSettings
+from fastapi_realtime.rooms.events import TEXT, Batch
 from fastapi_realtime.rooms.hub import Hub
 from fastapi_realtime.rooms.memory import MemoryBroker
 from websockets.asyncio.client import connect as connect_async
@@ -123,6 +124,15 @@ def test_the_room_of_the_url_can_be_left_and_joined_again(app: FastAPI, serve: S
         next_event(bob, "joined")
         send(ann, "back")
         assert next_message(bob) == ("five", "back")
+
+
+def test_a_message_is_confirmed_before_its_room_is_left(app: FastAPI, serve: Serve) -> None:
+    with connect_events(f"{serve(app)}/rooms/twelve") as client:
+        for number, kind in enumerate(("join", "leave")):
+            join(client, "thirteen")
+            send(client, "x", room="thirteen", ref=f"r{number}")
+            ask(client, kind, "thirteen")
+            assert next_event(client, "accepted")["ref"] == f"r{number}"
 
 
 def test_a_client_that_goes_leaves_all_rooms_at_once(app: FastAPI, serve: Serve) -> None:
@@ -395,6 +405,27 @@ async def test_what_a_member_of_many_rooms_has_not_read_counts_once() -> None:
         hub.unsubscribe(str(number), subscribers[0])
     hub.unsubscribe("0", subscribers[1])
     assert (len(hub), hub._unread) == (0, 0)
+
+
+@pytest.mark.anyio
+async def test_who_leaves_a_room_hides_nothing_of_what_others_have_not_read() -> None:
+    hub, clients = Hub(1000, max_pending_bytes=2500), [Client() for _ in range(4)]
+    leaver, *_ = subscribers = [hub.subscribe("lobby", each.connection) for each in clients]
+    for subscriber in subscribers:
+        subscriber.start("lobby")
+    for _ in range(10):
+        hub.subscribe("tea", clients[0].connection, leaver).start("tea")
+        clients[0].unread = 1000
+        leaver.put(Batch([message("left", "tea")], TEXT))
+        hub.unsubscribe("tea", leaver)
+        clients[0].unread = 0
+        hub.deliver(message("x"))
+        await hub.flush()
+    for client in clients[1:]:
+        client.unread = 1000
+    hub.deliver(message("x"))
+    await hub.flush()
+    assert 1013 in [each.closed for each in clients]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts writes in /proc")

@@ -299,6 +299,16 @@ async def test_a_message_that_is_not_kept_waits_for_those_that_its_sender_sent_b
     assert await listener.take(1 + reader.MAX_UNKEPT) == kept
 
 
+async def test_a_message_that_is_not_kept_does_not_delay_later_ones(
+    server: RedisServer, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "BEAT_SECONDS", 60)  # when what was missed is found
+    process = await start(server.url)
+    listener = await process.join()
+    await asyncio.gather(*(process.publish(number, keep=number != 1) for number in range(200)))
+    assert {*await listener.take(200)} == {*range(200)}
+
+
 async def test_what_is_not_kept_is_dropped_where_a_room_has_too_much_pending(
     server: RedisServer, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,6 +67,7 @@ class Subscriber(ABC):
     rooms: tuple[str, ...] = ()
     _pieces: tuple[bytes | memoryview, ...] = ()  # of several rooms, for one write
     unread: int = 0  # unread bytes, as of the last write, and those that are held
+    counted: int = 0  # of `unread`, in the sum of the hub
     _held: int = 0
     _holds: dict[str, Hold] | None = None  # by room; `None` if there are none
     id: str = field(init=False)
@@ -276,7 +277,7 @@ class Hub:
     def __init__(self, max_backlog_bytes: int, max_pending_bytes: int = 2**28) -> None:
         self._max_backlog_bytes = max_backlog_bytes
         self._max_pending_bytes = max_pending_bytes
-        self._unread = 0  # upper bound of unread bytes of all subscribers
+        self._unread = 0  # of all subscribers, as of the last write to each
         self._rooms: dict[str, Room] = {}
         self._busy: deque[Room] = deque()
         self._unflushed: set[Subscriber] = set()
@@ -315,19 +316,18 @@ class Hub:
         room.skip.pop(subscriber, None)
         if not any(room.subscribers.values()):
             del self._rooms[name]
-        before = subscriber.unread
         subscriber.release(name)
         subscriber.rooms = tuple(each for each in subscriber.rooms if each != name)
         if not subscriber.rooms:
             subscriber.stop()
             subscriber.unread = 0
-        self._unread += subscriber.unread - before
+        self._count(subscriber)
 
     def hold(self, name: str, subscriber: Subscriber, size: int) -> None:
         """Count missed messages of a room as pending, until `Subscriber.start`."""
         if name in subscriber.rooms:
             subscriber.hold(name, size)
-            self._unread += size
+            self._count(subscriber)
         if self._unread > self._max_pending_bytes:
             self._shed()
 
@@ -386,19 +386,24 @@ class Hub:
     def _put(self, batch: Batch, subscribers: set[Subscriber], skip: dict[Subscriber, int]) -> None:
         """Send a batch to subscribers, and cut off those that are too slow."""
         for subscriber in subscribers:
-            before = subscriber.unread
             keeps_up = subscriber.put(batch, skip.get(subscriber, 0) if skip else 0)
-            if subscriber.unread != before:
-                self._unread += subscriber.unread - before
+            if subscriber.unread != subscriber.counted:
+                self._count(subscriber)
             if not keeps_up:
                 self._cut_off(subscriber)
         if self._unread > self._max_pending_bytes:
             self._shed()
 
+    def _count(self, subscriber: Subscriber) -> None:
+        """Count what a subscriber has not read now, instead of what was counted before."""
+        self._unread += subscriber.unread - subscriber.counted
+        subscriber.counted = subscriber.unread
+
     def _shed(self) -> None:
         """Cut off the subscribers with most unread bytes, until a tenth of the limit is free."""
         subscribers = sorted(self._subscribers(), key=lambda each: each.measure())
-        self._unread = sum(each.unread for each in subscribers)
+        for subscriber in subscribers:
+            self._count(subscriber)
         if self._unread <= self._max_pending_bytes:
             return
         loop = asyncio.get_running_loop()

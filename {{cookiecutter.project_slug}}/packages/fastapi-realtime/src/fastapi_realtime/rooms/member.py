@@ -73,6 +73,11 @@ class Confirmations:
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
         if len(self._waiting) >= MAX_UNCONFIRMED:
+            await self.wait()
+
+    async def wait(self) -> None:
+        """Wait until all messages have been reported."""
+        if self._task is not None:
             await asyncio.wait([self._task])
 
     def drop(self) -> None:
@@ -232,6 +237,7 @@ class Member:
         member = self._rooms.join(self._connection, room, self.name, since, last)
         member._ref, member._joined_by = ref, self
         if (joined := self._member_of(room)) is not None:
+            await joined._confirm()
             await joined._depart()
         await member.__aenter__()
 
@@ -289,6 +295,7 @@ class Member:
         if member is None:
             await self._send_error(ErrorCode.NOT_JOINED, request.ref, request.room)
             return
+        await member._confirm()
         subscriber, left = member._subscriber, EncodedEvent(member._presence("left"))
         subscriber.put(Batch([left], EVENTS))  # no event of the room comes after this one
         subscriber.flush()
@@ -359,6 +366,11 @@ class Member:
     def _leave_later(self) -> None:
         """Leave in `LEAVE_SECONDS`, even if the endpoint doesn't notice that its client has gone."""
         self._timer = asyncio.get_running_loop().call_later(LEAVE_SECONDS, self._leave_soon)
+
+    async def _confirm(self) -> None:
+        """Wait until the client knows what has become of the messages that it has sent."""
+        if self._confirmations is not None:
+            await self._confirmations.wait()
 
     async def _depart(self) -> None:
         """Leave the room now."""

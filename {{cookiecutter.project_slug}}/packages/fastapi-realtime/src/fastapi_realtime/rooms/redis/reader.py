@@ -308,7 +308,8 @@ class Reader:
             if epoch != cursor.epoch:
                 self._doubt(cursor)
             elif int(offset) > cursor.offset:
-                self._due[cursor] = int(offset)
+                # What is not kept comes after the news of later messages, with a lower offset.
+                self._due[cursor] = max(int(offset), self._due.get(cursor, 0))
                 self._woken.set()
             else:
                 self._pass_on_unkept(cursor)
