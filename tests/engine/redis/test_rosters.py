@@ -517,16 +517,23 @@ async def test_only_the_first_connection_and_the_last_of_all_processes_are_noted
     await asyncio.gather(*(place.join(f"c{n}") for n, place in enumerate(places)))
     assert await noted.next() == "zoe joined"
     key = HERE.sender("zoe")
-    await until(lambda: asyncio.to_thread(lambda: server.call("SCARD", key) == 3))
+
+    async def are(count: int) -> bool:
+        return await asyncio.to_thread(lambda: server.call("SCARD", key) == count)
+
+    await until(lambda: are(3))
     await places[0].leave("c0")
+    await until(lambda: are(2))
     await places[0].join("c0")
+    await until(lambda: are(3))
     await asyncio.gather(*(place.leave(f"c{n}") for n, place in enumerate(places)))
     assert await noted.next() == "zoe left"
     assert not server.call("EXISTS", key)
 
 
+@pytest.mark.parametrize("field", ['{"eve-1": "eve", "zoe-2": "zoe", "profiles": {"eve": {}}}', "2"])
 async def test_members_of_a_dead_process_are_noted_once(
-    server: RedisServer, open_place: Open
+    server: RedisServer, open_place: Open, field: str
 ) -> None:
     noted = Noted()
     places = [await open_place(note=noted.note) for _ in range(2)]
@@ -534,14 +541,15 @@ async def test_members_of_a_dead_process_are_noted_once(
     assert await noted.next() == "zoe joined"
     await places[1].join("bob-1", sender="bob")
     assert await noted.next() == "bob joined"
-    fields = '{"eve-1": "eve", "zoe-2": "zoe", "profiles": {"eve": {}}}'
-    server.call("SADD", HERE.sender("eve"), DEAD)
-    server.call("SADD", HERE.sender("zoe"), DEAD)
-    server.call("HSET", HERE.people, DEAD, fields)
+    for sender in ("eve", "zoe"):
+        server.call("SADD", HERE.sender(sender), DEAD)
+        server.call("SADD", HERE.senders(DEAD), sender)
+    server.call("HSET", HERE.people, DEAD, field)
     server.call("PUBLISH", KEYS.moves, f"{DEAD} lobby")
     assert await noted.next() == "eve left"
     await places[0].leave("zoe-1")
     assert await noted.next() == "zoe left"
+    assert not server.call("EXISTS", HERE.senders(DEAD))
 
 
 async def test_what_is_noted_survives_an_outage_and_a_loss(

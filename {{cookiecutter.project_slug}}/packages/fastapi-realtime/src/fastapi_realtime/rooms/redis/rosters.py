@@ -84,7 +84,8 @@ class Rosters:
         self._requests: dict[str, float] = {}  # rooms to fetch, and the earliest loop time
         self._writes: dict[tuple[str, bytes], None] = {}  # rooms, and fields to store or delete
         self._changes: deque[SenderChange] = deque()  # if somebody is to be notified
-        self._gone: dict[tuple[str, bytes], Any] = {}  # fields of dead processes, to be deleted
+        self._gone: set[tuple[str, bytes]] = set()  # fields of dead processes, to be deleted
+        self._dead: deque[tuple[str, str]] = deque()  # rooms, and processes deleted there
         self._missing: dict[str, float] = {}  # loop time since when a process is missing
         self._watched: list[str] = []
         self._trusted_at = math.inf  # loop time from which missing processes are dead
@@ -209,7 +210,7 @@ class Rosters:
         limit = now - MISSING_SECONDS
         dead = {each for each in processes if self._missing.get(each, now) <= limit}
         self._write(room, *(process.encode() for process in dead))
-        self._gone |= {(room, process.encode()): processes[process] for process in dead}
+        self._gone |= {(room, process.encode()) for process in dead}
         return dead
 
     def _change(
@@ -271,20 +272,36 @@ class Rosters:
                 self._take_deleted(room, writes[index][1], was_there=answer == 1)
 
     def _take_deleted(self, room: str, name: bytes, *, was_there: bool) -> None:
-        """Count the senders of a dead process as left, if this process has deleted its field."""
-        gone = self._gone.pop((room, name), None)
-        if was_there and isinstance(gone, dict):
-            for sender in {gone[key] for key in gone if key != PROFILES}:
+        """Note that this process, and no other, counts the senders of a dead one as left."""
+        if (room, name) in self._gone:
+            self._gone.discard((room, name))
+            if was_there and self.note_presence is not None:
+                self._dead.append((room, name.decode()))
+
+    async def _count_dead(self) -> None:
+        """Count the senders of dead processes as left; raises `BrokerUnavailable`."""
+        while self._dead:
+            room, process = self._dead[0]
+            key = self._keys.room(room).senders(process)
+            (senders,) = await self._commands.run(("SMEMBERS", key))
+            self._dead.popleft()
+            if isinstance(senders, ResponseError):
+                self._health.breaks(room, explain(senders))
+                continue
+            for name in senders:
+                sender = name.decode(errors="replace")
                 left = PresenceEvent(type="left", room=room, sender=sender, connection="")
-                self._change("SREM", left, name.decode())
+                self._change("SREM", left, process)
 
     async def _count(self) -> None:
         """Tell Redis which senders have come and gone; raises `BrokerUnavailable`."""
+        await self._count_dead()
         changes, commands = [*self._changes][:MAX_ROOMS], []
         for each in changes:
-            key = self._keys.room(each.event.room).sender(each.event.sender)
-            change = each.command, each.process, KEEP_SECONDS
-            commands.append(("EVALSHA", COUNT_SHA, 1, key, *change))
+            room, sender = self._keys.room(each.event.room), each.event.sender
+            keys = room.sender(sender), room.senders(each.process)
+            change = each.command, each.process, sender, KEEP_SECONDS
+            commands.append(("EVALSHA", COUNT_SHA, 2, *keys, *change))
         answers = await self._commands.run(*commands) if commands else ()
         for each, answer in zip(changes, answers, strict=True):
             self._changes.popleft()

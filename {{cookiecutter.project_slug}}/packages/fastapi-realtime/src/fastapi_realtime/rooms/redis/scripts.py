@@ -71,6 +71,10 @@ class RoomKeys(NamedTuple):
         """Return the key of the set of processes in which a sender has connections."""
         return f"{self.head}:sender:{name}"
 
+    def senders(self, process: str) -> str:
+        """Return the key of the set of senders that have connections in a process."""
+        return f"{self.head}:senders:{process}"
+
     def sent(self, process: str) -> str:
         """Return the key of the last batch of a process, and where its messages are."""
         return f"{self.head}:sent:{process}"
@@ -364,9 +368,10 @@ A key of a wrong type, which another program has set, is deleted, so that the ne
 """
 
 COUNT = """
-local command, process, expire = unpack(ARGV)
+local command, process, sender, expire = unpack(ARGV)
 redis.call(command, KEYS[1], process)
-redis.call('EXPIRE', KEYS[1], expire)
+redis.call(command, KEYS[2], sender)
+for _, key in ipairs(KEYS) do redis.call('EXPIRE', key, expire) end
 return redis.call('SCARD', KEYS[1])
 """
 """Add a process to those in which a sender has connections in a room, or remove it; count them."""
