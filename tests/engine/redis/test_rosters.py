@@ -531,7 +531,9 @@ async def test_only_the_first_connection_and_the_last_of_all_processes_are_noted
     assert not server.call("EXISTS", key)
 
 
-@pytest.mark.parametrize("field", ['{"eve-1": "eve", "zoe-2": "zoe", "profiles": {"eve": {}}}', "2"])
+@pytest.mark.parametrize(
+    "field", ['{"eve-1": "eve", "zoe-2": "zoe", "profiles": {"eve": {}}}', "2"]
+)
 async def test_members_of_a_dead_process_are_noted_once(
     server: RedisServer, open_place: Open, field: str
 ) -> None:
