@@ -256,6 +256,9 @@ def scenarios(
             yield "json", client.echo(checked, 100, document, seconds, clocks)
         yield "connections", client.connecting(reply, seconds)
         yield "20 floods", client.flooded(reply, 20, 3 * seconds)
+    for each in (20, 1) if peer.name == OURS else ():
+        rooms = client.several_rooms(target, each, seconds, clocks, server.memory)
+        yield f"{each} rooms a connection", rooms
     if peer.name in (OURS, BASE, LIMIT):
         for members in (10, 100, 1000, 10_000):
             yield f"fan-out {members}, K=4", client.fan_out(target, members, 4, seconds, clocks)
