@@ -11,7 +11,7 @@ import socket
 import struct
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
@@ -440,6 +440,96 @@ async def publishing(
         for publisher in us:
             publisher.on_bytes = None
         return figures | {"delivered": (await tally.settle() - start) / weight / sent}
+
+
+def joins(*rooms: int) -> bytes:
+    """Return the frames with which a client of this project joins rooms."""
+    return b"".join(frame(b'{"type":"join","room":"%d"}' % room) for room in rooms)
+
+
+async def members_of_rooms(target: Target, tally: Tally, rooms: int, each: int) -> list[Client]:
+    """Open 1,000 memberships in this project: so many rooms, and so many of them a connection."""
+    opened = []
+    for number in range(0, 1000, each):
+        first = number // each % rooms
+        one = replace(target, path=f"/ws_broadcast/{first}")
+        opened.append(await open_client(one, tally, EVENTS, number))
+        opened[-1].transport.write(
+            joins(*(room % rooms for room in range(first + 1, first + each)))
+        )
+    await tally.settle()
+    return opened
+
+
+async def several_rooms(
+    target: Target, each: int, seconds: float, clocks: Clocks, memory: Callable[[], int]
+) -> dict[str, float]:
+    """Publish one message after the other to 20 rooms of 50 members; `each` of them a connection."""
+    tally, before, rooms = Tally(), memory(), 20
+    members = await members_of_rooms(target, tally, rooms, each)
+    figures = {"kib_per_member": (memory() - before) / 1000 / 1024}
+    publisher = await open_client(replace(target, path="/ws_broadcast/0"), Tally(), EVENTS)
+    publisher.transport.write(joins(*range(1, rooms)))
+    start = await tally.settle()
+    text = b'{"type":"message","room":"%d","data":"' + b"x" * 51 + b'"}'
+    messages = b"".join(frame(text % room) for room in range(rooms))
+    publisher.transport.write(messages)
+    weight, count = await tally.settle() - start, 0
+    began, there = time.perf_counter(), CpuSince(clocks)
+    while time.perf_counter() - began < seconds:
+        goal = tally.bytes + weight
+        publisher.transport.write(messages)
+        await tally.reach(goal)
+        count += 1000
+    took = time.perf_counter() - began
+    figures |= {"deliveries_per_second": count / took, **there.us_for_each(count)}
+    for opened in (*members, publisher):
+        opened.transport.abort()
+    await asyncio.sleep(QUIET)
+    return figures
+
+
+async def many_rooms(
+    target: Target, rooms: int, rate: float, seconds: float, clocks: Clocks
+) -> dict[str, float]:
+    """Publish to one of many rooms after the other, by HTTP; each has a single member.
+
+    A connection has 50 of them.
+    """
+    latencies: list[float] = []
+    body = b'"' + b"x" * 51 + b'"'
+    post = "POST /ws_broadcast/%d HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+    async with clients(replace(target, path="/ws_broadcast/{client}"), rooms // 50, EVENTS) as (
+        them,
+        tally,
+    ):
+        for number, member in enumerate(them):
+            first = len(them) + 49 * number
+            member.transport.write(joins(*range(first, first + 49)))
+        await tally.settle()
+        reader, writer = await asyncio.open_connection("127.0.0.1", target.port)
+        cpu, began, total = CpuSince(clocks), time.perf_counter(), int(rate * seconds)
+        for number in range(total):
+            while (ahead := began + number / rate - time.perf_counter()) > 0:
+                await asyncio.sleep(ahead)
+            sent, member = time.perf_counter(), them[number % len(them)]
+            arrived = asyncio.Event()
+            member.on_bytes = lambda _, arrived=arrived: arrived.set()
+            room = len(them) + 49 * (number % len(them)) + number // len(them) % 49
+            writer.write((post % (room, len(body))).encode() + body)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(arrived.wait(), PATIENCE)
+                latencies.append(time.perf_counter() - sent)
+            await reader.readuntil(b"}")
+        took = time.perf_counter() - began
+        writer.close()
+        latencies.sort()
+        return {
+            "delivered": len(latencies) / total,
+            "p50_ms": 1000 * latencies[len(latencies) // 2],
+            "p99_ms": 1000 * latencies[len(latencies) * 99 // 100],
+            "redis_share": cpu.us_for_each(1)["redis_cpu_us"] / 1e6 / took,
+        }
 
 
 async def connecting(target: Target, seconds: float) -> dict[str, float]:

@@ -30,6 +30,7 @@ class Peer:
     processes: int = 1  # started separately, each with a port of its own
     workers: int = 1  # of each of them, on one port
     redis_url: str = ""  # the variable that says where Redis is
+    redis_nodes: int = 1  # more than one are a cluster
     asks: dict[str, Any] = field(default_factory=dict)  # other `talk`: rooms, and answers
 
     def target(self, *ports: int) -> Target:
@@ -180,7 +181,7 @@ LOBBY = {"path": "/ws_broadcast/lobby"}
 SOCKET_IO = "/socket.io/?EIO=4&transport=websocket&room="
 
 
-def ours(name: str, broker: str, processes: int = 1, workers: int = 1) -> Peer:
+def ours(name: str, broker: str, processes: int = 1, workers: int = 1, nodes: int = 1) -> Peer:
     """Return this project, rendered with a broker."""
     slug = f"app-{broker}"
     return Peer(
@@ -191,6 +192,7 @@ def ours(name: str, broker: str, processes: int = 1, workers: int = 1) -> Peer:
         processes=processes,
         workers=workers,
         redis_url="APP_BROKER_URL" if broker == "redis" else "",
+        redis_nodes=nodes,
         talk=LOBBY,
         asks=EVENTS,
     )
@@ -200,6 +202,7 @@ ACROSS = [
     ours(IN_MEMORY, "memory"),
     ours("this-project over Redis", "redis", processes=2),
     ours("this-project with two workers", "redis", workers=2),
+    ours("this-project over a cluster", "redis", processes=2, nodes=3),
     Peer(
         "redis-py pub/sub",
         uvicorn("redis_pubsub"),

@@ -9,13 +9,13 @@
     uv run benchmarks/processes.py --tables   # measure nothing; rewrite tables
 
 All processes of a server and Redis run on one core, the clients on another. Otherwise as
-`run.py`; writes `processes.json`. Needs `redis-server`.
+`run.py`; writes `processes.json`. Needs `redis-server` and `redis-cli`.
 """
 
 import json
 import subprocess
 from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -49,12 +49,23 @@ def redis_version() -> str:
 
 
 @contextmanager
-def redis_server(where: Path, core: int | None) -> Iterator[tuple[str, Server]]:
-    """Start an empty Redis that writes nothing to disk; return its URL."""
-    port = free_port()
-    command = ["redis-server", "--port", str(port), "--save", "", "--appendonly", "no"]
-    with listening(command, port, where, core, {}) as pid:
-        yield f"redis://127.0.0.1:{port}/0", Server(pid)
+def redis_servers(where: Path, core: int | None, count: int) -> Iterator[tuple[str, Server]]:
+    """Start an empty Redis that writes nothing to disk, or a cluster of several; return its URL."""
+    with ExitStack() as stack:
+        pids, nodes = [], []
+        for port in (free_port() for _ in range(count)):
+            command = ["redis-server", "--port", str(port), "--save", "", "--appendonly", "no"]
+            if count > 1:
+                command += ["--cluster-enabled", "yes", "--cluster-config-file", f"{port}.conf"]
+                command += ["--cluster-port", str(free_port())]
+            pids.append(stack.enter_context(listening(command, port, where, core, {})))
+            nodes.append(f"127.0.0.1:{port}")
+        if count > 1:
+            make = ["redis-cli", "--cluster", "create", *nodes, "--cluster-yes"]
+            subprocess.run(make, check=True, stdout=subprocess.DEVNULL)
+            yield f"redis+cluster://{','.join(nodes)}", Server(*pids)
+        else:
+            yield f"redis://{nodes[0]}/0", Server(*pids)
 
 
 async def wait_until_all_accept(target: Target, servers: Server, count: int) -> None:
@@ -93,12 +104,14 @@ def scenarios(
     yield "20/s", client.paced(target, MEMBERS, 2, 20, 5 * seconds)
     asking = replace(target, **peer.asks)
     yield "publishing", client.publishing(asking, PUBLISHERS, seconds, clocks)
+    if peer.project:
+        yield "10,000 rooms", client.many_rooms(target, 10_000, 50, 5 * seconds, clocks)
 
 
 def measure(peer: Peer, where: Path, seconds: float, core: int | None) -> Findings:
     """Start a peer and an empty Redis, and measure everything."""
     found = Findings()
-    with redis_server(where, core) as (url, redis):
+    with redis_servers(where, core, peer.redis_nodes) as (url, redis):
         more = {peer.redis_url: url} if peer.redis_url else {}
         peer = replace(peer, environment=peer.environment | more)
         with running(peer, where, core) as (target, servers):
@@ -143,6 +156,12 @@ TABLES = {
         Column("CPU, µs", "publishing", "cpu_us", integer),
         Column("Redis, µs", "publishing", "redis_cpu_us", integer, has_ratio=False),
         Column("delivered", "publishing", "delivered", percent, has_ratio=False),
+    ],
+    "processes-rooms": [
+        Column("Redis, of a core", "10,000 rooms", "redis_share", "{:.1%}".format, has_ratio=False),
+        Column("p50, ms", "10,000 rooms", "p50_ms", one_digit, has_ratio=False),
+        Column("p99, ms", "10,000 rooms", "p99_ms", one_digit, has_ratio=False),
+        Column("delivered", "10,000 rooms", "delivered", percent, has_ratio=False),
     ],
     "processes-client": [
         Column(k, name, "client_share", percent, has_ratio=False)

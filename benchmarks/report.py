@@ -89,6 +89,14 @@ TABLES = {
         for name in JOINS
         for label, figure in (("CPU, ms", "cpu_ms_per_join"), ("KiB", "kib_per_join"))
     ],
+    "rooms": [
+        Column(f"{label}, {name}", f"{each} rooms a connection", figure, unit, has_ratio=False)
+        for label, figure, unit in (
+            ("KiB", "kib_per_member", one_digit),
+            ("CPU, µs", "cpu_us", "{:.2f}".format),
+        )
+        for each, name in ((20, "20 rooms a connection"), (1, "1 room"))
+    ],
     "turn": [Column("longest turn, ms", "longest turn", "longest_turn_ms", one_digit)],
     "sizes": [Column(k, name, RATE, thousands) for k, name in SIZES.items()],
 }

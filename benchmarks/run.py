@@ -288,6 +288,11 @@ def measure(peer: Peer, where: Path, seconds: float, core: int | None) -> Findin
         with running(watched(peer), where, core) as (target, _):
             found.take("longest turn", turns(target, 10_000, max(3, seconds)))
     if peer.name == OURS:
+        for each in (20, 1):
+            with running(peer, where, core) as (target, server):
+                clocks = {"cpu_us": server.cpu}
+                rooms = client.several_rooms(target, each, seconds, clocks, server.memory)
+                found.take(f"{each} rooms a connection", rooms)
         for name, (count, limit) in JOINS.items():
             more = {"APP_PRESENCE_LIMIT": str(limit)}
             changed = replace(peer, environment=peer.environment | more)

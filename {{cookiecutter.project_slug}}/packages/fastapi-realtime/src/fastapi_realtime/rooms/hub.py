@@ -3,7 +3,7 @@
 import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,7 +65,7 @@ class Subscriber(ABC):
     _max_backlog_bytes: int
     _unflushed: set["Subscriber"]  # of the hub: those with `_pieces`
     rooms: tuple[str, ...] = ()
-    _pieces: tuple[bytes | memoryview, ...] = ()  # of several rooms, for one write
+    _pieces: Sequence[bytes | memoryview] = ()  # of several rooms, for one write
     unread: int = 0  # unread bytes, as of the last write, and those that are held
     counted: int = 0  # of `unread`, in the sum of the hub
     _held: int = 0
@@ -175,19 +175,26 @@ class DirectSubscriber(Subscriber):
         self.unread = unsent + self._held
         if unsent > self._max_backlog_bytes:
             return False
-        if not first and self.id not in batch.senders and len(self.rooms) < 2:
-            transport.write(batch.data)
+        if not first and self.id not in batch.senders:
             connection.bytes_out += len(batch.data)
             connection.messages_out += batch.count
+            if len(self.rooms) < 2:
+                transport.write(batch.data)
+            else:
+                self._write_later(batch.data)
             return True
         pieces = batch.pieces(self.id, first)
         connection.bytes_out += sum(map(len, pieces))
         connection.messages_out += len(batch.frames(self.id, first))
-        self._pieces += tuple(pieces)
-        self._unflushed.add(self)
         if len(self.rooms) < 2:
-            self.flush()
+            transport.writelines(pieces)
+        else:
+            self._write_later(*pieces)
         return True
+
+    def _write_later(self, *pieces: bytes | memoryview) -> None:
+        self._pieces = [*self._pieces, *pieces]
+        self._unflushed.add(self)
 
     def flush(self) -> None:
         pieces, self._pieces = self._pieces, ()
