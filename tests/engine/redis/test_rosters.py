@@ -554,6 +554,29 @@ async def test_members_of_a_dead_process_are_noted_once(
     assert not server.call("EXISTS", HERE.senders(DEAD))
 
 
+async def test_a_process_that_was_paused_is_not_taken_for_dead_twice(
+    server: RedisServer, open_place: Open
+) -> None:
+    noted = Noted()
+    place = await open_place(note=noted.note)
+    await place.join("zoe-1")
+    assert await noted.next() == "zoe joined"
+
+    def come() -> None:
+        server.call("SADD", HERE.sender("eve"), DEAD)
+        server.call("SADD", HERE.senders(DEAD), "eve")
+        add_dead_process(server)
+
+    await asyncio.to_thread(come)
+    assert await noted.next() == "eve left"
+    await until(lambda: is_named(place, zoe=1))
+    server.call("SET", KEYS.process(DEAD), 1)
+    await asyncio.to_thread(come)
+    await until(lambda: is_named(place, zoe=1, eve=1))
+    await place.leave("zoe-1")
+    assert await noted.next() == "zoe left"
+
+
 async def test_what_is_noted_survives_an_outage_and_a_loss(
     server: RedisServer, open_place: Open
 ) -> None:

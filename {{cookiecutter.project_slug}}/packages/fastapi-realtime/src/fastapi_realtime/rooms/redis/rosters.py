@@ -158,6 +158,7 @@ class Rosters:
     def note_moved(self, process: str, room: str) -> None:
         """Record that another process has changed its field."""
         if process != self._own.decode():
+            self._missing.pop(process, None)  # it is running, perhaps again after a pause
             self._fetch(room)
 
     def note_listed(self, room: str, *, is_listed: bool) -> None:
