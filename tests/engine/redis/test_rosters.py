@@ -577,6 +577,26 @@ async def test_a_process_that_was_paused_is_not_taken_for_dead_twice(
     assert await noted.next() == "zoe left"
 
 
+async def test_who_stays_for_days_is_not_forgotten(
+    server: RedisServer, open_place: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rosters, "KEEP_SECONDS", 2)
+    noted = Noted()
+    ann, bob = await open_place(note=noted.note), await open_place(note=noted.note)
+    await ann.join("zoe-1")
+    await bob.join("zoe-2")
+    assert await noted.next() == "zoe joined"
+    key = HERE.sender("zoe")
+    await until(lambda: is_ready(ann))
+    await until(lambda: is_ready(bob))
+    await until(lambda: asyncio.to_thread(lambda: server.call("SCARD", key) == 2))
+    server.call("DEL", key)  # as if it had expired
+    await until(lambda: asyncio.to_thread(lambda: server.call("SCARD", key) == 2))
+    await ann.leave("zoe-1")
+    await bob.leave("zoe-2")
+    assert await noted.next() == "zoe left"
+
+
 async def test_what_is_noted_survives_an_outage_and_a_loss(
     server: RedisServer, open_place: Open
 ) -> None:

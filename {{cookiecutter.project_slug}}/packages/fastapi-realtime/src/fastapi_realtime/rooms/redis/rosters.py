@@ -89,6 +89,7 @@ class Rosters:
         self._missing: dict[str, float] = {}  # loop time since when a process is missing
         self._watched: list[str] = []
         self._trusted_at = math.inf  # loop time from which missing processes are dead
+        self._restore_at = 0.0  # loop time
         self._woken = asyncio.Event()
 
     async def run(self) -> None:
@@ -184,7 +185,8 @@ class Rosters:
         now = asyncio.get_running_loop().time()
         if not was_alive or self._trusted_at == math.inf:
             self._trusted_at = now + GRACE_SECONDS
-        if not was_alive:
+        if not was_alive or now >= self._restore_at:
+            self._restore_at = now + KEEP_SECONDS / 2  # before the keys expire
             self._restore_senders()
         for process, answer in zip(self._watched, alive, strict=True):
             since = self._missing.setdefault(process, now)
