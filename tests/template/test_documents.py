@@ -28,8 +28,10 @@ def test_an_order_reaches_both_rooms(client: TestClient) -> None:
 """
 ASSISTANT = """
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
+import pytest
 from fastapi.testclient import TestClient
 from my_websocket_app.endpoints import assistant
 from starlette.testclient import WebSocketTestSession
@@ -77,8 +79,25 @@ def test_an_answer_can_be_stopped(client: TestClient) -> None:
             assert next_event(new, "message")["data"] == {"stop": True}
             next_event(new, "present")
         ask(zoe, "Once more?")
-        next_event(zoe, "message")
-        assert next_event(zoe, "append")["data"] == "You "
+        answer = next_event(zoe, "message")["id"]
+        while (event := next_event(zoe, "append"))["to"] != answer:
+            pass
+        assert event["data"] == "You "
+    while assistant.answers:
+        client.get("/livez")
+
+
+def test_an_answer_may_be_long(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def stream(question: str) -> AsyncIterator[str]:
+        for _ in range(300):
+            yield "x" * 1000
+        yield "end"
+
+    monkeypatch.setattr(assistant, "stream", stream)
+    with connect(client, "") as zoe:
+        ask(zoe, "Why?")
+        while next_event(zoe, "append")["data"] != "end":
+            pass
 
 
 def test_an_answer_ends_when_nobody_is_left(client: TestClient) -> None:
