@@ -277,7 +277,7 @@ async def test_a_message_that_is_not_kept_waits_for_those_that_its_sender_sent_b
 
     def tell(offset: int, data: str, epoch: str = epoch, **fields: str) -> None:
         event = {"type": "message", "room": "lobby", "sender": "zoe", "data": data} | fields
-        server.call("PUBLISH", KEYS.news, f"{epoch} {offset} lobby\n\n{json.dumps(event)}")
+        server.call("PUBLISH", KEYS.news, f"{epoch} {offset} lobby\nu  {json.dumps(event)}")
 
     tell(2, "rubbish", room="tea")
     tell(2, "rubbish", type="append")
