@@ -16,7 +16,9 @@ class Network {
   isDown = false; // refuses connections
   isFrozen = false; // carries nothing, and says nothing
   isDeaf = false; // carries nothing from the server
+  isBlocking = false; // closes connections that ask for a WebSocket
   connections = 0;
+  upgrades = 0;
   #pairs = new Set();
 
   static async to(server) {
@@ -33,7 +35,12 @@ class Network {
     const upstream = net.connect(new URL(this.server).port, "127.0.0.1");
     const pair = [client, upstream];
     this.#pairs.add(pair);
-    client.on("data", (data) => this.isFrozen || upstream.write(data));
+    client.on("data", (data) => {
+      const isUpgrade = /^upgrade: websocket/im.test(data);
+      this.upgrades += isUpgrade;
+      if (isUpgrade && this.isBlocking) client.destroy();
+      else if (!this.isFrozen) upstream.write(data);
+    });
     upstream.on("data", (data) => this.isFrozen || this.isDeaf || client.write(data));
     for (const socket of pair) {
       socket.on("error", () => {});
@@ -89,18 +96,31 @@ class Members {
   }
 }
 
-/** A WebSocket whose other end is the test: `next` returns each one that the client makes. */
-function fakeServer() {
+/** Return a function that puts something in, and one that waits for the next of them. */
+function inbox() {
   const made = [];
   const wanted = [];
+  const put = (each) => {
+    made.push(each);
+    wanted.shift()?.();
+  };
+  const next = async () => {
+    if (!made.length) await new Promise((resolve) => wanted.push(resolve));
+    return made.shift();
+  };
+  return [put, next];
+}
+
+/** A WebSocket whose other end is the test: `next` returns each one that the client makes. */
+function fakeServer() {
+  const [put, next] = inbox();
   class WebSocket {
     sent = [];
 
     constructor(url, protocols) {
       this.since = new URL(url).searchParams.get("since");
       this.protocols = protocols;
-      made.push(this);
-      wanted.shift()?.();
+      put(this);
     }
 
     send(text) {
@@ -121,11 +141,44 @@ function fakeServer() {
       this.onclose({ code, reason: "by the test" });
     }
   }
-  const next = async () => {
-    if (!made.length) await new Promise((resolve) => wanted.push(resolve));
-    return made.shift();
-  };
   return { WebSocket, next };
+}
+
+/** A `fetch` whose other end is the test: return a function that waits for the next request. */
+function fakeFetch(context) {
+  const [put, next] = inbox();
+  const fetch = (url, { method = "GET", headers, body, signal }) =>
+    new Promise((resolve, reject) => {
+      let controller;
+      const stream = new ReadableStream({ start: (each) => void (controller = each) });
+      const write = (text) => controller.enqueue(new TextEncoder().encode(text));
+      const tell = (...events) => events.forEach((event) => write(`data: ${JSON.stringify(event)}\n\n`));
+      const accept = (type = "text/event-stream", status = 200) =>
+        resolve(new Response(stream, { status, headers: { "Content-Type": type } }));
+      const answer = (status, value) => resolve(Response.json(value, { status }));
+      const fail = (reason = new TypeError("network error")) => (reject(reason), controller.error(reason));
+      signal.addEventListener("abort", () => fail(signal.reason));
+      const end = () => controller.close();
+      const enqueue = (bytes) => controller.enqueue(bytes);
+      url = new URL(url); // as it is now
+      put({ url, method, headers, body, signal, accept, answer, fail, write, tell, enqueue, end });
+    });
+  context.mock.method(globalThis, "fetch", fetch);
+  return next;
+}
+
+/** Join a room by an event stream; return its log, its stream, and more to go on with. */
+async function streaming(context, options, beforeFallback = () => {}) {
+  const { WebSocket, next } = fakeServer();
+  const nextRequest = fakeFetch(context);
+  const ann = new Members(context).add("ann", SERVER, { WebSocket, fallback: true, ...options });
+  (await next()).lose();
+  beforeFallback();
+  const stream = await nextRequest();
+  stream.accept();
+  stream.tell({ type: "joined", id: "e-0", room: "a", sender: "ann", connection: "c" });
+  await until(ann, () => ann.room.state === "open");
+  return { ann, stream, nextRequest, next };
 }
 
 /** Resolve once a condition holds; it is tried at each event. */
@@ -795,7 +848,7 @@ test("a room that may not be joined is closed, alone", { timeout: 20_000 }, asyn
 
 test("joins that are too many at once are repeated", { timeout: 30_000 }, async (context) => {
   const members = new Members(context);
-  const ann = await members.addOpen("ann", STRICT_SERVER, { minDelay: 50 });
+  const ann = await members.addOpen("ann", STRICT_SERVER, { minDelay: 200 });
   const rooms = range(0, 9).map((number) => members.listen(ann.room.join(`busy ${number}`)));
   for (const room of rooms) await until(room, () => room.room.state === "open");
   assert.deepEqual(closes(ann), []);
@@ -828,8 +881,20 @@ test("rooms that the server joins are heard in that of the URL, and resumed", { 
   first.lose();
   const second = await next();
   assert.equal(second.since, "a-1");
-  second.tell(joined("a", "a-1"), joined("user:ann", "u-3"));
-  assert.deepEqual(second.sent.map(({ type, room, since }) => [type, room, since]), [["join", "user:ann", "u-2"]]);
+  const message = (id, data) => ({ type: "message", room: "user:ann", id, data });
+  second.tell(joined("a", "a-1"), joined("user:ann", "u-3"), message("u-4", 4)); // and not yet 3
+  second.tell({ type: "left", room: "user:ann", connection: "c" });
+  const sent = second.sent.map(({ type, room, since }) => [type, room, since]);
+  assert.deepEqual(sent, [["leave", "user:ann", undefined], ["join", "user:ann", "u-2"]]);
+  const { ref } = second.sent.at(-1);
+  second.tell(message("u-3", 3), message("u-4", 4), { ...joined("user:ann", "u-4"), ref });
+  assert.deepEqual(data(ann), [1, 3, 4]);
+  const own = members.listen(ann.room.join("user:ann"));
+  second.tell(message("u-5", 5), { type: "left", room: "user:ann", connection: "c" });
+  const join = second.sent.at(-1);
+  assert.deepEqual([join.type, join.since], ["join", "u-4"]);
+  second.tell(message("u-5", 5), { ...joined("user:ann", "u-5"), ref: join.ref });
+  assert.deepEqual([data(ann), data(own)], [[1, 3, 4], [5]]);
   const states = on(ann, "state").map((event) => event.state);
   assert.deepEqual(states, ["open", "connecting", "open"]);
 });
@@ -850,9 +915,431 @@ test("a room that was left is silent until the server has confirmed", { timeout:
   assert.deepEqual([again.room.state, data(again)], ["open", []]);
   again.room.close();
   const third = members.listen(ann.room.join("b"));
-  first.tell({ type: "error", code: "not_joined", room: "b", ref: "leave" });
+  third.room.close();
+  const fourth = members.listen(ann.room.join("b"));
+  assert.deepEqual(first.sent.slice(3).map((event) => event.type), ["leave"]);
+  first.tell({ type: "error", code: "not_joined", room: "b", ref: first.sent.at(-1).ref });
   assert.equal(first.sent.at(-1).type, "join");
   first.tell({ type: "error", code: "unavailable", room: "b", ref: first.sent.at(-1).ref });
   first.lose(1008);
-  assert.deepEqual([third.room.state, data(ann)], ["closed", []]);
+  assert.deepEqual([fourth.room.state, data(ann), on(ann, "error")], ["closed", [], []]);
+});
+
+test("a request to leave that is one too many is repeated", async (context) => {
+  const members = new Members(context);
+  const { WebSocket, next } = fakeServer();
+  context.mock.timers.enable({ apis: ["setTimeout"] });
+  context.mock.method(Math, "random", () => 0);
+  const ann = members.add("ann", SERVER, { WebSocket, minDelay: 100 });
+  const connection = await next();
+  connection.tell({ type: "joined", id: "a-1", room: "a", connection: "c" });
+  ann.room.join("b").close();
+  const again = ann.room.join("b");
+  connection.tell({ type: "error", code: "rate_limited", ref: connection.sent.at(-1).ref });
+  context.mock.timers.tick(100);
+  const types = () => connection.sent.map((event) => event.type);
+  assert.deepEqual(types(), ["join", "leave", "leave"]);
+  connection.tell({ type: "left", room: "b", connection: "c" });
+  assert.deepEqual(types(), ["join", "leave", "leave", "join"]);
+  again.close();
+  connection.tell({ type: "error", code: "rate_limited", ref: connection.sent.at(-1).ref });
+  connection.lose();
+  context.mock.timers.tick(100);
+  assert.equal(types().length, 5);
+  assert.deepEqual(on(ann, "error"), []);
+});
+
+test("messages that wait for a room that is left are not sent, nor is it heard in another", { timeout: 20_000 }, async (context) => {
+  const members = new Members(context);
+  const { WebSocket, next } = fakeServer();
+  const ann = members.add("ann", SERVER, { WebSocket });
+  const joinBoth = (connection) => {
+    connection.tell({ type: "joined", id: "a-1", room: "a", connection: "c" });
+    connection.tell({ type: "joined", id: "b-1", room: "b", connection: "c", ref: connection.sent[0].ref });
+  };
+  const b = members.listen(ann.room.join("b"));
+  const first = await next();
+  joinBoth(first);
+  const waiting = range(0, 3).map((number) => b.room.send(number));
+  first.lose();
+  const second = await next();
+  joinBoth(second);
+  second.tell({ type: "message", room: "b", id: "b-2", data: "held" });
+  b.room.close();
+  for (const message of waiting) await rejects(message, "closed");
+  assert.deepEqual(second.sent.map((event) => event.data ?? event.type), ["join", 0, "leave"]);
+  assert.deepEqual([data(ann), data(b)], [[], []]);
+  second.lose();
+  assert.equal((await next()).since, "a-1");
+});
+
+test("listeners may join, send and close while states change", { timeout: 20_000 }, async (context) => {
+  const members = new Members(context);
+  const { WebSocket, next } = fakeServer();
+  const make = async () => {
+    const ann = members.add("ann", SERVER, { WebSocket });
+    const rooms = ["b", "c"].map((name) => members.listen(ann.room.join(name)));
+    const connection = await next();
+    return { ann, rooms, connection, open: () => connection.tell({ type: "joined", id: "a-1", room: "a" }) };
+  };
+  const once = (log, state, then) =>
+    log.room.addEventListener("state", ({ detail }) => detail.state === state && then(), { once: true });
+  const states = (log) => on(log, "state").map((event) => event.state);
+
+  const opening = await make();
+  once(opening.ann, "open", () => opening.ann.room.join("d"));
+  opening.open();
+  assert.deepEqual(opening.connection.sent.map((event) => event.room), ["b", "c", "d"]);
+
+  const closing = await make();
+  once(closing.ann, "open", () => closing.ann.room.close());
+  closing.open();
+  assert.deepEqual(closing.rooms.map(states), [["closed"], ["closed"]]);
+
+  const losing = await make();
+  losing.open();
+  const late = [];
+  once(losing.ann, "connecting", () => losing.ann.room.close());
+  once(losing.rooms[0], "closed", () => late.push(losing.rooms[1].room.send("late")));
+  losing.connection.lose();
+  assert.deepEqual(losing.rooms.map(states), [["closed"], ["closed"]]);
+  await rejects(late[0], "closed");
+
+  const refused = await make();
+  refused.open();
+  const [b] = refused.rooms;
+  b.room.addEventListener("error", () => b.room.close());
+  const { ref } = refused.connection.sent[0];
+  refused.connection.tell({ type: "error", code: "forbidden", detail: "no", room: "b", ref });
+  assert.deepEqual(states(b), ["closed"]);
+});
+
+test("the room of the URL can't be joined once more before its name is known", { timeout: 20_000 }, async (context) => {
+  const members = new Members(context);
+  const { WebSocket, next } = fakeServer();
+  const ann = members.add("ann", SERVER, { WebSocket });
+  const same = members.listen(ann.room.join("a"));
+  const waiting = same.room.send("never");
+  const connection = await next();
+  connection.tell({ type: "joined", id: "a-1", room: "a" }, { type: "message", room: "a", id: "a-2", data: "for ann" });
+  await rejects(waiting, "closed");
+  assert.deepEqual([same.room.state, data(same), data(ann), connection.sent], ["closed", [], ["for ann"], []]);
+});
+
+test("without upgrades, two members talk by event streams", { timeout: 20_000 }, async (context) => {
+  const members = new Members(context);
+  const network = await Network.to(SERVER);
+  context.after(() => network.close());
+  network.isBlocking = true;
+  const bob = await members.addOpen("bob", SERVER);
+  const ann = await members.addOpen("ann", network.url, { fallback: true });
+  const bea = await members.addOpen("bea", network.url, { fallback: true });
+  const ids = [await ann.room.send({ text: "Zoë \ud800 🫖" }), await ann.room.send([1, null])];
+  for (const each of [bob, bea]) {
+    await untilGot(each, 2);
+    assert.deepEqual(data(each), [{ text: "Zoë \ufffd 🫖" }, [1, null]]);
+    assert.deepEqual(on(each, "message").map((event) => [event.id, event.sender]), ids.map((id) => [id, "ann"]));
+  }
+  await bea.room.send("Grüße");
+  await bob.room.send("Hello");
+  await untilGot(ann, 2);
+  assert.deepEqual(data(ann), ["Grüße", "Hello"]);
+  await ann.room.renew(); // without effect
+  assert.equal(await ann.room.send("typing", { keep: false }), "");
+  const other = members.listen(ann.room.join("other"));
+  await rejects(other.room.send("never"), "not_available");
+  assert.deepEqual([on(other, "error")[0].code, other.room.state], ["not_available", "closed"]);
+  await ann.room.send("still open");
+  await untilGot(bob, 4);
+  assert.deepEqual(data(bob).slice(2), ["Grüße", "still open"]);
+  ann.room.close();
+  await until(bob, () => on(bob, "left").length);
+  assert.equal(on(bob, "left")[0].sender, "ann");
+  assert.deepEqual(closes(ann), [1006, 1000]);
+});
+
+test("nothing is missing and nothing comes twice after cuts of event streams", { timeout: 60_000 }, async (context) => {
+  const members = new Members(context);
+  const network = await Network.to(SERVER);
+  context.after(() => network.close());
+  network.isBlocking = true;
+  const ann = await members.addOpen("ann", network.url, { fallback: true, maxDelay: 50, inFlight: 3 });
+  const bob = await members.addOpen("bob", SERVER, { inFlight: 4 });
+  let count = 0;
+  let isOver = false;
+  const publish = async () => {
+    while (!isOver) await bob.room.send(count++);
+  };
+  const published = Promise.all(range(0, 4).map(publish));
+  const answers = [];
+  for (const number of range(1, 6)) {
+    await untilGot(ann, number * 60);
+    for (const each of range(0, 5)) answers.push(ann.room.send(5 * number + each));
+    await settled();
+    network.cut();
+    await until(ann, () => on(ann, "resumed").length === number);
+  }
+  isOver = true;
+  await published;
+  await untilGot(ann, count);
+  const ids = await Promise.all(answers);
+  await untilGot(bob, 25);
+  assert.deepEqual(data(ann), range(0, count));
+  assert.deepEqual(on(ann, "gap"), []);
+  assert.deepEqual(on(bob, "message").map((event) => [event.data, event.id]), ids.map((id, index) => [index + 5, id]));
+  assert.equal(network.upgrades, 1); // then it stays with what works
+});
+
+test("by POST, messages are rejected and sent again as by a WebSocket", { timeout: 30_000 }, async (context) => {
+  const members = new Members(context);
+  class Blocked extends WebSocket {
+    constructor(url, protocols) {
+      super(url.replace("ws_broadcast", "blocked"), protocols);
+    }
+  }
+  const bob = await members.addOpen("bob", STRICT_SERVER);
+  const options = { WebSocket: Blocked, fallback: true, minDelay: 50 };
+  const ann = await members.addOpen("ann", STRICT_SERVER, options);
+  await rejects(ann.room.send(undefined), "invalid_json");
+  await rejects(ann.room.send(range(0, 300).reduce((inner) => [inner], 1)), "invalid_json");
+  await rejects(ann.room.send("x".repeat(70_000)), "too_big");
+  await rejects(ann.room.send("x".repeat(1_000_000)), "too_big");
+  const ids = await Promise.all(range(0, 30).map((number) => ann.room.send(number)));
+  await untilGot(bob, 30);
+  assert.deepEqual(on(bob, "message").map((event) => [event.data, event.id]), ids.map((id, index) => [index, id]));
+  assert.deepEqual([closes(ann), on(ann, "error")], [[1006], []]);
+});
+
+test("it goes back to WebSockets when event streams fail", { timeout: 20_000 }, async (context) => {
+  const members = new Members(context);
+  const network = await Network.to(SERVER);
+  context.after(() => network.close());
+  const bob = await members.addOpen("bob", SERVER);
+  const ann = await members.addOpen("ann", network.url, { fallback: true });
+  for (const number of range(0, 3)) {
+    await ann.room.send(`open ${number}`);
+    await bob.room.send(`open ${number}`);
+    await untilGot(ann, 2 * number + 1);
+    network.isBlocking = number % 2 === 0;
+    network.isDown = true;
+    network.cut();
+    const count = closes(ann).length;
+    const missed = [bob.room.send(`missed ${number}`), ann.room.send(`missed ${number}`)];
+    const isStream = number % 2;
+    await until(ann, () => closes(ann).length > count + isStream); // lost; and a stream failed to open
+    network.isDown = false;
+    await Promise.all(missed);
+    await untilGot(ann, 2 * number + 2);
+  }
+  await untilGot(bob, 6);
+  const all = range(0, 3).flatMap((number) => [`open ${number}`, `missed ${number}`]);
+  assert.deepEqual([data(ann), data(bob)], [all, all]);
+  assert.equal(network.upgrades, 4); // the first, one that is blocked, one that is not, and one blocked
+});
+
+test("there is no fallback without the option", { timeout: 20_000 }, async (context) => {
+  const members = new Members(context);
+  const network = await Network.to(SERVER);
+  context.after(() => network.close());
+  network.isBlocking = true;
+  const ann = members.add("ann", network.url);
+  await until(ann, () => closes(ann).length === 3);
+  assert.equal(network.connections, network.upgrades);
+});
+
+test("what is no event stream is an attempt that failed", { timeout: 20_000 }, async (context) => {
+  const members = new Members(context);
+  const { WebSocket, next } = fakeServer();
+  const nextRequest = fakeFetch(context);
+  const delays = [];
+  const wait = globalThis.setTimeout;
+  context.mock.method(globalThis, "setTimeout", (then, delay, ...rest) => {
+    if (delay < 1000) delays.push(delay);
+    return wait(then, delay, ...rest);
+  });
+  context.mock.method(Math, "random", () => 0.5);
+  const ann = members.add("ann", SERVER, { WebSocket, fallback: true });
+  for (const [type, status] of [["text/html", 200], ["text/event-stream", 404], ["application/json", 503]]) {
+    (await next()).lose();
+    (await nextRequest()).accept(type, status);
+  }
+  (await next()).lose();
+  (await nextRequest()).fail();
+  (await next()).lose();
+  const stream = await nextRequest();
+  stream.accept();
+  stream.tell({ type: "joined", id: "e-0" });
+  await until(ann, () => ann.room.state === "open");
+  stream.end();
+  await nextRequest();
+  assert.deepEqual(closes(ann), Array(10).fill(1006));
+  assert.deepEqual(delays, [0, 5, 0, 10, 0, 20, 0, 40, 0, 80]); // from a WebSocket to a stream at once
+});
+
+test("an own message that comes before its answer is known as one's own", { timeout: 20_000 }, async (context) => {
+  const { ann, stream, nextRequest } = await streaming(context, { inFlight: 2 });
+  const message = (number) => ({ type: "message", id: `e-${number}`, room: "a", data: number });
+  const answers = [ann.room.send(1), ann.room.send(3)];
+  const post = await nextRequest();
+  assert.deepEqual([post.method, post.body, post.headers["Content-Type"]], ["POST", "1", "application/json"]);
+  stream.tell(message(1), message(2));
+  await settled();
+  assert.deepEqual(data(ann), []);
+  post.answer(202, { id: "e-1" });
+  const second = await nextRequest(); // and not before the first is answered
+  stream.tell(message(3), message(4));
+  await settled();
+  assert.notEqual(post.headers["Idempotency-Key"], second.headers["Idempotency-Key"]);
+  second.answer(202, { id: "e-3" });
+  await untilGot(ann, 2);
+  assert.deepEqual(await Promise.all(answers), ["e-1", "e-3"]);
+  assert.deepEqual(data(ann), [2, 4]);
+  stream.end();
+  await until(ann, () => ann.room.state === "connecting");
+  assert.equal((await nextRequest()).url.searchParams.get("since"), "e-4");
+});
+
+test("a message that was refused but is published is known as one's own", { timeout: 20_000 }, async (context) => {
+  const { ann, stream, nextRequest } = await streaming(context);
+  const answer = ann.room.send("own");
+  (await nextRequest()).answer(503, { detail: "Redis is away" });
+  stream.tell({ type: "message", id: "e-1", room: "a", data: "own" }, { type: "message", id: "e-2", room: "a", data: "other" });
+  (await nextRequest()).answer(202, { id: "e-1" });
+  assert.equal(await answer, "e-1");
+  assert.deepEqual(data(ann), ["other"]);
+});
+
+test("a POST without an answer ends the stream, and is repeated", { timeout: 20_000 }, async (context) => {
+  const late = new AbortController();
+  context.mock.method(AbortSignal, "timeout", () => late.signal);
+  const { ann, nextRequest } = await streaming(context, { inFlight: 2 });
+  const failures = [
+    (post) => post.answer(200, "<html>"),
+    (post) => post.accept("text/html", 202),
+    (post) => post.answer(404, { detail: "Not Found" }),
+    (post) => post.answer(500, { id: 5 }),
+    (post) => post.answer(202, null),
+    (post) => post.fail(),
+    () => late.abort(),
+  ];
+  const answers = [ann.room.send(1), ann.room.send(2)];
+  const refs = new Set();
+  for (const fail of failures) {
+    const post = await nextRequest();
+    refs.add(post.headers["Idempotency-Key"]);
+    fail(post);
+    if (fail === failures[1]) post.end();
+    const stream = await nextRequest();
+    assert.equal(stream.method, "GET");
+    stream.accept();
+    stream.tell({ type: "message", id: "e-1", room: "a", data: 1 }, { type: "joined", id: "e-1", room: "a" });
+  }
+  for (const id of ["e-1", "e-2"]) {
+    const post = await nextRequest();
+    refs.add(post.headers["Idempotency-Key"]);
+    post.answer(202, { id });
+  }
+  assert.deepEqual(await Promise.all(answers), ["e-1", "e-2"]);
+  assert.deepEqual([refs.size, data(ann)], [2, []]);
+});
+
+test("event streams and POSTs have the token; a new one comes with the next attempt", { timeout: 20_000 }, async (context) => {
+  let count = 0;
+  const options = { token: () => `t.${++count}`, inFlight: 2 };
+  const { ann, stream, nextRequest } = await streaming(context, options);
+  const answers = [ann.room.send("own"), ann.room.send("later")];
+  const post = await nextRequest();
+  const tokens = [stream, post].map((request) => request.headers.Authorization);
+  assert.deepEqual(tokens, ["Bearer t.2", "Bearer t.2"]);
+  post.answer(401, { detail: "expired" });
+  const second = await nextRequest();
+  assert.deepEqual([second.headers.Authorization, closes(ann)], ["Bearer t.3", [1006, 4401]]);
+  assert.ok(stream.signal.aborted);
+  second.accept();
+  second.tell({ type: "joined", id: "e-0", room: "a" });
+  const again = await nextRequest();
+  assert.deepEqual([again.method, again.headers.Authorization], ["POST", "Bearer t.3"]);
+  again.accept("text/html", 403); // a proxy's
+  again.end();
+  (await nextRequest()).answer(403, { detail: "not here" });
+  for (const answer of answers) await rejects(answer, "forbidden");
+});
+
+test("a guest sends as the guest that the stream is", { timeout: 20_000 }, async (context) => {
+  const { WebSocket, next } = fakeServer();
+  const nextRequest = fakeFetch(context);
+  const room = connect(`${SERVER}/ws_broadcast/a`, { WebSocket, fallback: true, ...FAST });
+  context.after(() => room.close());
+  const log = new Members(context).listen(room);
+  (await next()).lose();
+  const stream = await nextRequest();
+  stream.accept();
+  stream.tell({ type: "joined", id: "e-0", room: "a", sender: "guest-1" }, { type: "joined", room: "a", sender: "bob" });
+  await until(log, () => room.state === "open");
+  room.send("Hello").catch(() => {});
+  assert.equal((await nextRequest()).url.searchParams.get("name"), "guest-1");
+});
+
+test("events may be cut anywhere", { timeout: 20_000 }, async (context) => {
+  const { ann, stream } = await streaming(context);
+  const text = 'id: e-1\ndata: {"type": "message", "id": "e-1", "room": "a", "data": "Zoë 🫖"}\n\n: ping\n\nretry: 5\n\n';
+  for (const byte of new TextEncoder().encode(text)) stream.enqueue(Uint8Array.of(byte));
+  stream.write('data: {"type": "message", "id": "e-2", "room": "a", "data": "no end"}');
+  stream.end();
+  await until(ann, () => closes(ann).length === 2);
+  assert.deepEqual(data(ann), ["Zoë 🫖"]);
+});
+
+test("a comment is a sign of life; without any, a stream is given up", async (context) => {
+  context.mock.timers.enable({ apis: ["setTimeout"] });
+  const options = { pingAfter: 100, pongWithin: 50 };
+  const { ann, stream } = await streaming(context, options, () => context.mock.timers.tick(0));
+  const comment = async () => {
+    stream.write(": ping\n\n");
+    await settled();
+  };
+  await comment();
+  for (let count = 0; count < 3; count++) {
+    context.mock.timers.tick(100);
+    context.mock.timers.tick(29_800); // more than `pongWithin`: the server has its own time
+    await comment();
+  }
+  assert.equal(ann.room.state, "open");
+  context.mock.timers.tick(100);
+  context.mock.timers.tick(29_900);
+  assert.equal(on(ann, "state").at(-1).reason, "no answer");
+  assert.ok(stream.signal.aborted);
+});
+
+test("back online, a stream begins anew", { timeout: 20_000 }, async (context) => {
+  const online = fakeBrowser(context);
+  const { ann, stream, nextRequest } = await streaming(context);
+  online();
+  assert.ok(stream.signal.aborted);
+  assert.equal(ann.room.state, "connecting");
+  assert.equal((await nextRequest()).url.searchParams.get("since"), "e-0");
+});
+
+test("a stream can't resume rooms that the server joins, and tells of a gap there", { timeout: 20_000 }, async (context) => {
+  let { ann, stream, nextRequest } = await streaming(context);
+  const joined = (room, id) => ({ type: "joined", id, room, connection: "c" });
+  stream.tell(joined("user:ann", "u-1"), { type: "message", room: "user:ann", id: "u-2", data: 1 });
+  await untilGot(ann, 1);
+  for (const [id, count] of [["u-2", 0], ["u-3", 1]]) {
+    stream.end();
+    stream = await nextRequest();
+    stream.accept();
+    stream.tell(joined("a", "e-0"), joined("user:ann", id), { type: "message", room: "user:ann", data: id });
+    await until(ann, () => data(ann).includes(id));
+    assert.equal(on(ann, "gap").length, count);
+  }
+  assert.deepEqual(on(ann, "gap")[0], { on: "gap", type: "gap", room: "user:ann", since: "u-2" });
+  assert.deepEqual(on(ann, "error"), []);
+  const own = ann.room.join("user:ann");
+  await settled();
+  assert.equal(own.state, "closed");
+  stream.tell({ type: "message", room: "user:ann", id: "u-4", data: "not heard" });
+  stream.end();
+  assert.equal((await nextRequest()).url.searchParams.get("since"), "e-0");
+  assert.deepEqual(data(ann), [1, "u-2", "u-3"]);
 });

@@ -31,7 +31,7 @@ REFUSED = (
     "WebSocket connection to ",
     *(
         f"Failed to load resource: the server responded with a status of {n}"
-        for n in (401, 403, 422)
+        for n in (401, 403, 413, 422)
     ),
 )
 """Begins what a browser logs about each refused handshake or request; some tests want that."""

@@ -1,4 +1,4 @@
-"""client.js in Node, against real servers."""
+"""client.js in Node and in a browser, against real servers."""
 
 import json
 import os
@@ -13,11 +13,49 @@ from fastapi import FastAPI
 from fastapi_realtime import RealtimeDep
 
 from ..engine.serving import NO_RATE_LIMIT, Serve
-from .conftest import is_ci
+from .conftest import OpenPage, is_ci
 from .projects import Project, projects
 
 CLIENT = Path(fastapi_realtime.__file__).parent / "client"
 SCRIPT = Path(__file__).with_name("client.test.mjs")
+
+TALK_WITHOUT_WEBSOCKETS = """
+    async ([annsToken, bobsToken]) => {
+        const { connect } = await import("/client/client.js");
+        class Blocked extends WebSocket {
+            constructor(url, protocols) {
+                super(url.replace("ws_broadcast", "blocked"), protocols);
+            }
+        }
+        const join = (name, token, options) => {
+            const room = connect(`/ws_broadcast/tea?name=${name}`, { token, minDelay: 10, ...options });
+            const got = [];
+            room.addEventListener("message", ({ detail }) => got.push(detail.data));
+            return { room, got };
+        };
+        const until = async (condition) => {
+            while (!condition()) await new Promise((resolve) => setTimeout(resolve, 10));
+        };
+        const next = (room, type) => new Promise((resolve) => room.addEventListener(type, resolve));
+        const ann = join("ann", () => annsToken, { WebSocket: Blocked, fallback: true });
+        const bob = join("bob", () => bobsToken);
+        await until(() => ann.room.state === "open" && bob.room.state === "open");
+        await ann.room.send("Zoë 🫖");
+        const tooBig = await ann.room.send("x".repeat(1_000_000)).catch((error) => error.code);
+        await bob.room.send("Grüße");
+        await until(() => ann.got.length === 1);
+        const lost = [ann, bob].map(({ room }) => next(room, "state"));
+        await fetch("/test/close/1012", { method: "POST" });
+        await Promise.all(lost);
+        await Promise.all([ann.room.send("again"), bob.room.send("again")]);
+        await until(() => ann.got.length === 2 && bob.got.length === 2);
+        const left = next(bob.room, "left");
+        ann.room.close();
+        const { sender } = (await left).detail;
+        bob.room.close();
+        return [ann.got, bob.got, tooBig, sender];
+    }
+"""
 
 
 def node() -> list[str]:
@@ -80,6 +118,17 @@ def test_the_client(serve: Serve, tmp_path: Path, project: Project) -> None:
         ANN=project.token("ann") or "any-text",
         BOB=project.token("bob") or "any-text",
     )
+
+
+@pytest.mark.anyio
+@projects("open", "tokens")
+async def test_the_fallback_in_a_browser(
+    open_page: OpenPage, serve: Serve, project: Project
+) -> None:
+    page = await open_page(serve(app_that_breaks(project)))
+    tokens = [project.token("ann") or "any-text", project.token("bob") or "any-text"]
+    said = await page.evaluate(TALK_WITHOUT_WEBSOCKETS, tokens)
+    assert said == [["Grüße", "again"], ["Zoë 🫖", "again"], "too_big", "ann"]
 
 
 def test_a_bundler_finds_the_client_as_a_package(tmp_path: Path) -> None:

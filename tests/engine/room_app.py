@@ -14,9 +14,9 @@ from fastapi_realtime import (
     Identity,
 )
 from fastapi_realtime.rooms import (
-    EVENT_STREAM,
     EVENTS_V1,
     JSON_BODY,
+    ROOM_STATE,
     AdmittedRequest,
     EventStream,
     IdempotencyKey,
@@ -111,12 +111,7 @@ def room_app(rooms: Rooms | None = None, authenticator: Any = None, **settings: 
         await rooms.check_publish(client, room)
         return {"id": await rooms.publish(room, data, client.subject or name, ref)}
 
-    @app.get(
-        "/rooms/{room:path}",
-        response_model=RoomState,
-        response_model_exclude_none=True,
-        responses=EVENT_STREAM,
-    )
+    @app.get("/rooms/{room:path}", **ROOM_STATE)
     async def present(
         client: AdmittedRequest,
         rooms: RoomsDep,

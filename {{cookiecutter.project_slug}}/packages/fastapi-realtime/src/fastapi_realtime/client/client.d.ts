@@ -140,14 +140,18 @@ export interface RoomOptions {
   /** Milliseconds without data from the server before a ping is sent (20,000). */
   pingAfter?: number;
   /** Milliseconds to wait for the pong before reconnecting (10,000). An attempt counts as lost
-   * after `pingAfter` and `pongWithin` without data. */
+   * after `pingAfter` and `pongWithin` without data; an event stream, after 30,000 at least. */
   pongWithin?: number;
+  /** Where a WebSocket can't be opened, read Server-Sent Events and send by POST (false). Whatever
+   * opened is used again, until it fails to. `join` and messages that are not kept need a WebSocket.
+   * Another server than that of the page must allow the requests: CORS. */
+  fallback?: boolean;
   /** The `WebSocket` class, if there is no global one. */
   WebSocket?: new (url: string, protocols: string[]) => unknown;
 }
 
 /** Why a message or a token was not sent: `code` is the server's error code, or `too_big` (1009),
- * `queue_full`, `closed` or `no_token`. */
+ * `queue_full`, `closed`, `no_token` or `not_available`. */
 export class RoomError extends Error {
   constructor(code: string, detail: string);
   readonly code: string;
@@ -155,7 +159,7 @@ export class RoomError extends Error {
 
 export interface SendOptions {
   /** If false, only who is there now receives it, and only if the room is open here; `send`
-   * resolves to an empty text at once. For typing indicators and the like. */
+   * resolves to an empty text at once. For typing indicators and the like. Needs a WebSocket. */
   keep?: boolean;
 }
 
@@ -177,7 +181,8 @@ export interface Room extends EventTarget {
   send(data: JsonValue, options?: SendOptions): Promise<string>;
 
   /** Join another room on the same connection. After a reconnect, each room resumes from its own
-   * last message. Returns the same object for the same name until it is closed. */
+   * last message. Returns the same object for the same name until it is closed. Needs a WebSocket:
+   * with `fallback`, the room may close after an `error` with the code `not_available`. */
   join(name: string, options?: JoinOptions): Room;
 
   /** Send a new token, so that the connection stays open when the old one expires. Rejects with

@@ -31,13 +31,24 @@ const RETRYABLE_ERRORS = new Set(["rate_limited", "unavailable"]);
 /** Errors that may have no `ref`. */
 const ERRORS_WITHOUT_REF = new Set(["rate_limited", "invalid_json"]);
 
-/** The `ref` of requests to leave. */
-const LEAVE = "leave";
+/** Codes of errors for the HTTP status of a message that was sent by POST. */
+const POST_ERRORS = {
+  403: "forbidden",
+  413: "too_big",
+  422: "invalid_json",
+  429: "rate_limited",
+  503: "unavailable",
+};
+const POST_WITHIN = 30_000;
+
+/** Milliseconds without data after which an event stream is lost; a comment comes every 15 to 20 s. */
+const MAX_SILENCE = 30_000;
 
 /** Ids of own messages to keep, at most; must be more than the history of the room (100). */
 const MAX_OWN_IDS = 1000;
 
 const DEFAULTS = {
+  fallback: false,
   inFlight: 1,
   maxQueued: 1000,
   maxHeld: 1000,
@@ -110,9 +121,10 @@ class Connection {
   #options;
   #main = this.#membership(); // in the room of the URL
   #joined = new Map(); // memberships in other rooms, by name
-  #leaving = new Set(); // names of rooms whose events are ignored until the server has confirmed
+  #leaving = new Map(); // refs of requests to leave, by room; until confirmed, its events are ignored
   #id; // of the connection, on the server
   #socket = null;
+  #isStreaming = false; // the socket, or that of the next attempt, is an `EventStream`
   #attempt; // to connect; a new symbol for each
   #timer; // for the next attempt to connect, or for a ping or its pong
   #attempts = 0; // to reconnect, since a connection that lasted `maxDelay`
@@ -160,10 +172,10 @@ class Connection {
     const known = this.#joined.get(name);
     if (known && known.room !== this.room) return known.room;
     const membership = this.#membership(name, last);
-    membership.since = known?.since ?? "";
+    if (known) Object.assign(membership, { since: known.since, byServer: true });
     this.#joined.set(name, membership);
     if (this.#main.state === "closed") this.#closeRoom(membership, "closed", "the connection is closed");
-    else if (this.#main.state === "open") this.#sendJoin(membership);
+    else if (this.#main.state === "open") this.#enter(membership);
     return membership.room;
   }
 
@@ -171,10 +183,7 @@ class Connection {
     if (membership === this.#main) {
       this.#close(1000, "closed by this client");
     } else if (membership.state !== "closed") {
-      if (this.#main.state === "open") {
-        this.#leaving.add(membership.name);
-        this.#sendEvent({ type: "leave", room: membership.name, ref: LEAVE });
-      }
+      if (this.#main.state === "open") this.#sendLeave(membership.name);
       this.#closeRoom(membership, "closed", "closed by this client");
     }
   }
@@ -193,8 +202,9 @@ class Connection {
 
   /** Do not wait: begin a new attempt to connect, or test whether the connection still works. */
   #online = () => {
-    if (this.#main.state === "open") this.#ping();
-    else this.#connect();
+    if (this.#main.state !== "open") this.#connect();
+    else if (this.#isStreaming) this.#lost(LOST, "was offline"); // it does not answer pings
+    else this.#ping();
   };
 
   /** Begin an attempt to connect; give up an earlier one that still waits. */
@@ -227,8 +237,9 @@ class Connection {
   #open(token) {
     if (this.#main.since) this.#url.searchParams.set("since", this.#main.since);
     const protocols = token ? [EVENTS_V1, `bearer.${token}`] : [EVENTS_V1];
+    const Socket = this.#isStreaming ? EventStream : this.#options.WebSocket;
     try {
-      this.#listen(new this.#options.WebSocket(this.#url.href, protocols));
+      this.#listen(new Socket(this.#url.href, protocols));
     } catch (error) {
       if (!PERMANENT_ERRORS.has(error.name)) throw error;
       this.#close(LOST, String(error));
@@ -255,7 +266,9 @@ class Connection {
   #ping() {
     clearTimeout(this.#timer);
     if (this.#main.state === "open") this.#sendEvent({ type: "ping", ref: "ping" });
-    this.#timer = setTimeout(() => this.#lost(LOST, "no answer"), this.#options.pongWithin);
+    const { pingAfter, pongWithin } = this.#options;
+    const delay = this.#isStreaming ? Math.max(pongWithin, MAX_SILENCE - pingAfter) : pongWithin;
+    this.#timer = setTimeout(() => this.#lost(LOST, "no answer"), delay);
   }
 
   #sendEvent(event) {
@@ -268,17 +281,20 @@ class Connection {
     const { type, id, room, ref } = event;
     const message = this.#messageOf(event);
     const refused = type === "error" && ref && this.#memberships().find((each) => each.ref === ref);
+    const staying = type === "error" && [...this.#leaving.keys()].find((each) => this.#leaving.get(each) === ref);
     if (type === "accepted") {
       if (message) this.#accepted(message, id);
     } else if (refused) {
       this.#joinRefused(refused, event);
+    } else if (staying) {
+      this.#leaveRefused(staying, event);
     } else if (type === "error" && message) {
       this.#rejected(message, event);
     } else if (this.#leaving.has(room)) {
-      if ((type === "left" && event.connection === this.#id) || ref === LEAVE) this.#left(room);
+      if (type === "left" && event.connection === this.#id) this.#left(room);
     } else if (type !== "pong") {
-      this.#held.push(event);
       if (type === "joined" && typeof id === "string") this.#opened(event);
+      this.#hold(event);
     }
     this.#deliverHeld();
     if (this.#held.length > this.#options.maxHeld) this.#lost(LOST, "no answer to a message");
@@ -290,35 +306,55 @@ class Connection {
     return hasNoRef ? this.#queue.values().next().value : this.#queue.get(ref);
   }
 
+  /** Keep an event for its room: that of the URL if it names none, or before the name is known. */
+  #hold(event) {
+    const { name } = this.#main;
+    const isMain = !name || !event.room || event.room === name;
+    const membership = this.#joined.get(event.room) ?? (isMain && this.#main);
+    if (membership) this.#held.push({ membership, event });
+  }
+
   #deliverHeld() {
     if (this.#uncertain.size === 0) this.#held.splice(0).forEach((each) => this.#deliver(each));
   }
 
-  #deliver(event) {
-    const membership = this.#joined.get(event.room) ?? this.#main;
-    if (membership.state === "closed") return; // closed by a listener
+  #deliver({ membership, event }) {
+    if (membership.state === "closed") return; // meanwhile
     if (typeof event.id === "string") membership.since = event.id;
     if (this.#ownIds.delete(event.id) || !DISPATCHED.has(event.type)) return;
     this.#dispatch(membership, event.type, event);
   }
 
   /** Note a room that is joined: first that of the URL, then others. */
-  #opened({ room, connection }) {
+  #opened({ room, connection, id, ref }) {
     if (this.#main.state !== "open") {
+      const same = this.#joined.get(room);
+      this.#joined.delete(room);
       this.#main.name = room;
       this.#id = connection;
       this.#openedAt = performance.now();
-      this.#setState(this.#main, "open");
-      for (const membership of this.#joined.values()) this.#sendJoin(membership);
+      this.#main.state = "open";
+      for (const membership of this.#joined.values()) this.#enter(membership);
+      this.#setState([this.#main], "open");
+      if (same) this.#closeRoom(same, "closed", "this is the room of the URL");
     } else if (room !== this.#main.name && !this.#joined.has(room)) {
       // The server has joined it, such as `user:zoe`. Its events are those of the room of the URL.
-      this.#joined.set(room, { ...this.#membership(room), room: this.room, state: "open" });
+      const membership = { ...this.#membership(room), room: this.room, state: "open", byServer: true };
+      this.#joined.set(room, membership);
     } else {
       const membership = this.#joined.get(room) ?? this.#main;
+      const { since } = membership;
+      if (!ref && since && since !== id) this.#hold({ type: "gap", room, since }); // not resumed
       membership.rejections = 0;
-      this.#setState(membership, "open");
+      this.#setState([membership], "open");
     }
     this.#sendNext();
+  }
+
+  /** Join a room. One that the server has joined is left first: what it sends now would be repeated. */
+  #enter(membership) {
+    if (!membership.byServer) this.#sendJoin(membership);
+    else if (!this.#isStreaming || membership.room !== this.room) this.#sendLeave(membership.name);
   }
 
   #sendJoin(membership) {
@@ -341,6 +377,19 @@ class Connection {
     }
   }
 
+  #sendLeave(room) {
+    if (this.#leaving.has(room)) return;
+    const ref = randomRef();
+    this.#leaving.set(room, ref);
+    this.#sendEvent({ type: "leave", room, ref });
+  }
+
+  #leaveRefused(room, { code, ref }) {
+    if (!RETRYABLE_ERRORS.has(code)) return this.#left(room); // it was not joined
+    const again = () => this.#leaving.get(room) === ref && this.#sendEvent({ type: "leave", room, ref });
+    setTimeout(again, this.#backoff(0) * (1 + Math.random()));
+  }
+
   #left(name) {
     this.#leaving.delete(name);
     const membership = this.#joined.get(name); // joined again meanwhile
@@ -349,6 +398,8 @@ class Connection {
 
   /** Forget a room, and reject its messages. */
   #closeRoom(membership, code, reason) {
+    if (membership.state === "closed") return;
+    membership.state = "closed"; // before messages that wait would be sent
     clearTimeout(membership.timer);
     if (this.#joined.get(membership.name) === membership) this.#joined.delete(membership.name);
     for (const message of [...this.#queue.values()]) {
@@ -356,7 +407,7 @@ class Connection {
       this.#settle(message);
       message.reject(new RoomError(code, reason));
     }
-    this.#setState(membership, "closed", undefined, reason);
+    this.#setState([membership], "closed", undefined, reason);
     this.#deliverHeld();
   }
 
@@ -382,6 +433,8 @@ class Connection {
   #rejected(message, { code, detail }) {
     if (RETRYABLE_ERRORS.has(code)) {
       message.isSent = false;
+      // After a POST, it may be published nevertheless, and come back.
+      if (this.#isStreaming && code === "unavailable") this.#uncertain.add(message.ref);
       const delay = this.#backoff(this.#rejections) * (1 + Math.random());
       this.#resendTimer ??= setTimeout(() => this.#resend(), delay);
     } else {
@@ -413,6 +466,7 @@ class Connection {
       this.#close(code, reason);
       return;
     }
+    const hasFailed = this.#socket && this.#openedAt === Infinity;
     this.#disconnect();
     for (const message of this.#queue.values()) {
       if (message.isSent) this.#uncertain.add(message.ref);
@@ -421,9 +475,12 @@ class Connection {
     if (performance.now() - this.#openedAt > this.#options.maxDelay) this.#attempts = 0;
     if (code === INTERNAL_ERROR) this.#attempts = Math.max(this.#attempts, 4); // wait longer
     this.#openedAt = Infinity;
-    const delay = Math.random() * this.#backoff(this.#attempts++); // not all clients at once
+    if (hasFailed && this.#options.fallback) this.#isStreaming = !this.#isStreaming;
+    // Fall back at once: later, a server that was restarting would answer, but not by a WebSocket.
+    const isAtOnce = hasFailed && this.#isStreaming;
+    const delay = isAtOnce ? 0 : Math.random() * this.#backoff(this.#attempts++); // not all clients at once
     this.#timer = setTimeout(() => this.#connect(), delay);
-    for (const each of this.#memberships()) this.#setState(each, "connecting", code, reason);
+    this.#setState(this.#memberships(), "connecting", code, reason);
   }
 
   /** After 1009, reject the longest message in flight; return whether there was one. */
@@ -458,21 +515,105 @@ class Connection {
     globalThis.removeEventListener?.("online", this.#online);
     for (const { reject } of this.#queue.values()) reject(new RoomError("closed", `${code} ${reason}`));
     this.#queue.clear();
-    for (const each of this.#memberships()) this.#setState(each, "closed", code, reason);
+    this.#setState(this.#memberships(), "closed", code, reason);
   }
 
   #memberships() {
     return [this.#main, ...this.#joined.values()];
   }
 
-  #setState(membership, state, code, reason) {
-    membership.state = state;
-    const isOwn = membership === this.#main || membership.room !== this.room;
-    if (isOwn) this.#dispatch(membership, "state", { state, code, reason });
+  /** Set the state of all before any listener is called: it may send, or close a room. */
+  #setState(memberships, state, code, reason) {
+    for (const each of memberships) each.state = state;
+    for (const each of memberships) {
+      const isOwn = each === this.#main || each.room !== this.room;
+      if (isOwn && each.state === state) this.#dispatch(each, "state", { state, code, reason });
+    }
   }
 
   #dispatch({ room }, type, detail) {
     room.dispatchEvent(new CustomEvent(type, { detail }));
+  }
+}
+
+/** The room of the URL by Server-Sent Events and POST, with what is used here of a WebSocket. */
+class EventStream {
+  #url;
+  #headers = {};
+  #ending = new AbortController();
+  #posts = Promise.resolve(); // all POSTs so far, one after the other
+
+  constructor(url, protocols) {
+    this.#url = new URL(url.replace(/^ws/, "http"));
+    const bearer = protocols.find((each) => each.startsWith("bearer."));
+    if (bearer) this.#headers.Authorization = bearer.replace("bearer.", "Bearer ");
+    this.#closeIfRejected(this.#read());
+  }
+
+  send(text) {
+    const { type, room, data, ref } = JSON.parse(text);
+    if (type === "message" && ref) {
+      this.#posts = this.#posts.then(() => this.#post(data, ref));
+      this.#closeIfRejected(this.#posts);
+    } else if (type === "join" || type === "leave") {
+      const error = { type: "error", code: "not_available", detail: "needs a WebSocket", room, ref };
+      queueMicrotask(() => this.#tell(error));
+    }
+  }
+
+  close() {
+    this.#ending.abort();
+  }
+
+  async #read() {
+    const headers = { ...this.#headers, Accept: "text/event-stream" };
+    const response = await fetch(this.#url, { headers, signal: this.#ending.signal });
+    const type = response.headers.get("content-type");
+    if (!response.ok || !type?.startsWith("text/event-stream")) throw new Error(`${response.status} ${type}`);
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    let rest = "";
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) throw new Error("the server has ended the stream");
+      this.#tell(null); // it is alive
+      await this.#posts; // which tell the ids of own messages
+      const lines = (rest + value).split("\n");
+      rest = lines.pop();
+      for (const line of lines) if (line.startsWith("data:")) this.#receive(line.slice(5));
+    }
+  }
+
+  #receive(data) {
+    const event = parseEvent(data);
+    // POST as the guest that the stream is.
+    const isNamed = this.#url.searchParams.has("name");
+    if (!isNamed && event?.type === "joined") this.#url.searchParams.set("name", event.sender);
+    this.onmessage({ data });
+  }
+
+  async #post(data, ref) {
+    this.#ending.signal.throwIfAborted(); // it will be sent on the next connection
+    const response = await fetch(this.#url, {
+      method: "POST",
+      headers: { ...this.#headers, "Content-Type": "application/json", "Idempotency-Key": ref },
+      body: JSON.stringify(data),
+      signal: AbortSignal.timeout(POST_WITHIN),
+    });
+    const { status } = response;
+    const noJson = () => ({}); // but a proxy's page
+    const { id, detail = `HTTP ${status}` } = await response.json().catch(noJson);
+    if (status === 401) this.onclose({ code: UNAUTHORIZED, reason: detail });
+    else if (status in POST_ERRORS) this.#tell({ type: "error", code: POST_ERRORS[status], detail, ref });
+    else if (typeof id === "string") this.#tell({ type: "accepted", ref, id });
+    else throw new Error(`a message was answered by ${status}`);
+  }
+
+  #tell(event) {
+    this.onmessage({ data: JSON.stringify(event) });
+  }
+
+  #closeIfRejected(promise) {
+    promise.catch((error) => this.onclose({ code: LOST, reason: String(error) }));
   }
 }
 

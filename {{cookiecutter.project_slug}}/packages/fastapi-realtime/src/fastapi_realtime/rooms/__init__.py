@@ -3,7 +3,7 @@
 from ..settings import RoomSettings
 from .access import check_name, check_room, user_room
 from .broker import BrokerUnavailable
-from .event_stream import EVENT_STREAM, EventStream, RequestedStream
+from .event_stream import ROOM_STATE, EventStream, RequestedStream
 from .events import (
     EVENTS_V1,
     ClientMessage,
@@ -31,8 +31,8 @@ from .rooms import Rooms, RoomsDep
 
 __all__ = [
     "EVENTS_V1",
-    "EVENT_STREAM",
     "JSON_BODY",
+    "ROOM_STATE",
     "AdmittedRequest",
     "BrokerUnavailable",
     "ClientMessage",

@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse
 from pydantic_core import from_json
 from starlette.types import Message, Receive, Scope, Send
 
-from .events import EVENTS_V1
+from .events import EVENTS_V1, RoomState
 
 PING_SECONDS = 15.0, 20.0
 """Seconds between two comments, at random: proxies close connections that are silent for longer."""
@@ -148,7 +148,9 @@ async def requested_stream(request: Request) -> EventStream | None:
 RequestedStream = Annotated[EventStream | None, Depends(requested_stream)]
 """The response to a request for Server-Sent Events; `None` for any other request."""
 
-EVENT_STREAM: dict[int | str, dict[str, Any]] = {
-    200: {"content": {EventStream.media_type: {"schema": {"type": "string"}}}}
+ROOM_STATE: dict[str, Any] = {
+    "response_model": RoomState,
+    "response_model_exclude_none": True,
+    "responses": {200: {"content": {EventStream.media_type: {"schema": {"type": "string"}}}}},
 }
-"""Documents a route with `RequestedStream` in OpenAPI: pass it as `responses=EVENT_STREAM`."""
+"""Options of a route that returns `RoomState`, or a `RequestedStream`: `@router.get(path, **ROOM_STATE)`."""

@@ -12,7 +12,15 @@ from ..broker import BrokerUnavailable
 from .connection import CHANGED_KEYS, PATIENCE, Shared, keep_connected
 from .history import UNKEPT, StoredBytes
 from .reader import Cursor
-from .scripts import PUBLISH_SHA, ROOM_BYTES, SENT_SECONDS, Command, Keys, room_arguments
+from .scripts import (
+    NOTICE_BYTES,
+    PUBLISH_SHA,
+    ROOM_BYTES,
+    SENT_SECONDS,
+    Command,
+    Keys,
+    room_arguments,
+)
 from .servers import MOVED_ON, Link, raise_moved_on
 
 KNOWN_SECONDS = SENT_SECONDS / 2
@@ -69,7 +77,7 @@ def publish_command(
     (process, batch), own = sender, keys.room(room)
     return (
         *("EVALSHA", PUBLISH_SHA, 4, *own[:3], own.sent(process), *room_arguments(history_length)),
-        *(batch, keys.news, room, SENT_SECONDS, ROOM_BYTES),
+        *(batch, keys.news, room, SENT_SECONDS, ROOM_BYTES, NOTICE_BYTES),
         *(part for message in messages for part in message),
     )
 

@@ -277,7 +277,7 @@ class Reader:
                     kind, *rest = answer
                     if kind == b"message":
                         with suppress(ValueError):  # another program has said something
-                            self._take_news(*(each.decode() for each in rest))
+                            self._take_notice(rest[0].decode(), rest[1])
                     elif kind == b"pong":
                         deadline.reschedule(loop.time() + seconds)
                     elif rest[-1] == len(channels):
@@ -288,31 +288,53 @@ class Reader:
         finally:
             self._bell = None  # nothing may be sent on it from now on
 
-    def _take_news(self, channel: str, text: str) -> None:
+    def _take_notice(self, channel: str, text: bytes) -> None:
         if channel == self._keys.closed:
             self._has_closed = True
             self._woken.set()
         elif channel == self._keys.moves:
-            process, _, room = text.partition(" ")
+            process, _, room = text.decode().partition(" ")
             self._rosters.note_moved(process, room)
         else:
-            head, _, unkept = text.partition("\n")
-            epoch, offset, room = head.split(" ", 2)
-            cursor = self.cursors.get(room)
-            if cursor is None:
-                return
-            origin, _, message = unkept.partition("\n")
-            if (event := read_event(UNKEPT, message.encode(), room)) and event.id is None:
-                encoded = LoggedMessage(event, origin, 0, message.encode())
-                cursor.unkept.append((epoch, int(offset), encoded))
-            if epoch != cursor.epoch:
-                self._doubt(cursor)
-            elif int(offset) > cursor.offset:
-                # What is not kept comes after the news of later messages, with a lower offset.
-                self._due[cursor] = max(int(offset), self._due.get(cursor, 0))
-                self._woken.set()
-            else:
-                self._pass_on_unkept(cursor)
+            head, *lines = text.split(b"\n")
+            epoch, offset, room = head.decode().split(" ", 2)
+            if (cursor := self.cursors.get(room)) is not None:
+                messages = [line.split(b" ", 2) for line in lines]
+                self._take_news(cursor, epoch, int(offset), messages)
+
+    def _take_news(
+        self, cursor: Cursor, epoch: str, offset: int, messages: list[list[bytes]]
+    ) -> None:
+        """Pass messages on that came with a notice; read those that did not, or are not next."""
+        if messages and messages[0][0] == UNKEPT:
+            _, origin, text = messages[0]
+            event = read_event(UNKEPT, text, cursor.room)
+            if event is not None and event.id is None:
+                message = LoggedMessage(event, origin.decode(), 0, text)
+                cursor.unkept.append((epoch, offset, message))
+        if epoch != cursor.epoch:
+            self._doubt(cursor)
+        elif offset > cursor.offset and not self._take_messages(cursor, offset, messages):
+            # What is not kept comes after the news of later messages, with a lower offset.
+            self._due[cursor] = max(offset, self._due.get(cursor, 0))
+            self._woken.set()
+        self._pass_on_unkept(cursor)
+
+    def _take_messages(self, cursor: Cursor, offset: int, messages: list[list[bytes]]) -> bool:
+        """Pass on the messages up to an offset, if they are the next; return whether they are."""
+        first = offset + 1 - len(messages)
+        is_busy = cursor in self._due or cursor in self._unsure or self._hub.is_full(cursor.room)
+        if not messages or first != cursor.offset + 1 or is_busy:
+            return False
+        for offset, (kind, origin, packed) in enumerate(messages, first):
+            fields = [b"e", cursor.epoch.encode(), b"o", origin, kind, packed]
+            entry = read_entry(cursor.room, (b"%d-0" % offset, fields))
+            if entry.message is None:
+                return False
+            self._hub.deliver(entry.message)
+            cursor.offset = offset
+        self._note_progress()
+        return True
 
     def _doubt(self, *cursors: Cursor) -> None:
         self._unsure |= dict.fromkeys(cursors)

@@ -23,6 +23,8 @@ ROOM_BYTES = 5 * 1024
 """Memory of the keys of a room with a message, without the messages, in bytes."""
 EMPTY_BYTES = 1024
 """Memory of a room without messages, in bytes."""
+NOTICE_BYTES = 4096
+"""Messages that are no longer than this are in the notice of them, and need not be read."""
 LOG_BYTES = 16 * 1024 * 1024
 """Maximum bytes of messages in a log."""
 SERVER = "the name of the instance of Redis that runs the script"
@@ -36,7 +38,8 @@ class Keys:
         self.news = f"{application}:news"
         """A channel: epoch, last offset and name of a room with new messages.
 
-        After another line, which is its origin, may come a message that is not kept.
+        Messages may follow, a line each: kind, origin and packed message. They are the last ones,
+        or one that is not kept.
         """
         self.moves = f"{application}:moves"
         """A channel: a process, and the name of a room whose members there have changed."""
@@ -195,7 +198,7 @@ PUBLISH = (
     OPEN
     + """
 local sent = KEYS[4]
-local batch, channel, name, keep_sent, room_bytes = unpack(ARGV, 10, 14)
+local batch, channel, name, keep_sent, room_bytes, notice_bytes = unpack(ARGV, 10, 15)
 
 local before = {} -- perhaps the answer to the same batch, which was lost
 local text = redis.pcall('GET', sent)
@@ -209,6 +212,14 @@ local function run()
     local answer, places, added, has_refs = {batch, '0', is_repaired}, {}, {}, false
     local first, bytes, new, unkept = room.offset, 0, 0, {}
 
+    local function notice(offset)
+        return string.format('%s %.0f %s', room.epoch, offset, name)
+    end
+
+    local function line(i)
+        return '\\n' .. ARGV[i + 2] .. ' ' .. ARGV[i + 1] .. ' ' .. ARGV[i + 3]
+    end
+
     -- Returns epoch and offset of the message in the history with a ref.
     local function find(ref)
         has_refs = true
@@ -219,11 +230,11 @@ local function run()
         if entry then return entry[2][2], offset end
     end
 
-    for i = 15, #ARGV, 4 do
+    for i = 16, #ARGV, 4 do
         local ref, epoch, at = ARGV[i], nil, nil
         if ARGV[i + 2] == 'u' then
             epoch, at = room.epoch, '0'
-            unkept[i] = string.format('%s %.0f %s\\n%s\\n', epoch, first + new, name, ARGV[i + 1])
+            unkept[#unkept + 1] = notice(first + new) .. line(i)
         elseif ref ~= '' then
             epoch, at = find(ref)
         end
@@ -245,11 +256,11 @@ local function run()
             local size = room.bytes - room.peak + (room.peak == 0 and tonumber(room_bytes) or 0)
             room.peak, answer[2] = room.bytes, string.format('%.0f', size)
         end
-        for i = 15, #ARGV, 4 do
+        for i = 16, #ARGV, 4 do
             if places[i] and ARGV[i + 2] == 'a' then room.appends = room.appends + 1 end
         end
         save()
-        for i = 15, #ARGV, 4 do
+        for i = 16, #ARGV, 4 do
             local at, ref, origin, kind, message = places[i], unpack(ARGV, i, i + 3)
             if at then
                 redis.call('XADD', log, at .. '-0', 'e', room.epoch, 'o', origin, kind, message)
@@ -265,13 +276,15 @@ local function run()
             expire(head)
             expire(log)
         end
-        redis.pcall('PUBLISH', channel, string.format('%s %.0f %s', room.epoch, room.offset, name))
+        local text = notice(room.offset)
+        for i = 16, #ARGV, 4 do
+            if places[i] and bytes <= tonumber(notice_bytes) then text = text .. line(i) end
+        end
+        redis.pcall('PUBLISH', channel, text)
     elseif is_new == 1 then
         expire(head)
     end
-    for i = 15, #ARGV, 4 do
-        if unkept[i] then redis.pcall('PUBLISH', channel, unkept[i] .. ARGV[i + 3]) end
-    end
+    for _, each in ipairs(unkept) do redis.pcall('PUBLISH', channel, each) end
     redis.call('SET', sent, batch .. ' 0 0 ' .. table.concat(answer, ' ', 4), 'EX', keep_sent)
     return answer
 end
