@@ -246,9 +246,9 @@ async def test_a_message_that_takes_longer_than_an_answer_may_gets_more_time(
     process = await start(server.url)
     listener = await process.join()
     await ready(process)
-    await process.publish("a")
+    await process.publish("a" * 5000)
     server.call("CLIENT", "PAUSE", 1500, "ALL")
-    assert await listener.take(1) == ["a"]
+    assert await listener.take(1) == ["a" * 5000]
 
 
 async def test_a_link_over_which_little_fits_into_the_time_catches_up(

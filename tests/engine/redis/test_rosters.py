@@ -554,6 +554,21 @@ async def test_members_of_a_dead_process_are_noted_once(
     assert not server.call("EXISTS", HERE.senders(DEAD))
 
 
+async def test_senders_of_a_dead_process_that_are_no_set_hold_nothing_up(
+    server: RedisServer, open_place: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    noted = Noted()
+    place = await open_place(note=noted.note)
+    await place.join("zoe-1")
+    assert await noted.next() == "zoe joined"
+    server.call("SET", HERE.senders(DEAD), "of another program")
+    await asyncio.to_thread(add_dead_process, server)
+    await until(lambda: asyncio.to_thread(lambda: server.call("HLEN", HERE.people) == 1))
+    await place.leave("zoe-1")
+    assert await noted.next() == "zoe left"
+    assert [vars(each)["room"] for each in caplog.records] == ["lobby"]
+
+
 async def test_a_process_that_was_paused_is_not_taken_for_dead_twice(
     server: RedisServer, open_place: Open
 ) -> None:
