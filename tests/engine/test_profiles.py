@@ -7,6 +7,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi_realtime import Identity, Realtime
 from fastapi_realtime.rooms import Rooms, RoomSettings
+from fastapi_realtime.rooms import rooms as rooms_module
 from fastapi_realtime.rooms.access import profile_of
 from fastapi_realtime.rooms.events import PresenceEvent
 
@@ -123,18 +124,24 @@ def test_hooks_run_in_order_and_to_their_end(
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("is_late", [False, True])
 async def test_a_hook_that_fails_is_logged_and_ends_nothing(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, is_late: bool
 ) -> None:
     async def fail(sender: str, room: str) -> None:
+        if is_late:
+            await asyncio.Event().wait()
         raise ValueError("no database")
 
     rooms = Rooms(RoomSettings(), on_leave=fail)
+    if is_late:
+        monkeypatch.setattr(rooms_module, "HOOK_SECONDS", 0.01)
     async with rooms.lifespan(Realtime(RoomSettings())):
         for kind in ("joined", "left", "joined"):
             event = PresenceEvent(type=kind, room="tea", sender="zoe", connection="c1")
             await rooms.broker.announce(event)
-    assert not rooms._calls
+        while rooms._calls:
+            await asyncio.sleep(0)
     (record,) = caplog.records
     assert record.exc_info is not None
     assert (vars(record)["room"], vars(record)["sender"]) == ("tea", "zoe")

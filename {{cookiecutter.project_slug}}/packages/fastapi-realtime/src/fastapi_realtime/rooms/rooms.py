@@ -32,7 +32,7 @@ S = TypeVar("S", bound=RoomSettings)
 PresenceHook = Callable[[str, str], Awaitable[object]]
 
 HOOK_SECONDS = 10.0
-"""Seconds for `on_join` and `on_leave` to end when the server stops."""
+"""Seconds for a call of `on_join` or `on_leave`; then it is cancelled."""
 LATEST_BYTES = 262_144
 """Maximum bytes of messages in a response."""
 JOIN_BURST = 10
@@ -128,7 +128,8 @@ class Rooms(RoomAccess):
         key, hook = (event.room, event.sender), self._hooks[event.type]
         try:
             if hook is not None:
-                await hook(event.sender, event.room)
+                async with asyncio.timeout(HOOK_SECONDS):
+                    await hook(event.sender, event.room)
         except Exception:
             logger.exception("a hook failed", extra={"room": event.room, "sender": event.sender})
         if self._calls.get(key) is asyncio.current_task():

@@ -29,7 +29,9 @@ from .servers import ANSWER_SECONDS, FAILURES, Link, raise_moved_on
 BEAT_SECONDS = 1.0
 """Seconds between two heartbeats; at each, some rooms are compared with Redis."""
 ROOMS_AT_ONCE = 200
-"""Maximum rooms that are compared at once."""
+"""Rooms that are compared at each heartbeat."""
+LOOKS_AT_ONCE = 25
+"""Rooms that are compared in one round trip; Redis serves nobody else for a millisecond or two."""
 ROUND_SECONDS = 60.0
 """Seconds until all rooms have been compared; where there are many, more are compared at once."""
 TRIM_SECONDS = 2.0 * LOG_SECONDS
@@ -404,7 +406,7 @@ class Reader:
 
     async def _look(self, link: Link) -> None:
         """Compare rooms with Redis: new and doubtful ones at once, all of them now and then."""
-        cursors = [*self._unsure][:ROOMS_AT_ONCE]
+        cursors = [*self._unsure][:LOOKS_AT_ONCE]
         for cursor in cursors:
             del self._unsure[cursor]
         cursors = [each for each in cursors if self._has(each)]
