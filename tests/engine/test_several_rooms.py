@@ -398,7 +398,7 @@ async def test_what_a_member_of_many_rooms_has_not_read_counts_once() -> None:
     clients[1].unread = 401
     for number in range(20):
         hub.deliver(message("x", room=str(number)))
-    await asyncio.sleep(0.0)
+    await asyncio.sleep(0)
     await hub.flush()
     assert [each.closed for each in clients] == [0, 0]
     for number in range(20):
