@@ -6,6 +6,7 @@ import logging
 import math
 import re
 from collections import Counter, deque
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -48,7 +49,7 @@ class RoomView:
     people: Counter[str] = field(default_factory=Counter)  # connections of each sender here
     profiles: dict[str, Profile] = field(default_factory=dict)  # by sender, those here
     elsewhere: dict[str, str] | None = None  # as `here`; `None` if not known, or too many to list
-    processes: dict[str, Any] = field(default_factory=dict)  # the fields of others with members
+    processes: set[str] = field(default_factory=set)  # the others with members
     known: asyncio.Event = field(default_factory=asyncio.Event)  # set once the roster was fetched
     next_at: float = 0.0  # loop time; large rosters are fetched less often
 
@@ -65,10 +66,11 @@ class SenderChange(NamedTuple):
 class Rosters:
     """Stores joins and leaves of this process in Redis, and notifies members of those in others.
 
-    Redis has a hash for each room, with one field for each process: its connections and their
-    senders as JSON, and profiles, or the number of its senders if there are too many to list. A process that
-    changes its field notifies the others, which fetch the hash and notify their members of the
-    differences. Missed notices and data that Redis has lost are found when rooms are compared.
+    Redis has a hash for each room, with one field for each process: its connections, their
+    senders and profiles as JSON, or the number of its senders if there are too many to list. A
+    process that changes its field notifies the others, which fetch the hash and notify their
+    members of the differences. Missed notices and data that Redis has lost are found when rooms
+    are compared.
     """
 
     def __init__(self, shared: Shared, hub: Hub, commands: Commands, limit: int) -> None:
@@ -205,7 +207,7 @@ class Rosters:
         """Record an outage of Redis: until it is over, no process counts as dead."""
         self._trusted_at = math.inf
 
-    def _remove_dead(self, room: str, processes: dict[str, Any]) -> set[str]:
+    def _remove_dead(self, room: str, processes: Iterable[str]) -> set[str]:
         """Remove the members of dead processes from a room, and return these processes."""
         now = asyncio.get_running_loop().time()
         if now < self._trusted_at:
@@ -392,7 +394,7 @@ class Rosters:
         own = people.pop(self._own.decode(), None)
         if own != json.loads(self._encode(view)) and (room, self._own) not in self._writes:
             self._store(room)
-        view.processes = people
+        view.processes = {*people}
         before = view.elsewhere
         view.elsewhere, profiles, count = self._sum_up(room, people, view.here)
         if view.elsewhere is None:
