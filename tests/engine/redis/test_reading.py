@@ -111,7 +111,7 @@ async def test_many_rooms_take_turns_to_be_compared_and_none_is_forgotten(
     forgetful: RedisServer, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reader, "ROOMS_AT_ONCE", 3)
-    monkeypatch.setattr(reader, "ROUND_SECONDS", 0.2)
+    monkeypatch.setattr(reader, "ROUND_SECONDS", 0.5)
     process = await start(forgetful.url)
     listeners = [await process.join(str(number)) for number in range(20)]
     for number, listener in enumerate(listeners):

@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from redis.exceptions import ResponseError
@@ -27,13 +28,13 @@ from .scripts import (
 from .servers import ANSWER_SECONDS, FAILURES, Link, raise_moved_on
 
 BEAT_SECONDS = 1.0
-"""Seconds between two heartbeats; at each, some rooms are compared with Redis."""
-ROOMS_AT_ONCE = 200
-"""Rooms that are compared at each heartbeat."""
-LOOKS_AT_ONCE = 25
+"""Seconds between two heartbeats, and from a comparison of all rooms with Redis to the next."""
+ROOMS_AT_ONCE = 25
 """Rooms that are compared in one round trip; Redis serves nobody else for a millisecond or two."""
+TURN_SECONDS = 0.125
+"""Seconds between two such round trips."""
 ROUND_SECONDS = 60.0
-"""Seconds until all rooms have been compared; where there are many, more are compared at once."""
+"""Maximum seconds for a comparison of all rooms; where there are many, turns are shorter."""
 TRIM_SECONDS = 2.0 * LOG_SECONDS
 """Seconds after which the log of a room is trimmed that has no more members here."""
 MAX_TO_TRIM = 10_000
@@ -169,11 +170,11 @@ class Reader:
         self._unsure: dict[Cursor, None] = {}  # to compare with Redis before they are read
         self._refused: dict[Cursor, None] = {}  # to compare again at the next heartbeat
         self._due: dict[Cursor, int] = {}  # to read, or to pass on, up to this offset
-        self._turns: list[Cursor] = []
+        self._turns: list[Cursor] = []  # to be compared before this round is over
         self._to_trim: dict[str, float] = {}  # rooms without members here, and the loop time
         self._count = READ_COUNT // 8
         self._seconds = 0.0
-        self._beat_at = self._read_at = 0.0
+        self._beat_at = self._turn_at = self._read_at = 0.0
         self._closed = b""  # the position in the stream of subjects to close
         self._has_closed = False
         self._bell: Link | None = None
@@ -256,6 +257,8 @@ class Reader:
                 self._woken.clear()
                 if loop.time() >= self._beat_at:
                     await self._beat(link)
+                if loop.time() >= self._turn_at:
+                    await self._take_turn(link)
                 await self._look(link)
                 await self._read_closed(link, close_subject)
                 await self._read(link)
@@ -351,12 +354,12 @@ class Reader:
         self._progress = asyncio.Event()
 
     async def _wait(self) -> None:
-        """Wait for news, or for the next heartbeat."""
+        """Wait for news, or for the next heartbeat or turn."""
         if self._unsure or any(not self._hub.is_full(each.room) for each in self._due):
             await asyncio.sleep(0)
             return
         with suppress(TimeoutError):
-            async with asyncio.timeout_at(self._beat_at):
+            async with asyncio.timeout_at(min(self._beat_at, self._turn_at)):
                 await self._woken.wait()
 
     async def _beat(self, link: Link) -> None:
@@ -373,21 +376,25 @@ class Reader:
         else:
             self._health.works("write")
             self._rosters.handle_beat(was_alive == 1, alive)
-        await self._trim(link)
         self._has_closed = True
-        self._turns = self._turns or [*self.cursors.values()]
-        count = int(max(ROOMS_AT_ONCE, len(self.cursors) * BEAT_SECONDS // ROUND_SECONDS))
-        turn, self._turns = self._turns[:count], self._turns[count:]
-        self._doubt(*self._refused, *turn)
+        self._doubt(*self._refused)
         self._refused.clear()
 
-    async def _trim(self, link: Link) -> None:
-        """Compare some rooms without members here, which trims their logs."""
-        now = asyncio.get_running_loop().time()
-        rooms = [room for room, at in self._to_trim.items() if at <= now][:ROOMS_AT_ONCE]
-        await self._compare(link, [Cursor(room) for room in rooms])
-        for room in rooms:
-            del self._to_trim[room]
+    async def _take_turn(self, link: Link) -> None:
+        """Compare the next rooms; and some without members here, which trims their logs."""
+        now, self._turns = (
+            asyncio.get_running_loop().time(),
+            self._turns or [*self.cursors.values()],
+        )
+        turn, self._turns = self._turns[:ROOMS_AT_ONCE], self._turns[ROOMS_AT_ONCE:]
+        self._doubt(*turn)
+        trimmed = [room for room, at in islice(self._to_trim.items(), ROOMS_AT_ONCE) if at <= now]
+        await self._compare(link, [Cursor(room) for room in trimmed])
+        for room in trimmed:
+            self._to_trim.pop(room, None)
+        is_over = not self._turns and len(trimmed) < ROOMS_AT_ONCE
+        share = ROUND_SECONDS * ROOMS_AT_ONCE / max(1, len(self.cursors))
+        self._turn_at = now + (BEAT_SECONDS if is_over else min(TURN_SECONDS, share))
 
     async def _compare(self, link: Link, cursors: list[Cursor]) -> list[Any]:
         """Return what `LOOK` does for each; it may be a `ResponseError`."""
@@ -405,8 +412,8 @@ class Reader:
         return self.cursors.get(cursor.room) is cursor
 
     async def _look(self, link: Link) -> None:
-        """Compare rooms with Redis: new and doubtful ones at once, all of them now and then."""
-        cursors = [*self._unsure][:LOOKS_AT_ONCE]
+        """Compare rooms with Redis: new and doubtful ones at once, all of them in turn."""
+        cursors = [*islice(self._unsure, ROOMS_AT_ONCE)]
         for cursor in cursors:
             del self._unsure[cursor]
         cursors = [each for each in cursors if self._has(each)]
