@@ -194,8 +194,9 @@ class Rosters:
             since = self._missing.setdefault(process, now)
             if answer != 0 or now - since > FORGET_SECONDS:
                 del self._missing[process]
-        for room, view in self._views.items():
-            self._remove_dead(room, view.processes)
+        if self._dead_processes():
+            for room, view in self._views.items():
+                self._remove_dead(room, view.processes)
 
     def _restore_senders(self) -> None:
         for room, view in self._views.items():
@@ -207,13 +208,15 @@ class Rosters:
         """Record an outage of Redis: until it is over, no process counts as dead."""
         self._trusted_at = math.inf
 
-    def _remove_dead(self, room: str, processes: Iterable[str]) -> set[str]:
-        """Remove the members of dead processes from a room, and return these processes."""
+    def _dead_processes(self) -> set[str]:
         now = asyncio.get_running_loop().time()
         if now < self._trusted_at:
             return set()
-        limit = now - MISSING_SECONDS
-        dead = {each for each in processes if self._missing.get(each, now) <= limit}
+        return {each for each, since in self._missing.items() if now - since >= MISSING_SECONDS}
+
+    def _remove_dead(self, room: str, processes: Iterable[str]) -> set[str]:
+        """Remove the members of dead processes from a room, and return these processes."""
+        dead = self._dead_processes().intersection(processes)
         self._write(room, *(process.encode() for process in dead))
         self._gone |= {(room, process.encode()) for process in dead}
         return dead
