@@ -23,6 +23,8 @@ from redis.exceptions import AuthenticationError, ConnectionError
 
 from .brokers import MakeRooms
 
+COMMAND = os.environ.get("REDIS_SERVER", "redis-server")
+"""The server to test with; `valkey-server` takes the same options."""
 NOT_SAVED = ("--save", "", "--appendonly", "no")
 SAVED = ("--save", "", "--appendonly", "yes", "--appendfsync", "always")
 """With these options, nothing is lost that Redis has confirmed."""
@@ -44,7 +46,7 @@ class RedisServer:
 
     def start(self) -> None:
         """Start, and wait until it answers."""
-        command = ["redis-server", "--port", "0", "--unixsocket", str(self.socket)]
+        command = [COMMAND, "--port", "0", "--unixsocket", str(self.socket)]
         command += [
             "--repl-diskless-sync-delay",
             "0",
@@ -82,13 +84,18 @@ class RedisServer:
         return True
 
 
+def need_redis() -> None:
+    """Skip the test where there is no server, but not in CI on Linux."""
+    if shutil.which(COMMAND) is None:
+        is_demanded = os.environ.get("CI") == "true" and sys.platform == "linux"
+        assert not is_demanded, f"there is no {COMMAND}"
+        pytest.skip(f"there is no {COMMAND}")
+
+
 @contextmanager
 def running_redis(*options: str) -> Generator[RedisServer]:
-    """Run a server with these options; skip the test where there is none, but not in CI on Linux."""
-    if shutil.which("redis-server") is None:
-        is_demanded = os.environ.get("CI") == "true" and sys.platform == "linux"
-        assert not is_demanded, "there is no redis-server"
-        pytest.skip("there is no redis-server")
+    """Run a server with these options; see `need_redis`."""
+    need_redis()
     # The path of a socket has at most 107 characters; the default folder may have more.
     with tempfile.TemporaryDirectory(prefix="redis-", dir="/tmp") as folder:
         server = RedisServer(Path(folder), *(options or NOT_SAVED))

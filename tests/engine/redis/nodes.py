@@ -1,8 +1,6 @@
 """Several servers of Redis: a cluster, and a primary with a replica and a sentinel."""
 
-import os
 import random
-import shutil
 import socket
 import subprocess
 import tempfile
@@ -12,12 +10,11 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import pytest
 from redis import Redis
 from redis.exceptions import RedisError
 
 from ..brokers import MakeRooms
-from ..redis_server import rooms_at
+from ..redis_server import COMMAND, need_redis, rooms_at
 
 SLOTS = 16_384
 
@@ -28,7 +25,7 @@ class Node:
     def __init__(self, folder: Path, *options: str) -> None:
         folder.mkdir()
         self.port, self.bus = free_ports()
-        command = ["redis-server", *options, "--port", str(self.port), "--dir", str(folder)]
+        command = [COMMAND, *options, "--port", str(self.port), "--dir", str(folder)]
         command += ["--save", "", "--repl-diskless-sync-delay", "0", "--logfile", "log"]
         if "--cluster-enabled" in options:
             command += ["--cluster-port", str(self.bus)]
@@ -118,10 +115,8 @@ def known(node: Node) -> str:
 
 @contextmanager
 def folder_for_nodes() -> Generator[Path]:
-    """Yield a folder; skip the test where there is no Redis."""
-    if shutil.which("redis-server") is None:
-        assert os.environ.get("CI") != "true", "there is no redis-server"
-        pytest.skip("there is no redis-server")
+    """Yield a folder; see `need_redis`."""
+    need_redis()
     with tempfile.TemporaryDirectory(prefix="redis-", dir="/tmp", ignore_cleanup_errors=True) as it:
         yield Path(it)
 
