@@ -156,6 +156,18 @@ class Roster:
             self.profiles.pop(sender, None)
         return True
 
+    def record(self, event: PresenceEvent) -> bool | None:
+        """Record a join or leave; return whether it is the first or last of its sender.
+
+        Returns `None` if nothing has changed.
+        """
+        if event.type == "left":
+            return event.sender not in self.people if self.discard(event.connection) else None
+        self.add(event.connection, event.sender)
+        if event.profile is not None:
+            self.profiles[event.sender] = event.profile
+        return self.people[event.sender] == 1
+
     def is_large(self, limit: int) -> bool:
         """Return whether there are more connections than `limit`."""
         return self.count > 0 or len(self.senders) > limit
@@ -191,31 +203,21 @@ class Presence:
         """Return who is in a room; above the limit, only the count."""
         return self._rosters.get(room, Roster()).present(self._limit)
 
-    def announce(self, event: PresenceEvent) -> None:
-        """Record that a connection has joined or left a room, and notify the other members."""
-        if event.type == "joined":
-            roster = self._rosters.setdefault(event.room, Roster())
-            roster.add(event.connection, event.sender)
-            if event.profile is not None:
-                roster.profiles[event.sender] = event.profile
-        else:
-            roster = self._rosters.get(event.room)
-            if roster is None or not roster.discard(event.connection):
-                return
-            if not roster.senders:
-                self.forget(event.room)
-                return
-        if roster.timer is not None or not self._limit:
-            return
-        if roster.is_large(self._limit) or roster.is_counted:
-            self._schedule_count(event.room, roster)
-        else:
-            self._deliver(EncodedEvent(event, event.connection))
+    def announce(self, event: PresenceEvent) -> bool:
+        """Record a join or leave, and notify the other members.
 
-    def connections(self, event: PresenceEvent) -> int:
-        """Return how many connections its sender has in the room."""
-        roster = self._rosters.get(event.room)
-        return roster.people[event.sender] if roster else 0
+        Return whether it is the first or last of its sender in the room.
+        """
+        roster = self._rosters.setdefault(event.room, Roster())
+        is_first_or_last = roster.record(event)
+        if not roster.senders:
+            self.forget(event.room)
+        elif is_first_or_last is not None and roster.timer is None and self._limit:
+            if roster.is_large(self._limit) or roster.is_counted:
+                self._schedule_count(event.room, roster)
+            else:
+                self._deliver(EncodedEvent(event, event.connection))
+        return is_first_or_last is True
 
     def merge(
         self,
@@ -319,10 +321,8 @@ class MemoryBroker:
         return id
 
     async def announce(self, event: PresenceEvent) -> None:
-        before = self._presence.connections(event)
-        self._presence.announce(event)
-        after = self._presence.connections(event)
-        if self._note_presence and before != after and 0 in (before, after):
+        is_first_or_last = self._presence.announce(event)
+        if is_first_or_last and self._note_presence:
             self._note_presence(event)
 
     async def present(self, room: str) -> Present:

@@ -5,7 +5,7 @@ import json
 import logging
 import math
 import re
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -45,10 +45,8 @@ PROFILES = "profiles"
 class RoomView:
     """What this process knows of a room with members here."""
 
-    here: dict[str, str] = field(default_factory=dict)  # the sender of each connection
-    people: Counter[str] = field(default_factory=Counter)  # connections of each sender here
-    profiles: dict[str, Profile] = field(default_factory=dict)  # by sender, those here
-    elsewhere: dict[str, str] | None = None  # as `here`; `None` if not known, or too many to list
+    here: Roster = field(default_factory=Roster)
+    elsewhere: dict[str, str] | None = None  # senders; `None` if not known, or too many to list
     processes: set[str] = field(default_factory=set)  # the others with members
     known: asyncio.Event = field(default_factory=asyncio.Event)  # set once the roster was fetched
     next_at: float = 0.0  # loop time; large rosters are fetched less often
@@ -57,9 +55,8 @@ class RoomView:
 class SenderChange(NamedTuple):
     """The first connection of a sender has joined a room in a process, or the last has left it."""
 
-    command: str  # SADD or SREM
-    process: str
     event: PresenceEvent
+    process: str
     is_news: bool = True  # else Redis had lost it
 
 
@@ -118,27 +115,15 @@ class Rosters:
 
     def announce(self, event: PresenceEvent) -> None:
         """Record that a connection of this process has joined or left, and notify other members."""
-        room, connection = event.room, event.connection
-        view = self._views.get(room) or RoomView()
-        if event.type == "joined":
-            self._views[room] = view
-            view.here[connection] = event.sender
-            view.people[event.sender] += 1
-            if event.profile is not None:
-                view.profiles[event.sender] = event.profile
-            if view.people[event.sender] == 1:
-                self._change("SADD", event)
-        elif view.here.pop(connection, None) is None:
-            return
-        else:
-            view.people[event.sender] -= 1
-            if not view.people[event.sender]:
-                del view.people[event.sender]
-                view.profiles.pop(event.sender, None)
-                self._change("SREM", event)
-        self._presence.announce(event)
-        self._store(room)
-        if not view.here:
+        room = event.room
+        view = self._views.setdefault(room, RoomView())
+        is_first_or_last = view.here.record(event)
+        if is_first_or_last is not None:
+            self._presence.announce(event)
+            self._store(room)
+        if is_first_or_last:
+            self._change(event)
+        if not view.here.senders:
             self._presence.forget(room)
             self._requests.pop(room, None)
             del self._views[room]
@@ -200,9 +185,9 @@ class Rosters:
 
     def _restore_senders(self) -> None:
         for room, view in self._views.items():
-            for sender in view.people:
+            for sender in view.here.people:
                 event = PresenceEvent(type="joined", room=room, sender=sender, connection="")
-                self._change("SADD", event, is_news=False)
+                self._change(event, is_news=False)
 
     def note_outage(self) -> None:
         """Record an outage of Redis: until it is over, no process counts as dead."""
@@ -221,12 +206,9 @@ class Rosters:
         self._gone |= {(room, process.encode()) for process in dead}
         return dead
 
-    def _change(
-        self, command: str, event: PresenceEvent, process: str = "", *, is_news: bool = True
-    ) -> None:
+    def _change(self, event: PresenceEvent, process: str = "", *, is_news: bool = True) -> None:
         if self.note_presence is not None:
-            process = process or self._own.decode()
-            self._changes.append(SenderChange(command, process, event, is_news))
+            self._changes.append(SenderChange(event, process or self._own.decode(), is_news))
             self._woken.set()
 
     def _write(self, room: str, *fields: bytes) -> None:
@@ -299,7 +281,7 @@ class Rosters:
             for name in senders:
                 sender = name.decode(errors="replace")
                 left = PresenceEvent(type="left", room=room, sender=sender, connection="")
-                self._change("SREM", left, process)
+                self._change(left, process)
 
     async def _count(self) -> None:
         """Tell Redis which senders have come and gone; raises `BrokerUnavailable`."""
@@ -308,14 +290,16 @@ class Rosters:
         for each in changes:
             room, sender = self._keys.room(each.event.room), each.event.sender
             keys = room.sender(sender), room.senders(each.process)
-            change = each.command, each.process, sender, KEEP_SECONDS
-            commands.append(("EVALSHA", COUNT_SHA, 2, *keys, *change))
+            command = "SADD" if each.event.type == "joined" else "SREM"
+            commands.append(
+                ("EVALSHA", COUNT_SHA, 2, *keys, command, each.process, sender, KEEP_SECONDS)
+            )
         answers = await self._commands.run(*commands) if commands else ()
         for each, answer in zip(changes, answers, strict=True):
             self._changes.popleft()
             if isinstance(answer, ResponseError):
                 self._health.breaks(each.event.room, explain(answer))
-            elif self.note_presence and each.is_news and answer == int(each.command == "SADD"):
+            elif self.note_presence and each.is_news and answer == (each.event.type == "joined"):
                 self.note_presence(each.event)  # the first of all processes, or the last
 
     def _retry_later(self, room: str, error: ResponseError) -> None:
@@ -332,12 +316,13 @@ class Rosters:
 
     def _encode(self, view: RoomView) -> bytes:
         """Return the field of this process."""
-        if len(view.here) > self._limit:
-            return json.dumps(len(view.people)).encode()
+        here = view.here
+        if here.is_large(self._limit):
+            return json.dumps(len(here.people)).encode()
         profiles = {
-            sender: each.model_dump(exclude_none=True) for sender, each in view.profiles.items()
+            sender: each.model_dump(exclude_none=True) for sender, each in here.profiles.items()
         }
-        return json.dumps(view.here | ({PROFILES: profiles} if profiles else {})).encode()
+        return json.dumps(here.senders | ({PROFILES: profiles} if profiles else {})).encode()
 
     async def _present_elsewhere(self, room: str) -> Present:
         (answer,) = await self._commands.run(("HGETALL", self._keys.room(room).people))
@@ -399,7 +384,7 @@ class Rosters:
             self._store(room)
         view.processes = {*people}
         before = view.elsewhere
-        view.elsewhere, profiles, count = self._sum_up(room, people, view.here)
+        view.elsewhere, profiles, count = self._sum_up(room, people, view.here.senders)
         if view.elsewhere is None:
             self._presence.merge(room, {*(before or ())}, {}, count, {})
             view.next_at = asyncio.get_running_loop().time() + COUNT_SECONDS
