@@ -25,6 +25,16 @@ def test_what_costs_more_counts_more() -> None:
     assert limiter.allow("bob", 100)
 
 
+def test_what_is_counted_may_be_more_than_what_is_left() -> None:
+    now = 1000.0
+    limiter = KeyedLimiter(rate=0.5, burst=5, clock=lambda: now)
+    limiter.spend("zoe", 8)
+    assert limiter.left("zoe") == -3
+    assert limiter.left("bob") == 5
+    now += 8
+    assert [limiter.allow("zoe") for _ in range(2)] == [True, False]
+
+
 def test_with_an_infinite_rate_everything_is_allowed() -> None:
     limiter = KeyedLimiter(rate=inf, burst=inf, clock=lambda: 1000.0)
     assert all(limiter.allow("zoe", 10) for _ in range(100))

@@ -71,15 +71,22 @@ class KeyedLimiter:
 
     def allow(self, key: str, cost: int = 1) -> bool:
         """Return whether `cost` is within the key's limit, and count it if it is."""
-        now = self._clock()
-        allowance, since = self._buckets.pop(key, (self._burst, now))
-        allowance = min(self._burst, allowance + (now - since) * self._rate)
-        if len(self._buckets) >= MAX_KEYS:
-            self._buckets.popitem(last=False)  # the least recently used
         price = min(cost, self._burst)  # a higher cost takes the whole burst
-        is_within = allowance >= price
-        self._buckets[key] = allowance - price if is_within else allowance, now
+        is_within = self.left(key) >= price
+        self.spend(key, price if is_within else 0)
         return is_within
+
+    def left(self, key: str) -> float:
+        """Return what the key has left."""
+        allowance, since = self._buckets.get(key, (self._burst, 0.0))
+        return min(self._burst, allowance + (self._clock() - since) * self._rate)
+
+    def spend(self, key: str, cost: float) -> None:
+        """Count `cost`, even if it is more than the key has left."""
+        bucket = self.left(key) - cost, self._clock()
+        if self._buckets.pop(key, None) is None and len(self._buckets) >= MAX_KEYS:
+            self._buckets.popitem(last=False)  # the least recently used
+        self._buckets[key] = bucket
 
 
 class ConnectionLimiter:

@@ -3,7 +3,7 @@
 import asyncio
 import re
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -12,6 +12,7 @@ from pydantic_core import from_json
 from redis.exceptions import ResponseError
 
 from ...formats import dump_json_bytes
+from ...limits import KeyedLimiter
 from ..broker import BrokerUnavailable, Replay
 from ..events import EVENTS, AppendEvent, EncodedEvent, LoggedEvent, MessageEvent, RoomFormat
 from ..memory import MAX_ROOM_BYTES
@@ -36,8 +37,6 @@ PAGE_BYTES = 128 * 1024
 
 STORED_BYTES = 256 * 1024 * 1024
 """Bytes that an address may store in Redis within `KEEP_SECONDS`, by way of this process."""
-MAX_ADDRESSES = 10_000
-"""Maximum addresses to keep; the one that is silent for longest is forgotten."""
 
 POSITION = re.compile("([0-9a-f]{8})-([0-9]{1,15})")
 
@@ -110,33 +109,24 @@ def read_entry(room: str, raw: Any) -> LogEntry:
     return LogEntry(offset)
 
 
-class StoredBytes:
-    """What each address has stored. It expires evenly, in `KEEP_SECONDS`.
+class StoredBytes(KeyedLimiter):
+    """What each address may still store. What it has stored expires evenly, in `KEEP_SECONDS`.
 
     Only the growth of a room beyond its peak counts: where new messages replace old ones,
     nothing more is stored.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._stored: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        super().__init__(STORED_BYTES / KEEP_SECONDS, STORED_BYTES, clock)
 
     def add(self, address: str, size: int) -> None:
         """Count bytes that a client has stored; an empty address has no limit."""
         if address and size:
-            self._stored[address] = self._left(address) + size, self._clock()
-            self._stored.move_to_end(address)
-            if len(self._stored) > MAX_ADDRESSES:
-                self._stored.popitem(last=False)
+            self.spend(address, size)
 
     def is_full(self, address: str) -> bool:
         """Return whether an address has stored too much."""
-        return self._left(address) >= STORED_BYTES
-
-    def _left(self, address: str) -> float:
-        """Return what an address has stored, without what has expired."""
-        size, since = self._stored.get(address, (0.0, 0.0))
-        return max(0.0, size - (self._clock() - since) * STORED_BYTES / KEEP_SECONDS)
+        return self.left(address) <= 0
 
 
 class Replays:

@@ -59,11 +59,6 @@ LOST_SECONDS = 60
 """After Redis has lost a part of that stream, it is read again from this many seconds ago."""
 
 
-def new_unkept() -> deque[tuple[str, int, LoggedMessage]]:
-    """Return an empty queue."""
-    return deque(maxlen=MAX_UNKEPT)
-
-
 @dataclass(slots=True, eq=False)
 class Cursor:
     """The position in a room's log up to which its messages have been passed to the hub."""
@@ -78,7 +73,9 @@ class Cursor:
     known: asyncio.Event = field(default_factory=asyncio.Event)  # or the room is refused
     may_begin: bool = False  # whether the room may be created if Redis has none of this name
     read: deque[LogEntry] = field(default_factory=deque)  # not passed on: there is no space
-    unkept: deque[tuple[str, int, LoggedMessage]] = field(default_factory=new_unkept)
+    unkept: deque[tuple[str, int, LoggedMessage]] = field(
+        default_factory=lambda: deque(maxlen=MAX_UNKEPT)
+    )
     """Messages that are not kept, each with the position to reach before it is passed on."""
     strange: int = -1  # the offset of what comes next, if it is of an unknown epoch
     targets: dict[str, int] = field(default_factory=dict)  # last published here, by epoch
