@@ -379,12 +379,10 @@ class Reader:
 
     async def _take_turn(self, link: Link) -> None:
         """Compare the next rooms; and some without members here, which trims their logs."""
-        now, self._turns = (
-            asyncio.get_running_loop().time(),
-            self._turns or [*self.cursors.values()],
-        )
-        turn, self._turns = self._turns[:ROOMS_AT_ONCE], self._turns[ROOMS_AT_ONCE:]
-        self._doubt(*turn)
+        now = asyncio.get_running_loop().time()
+        rooms = self._turns or [*self.cursors.values()]
+        self._doubt(*rooms[:ROOMS_AT_ONCE])
+        self._turns = rooms[ROOMS_AT_ONCE:]
         trimmed = [room for room, at in islice(self._to_trim.items(), ROOMS_AT_ONCE) if at <= now]
         await self._compare(link, [Cursor(room) for room in trimmed])
         for room in trimmed:
