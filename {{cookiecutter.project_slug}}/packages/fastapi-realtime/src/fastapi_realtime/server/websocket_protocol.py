@@ -63,7 +63,7 @@ TURNS_AT_END = 16
 """Maximum turns to parse remaining data when the connection is lost."""
 MIN_FRAGMENTS = 1024
 """Fragments that any message may have; they can be empty, so a limit on size is not enough."""
-BYTES_PER_FRAGMENT = 1024
+BYTES_PER_FRAGMENT = 64
 """If `max_message_bytes` allows more, one fragment per this many bytes; above, 1009."""
 CONTROL_FRAMES_PER_SECOND = 100
 """Pings and pongs that a client may send; above, it is dropped."""
