@@ -18,8 +18,10 @@ PACKAGE = TEMPLATE / "{{cookiecutter.project_slug}}/packages/fastapi-realtime"
 """The engine, which has no template code in it and is tested where it stands."""
 
 # For this process and those that tests start. Whatever is in the template's folder gets rendered,
-# so Python must not put its caches there.
+# so Python must not put its caches there; without caches, each process would take seconds to start.
 sys.pycache_prefix = str(TEMPLATE / ".pytest_cache/pycache")
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ |= {"PYTHONPATH": str(PACKAGE / "src"), "PYTHONPYCACHEPREFIX": sys.pycache_prefix}
 QUESTIONS = {
     key

@@ -147,7 +147,8 @@ def test_a_member_whose_client_has_gone_leaves_though_its_endpoint_is_busy(
     serve_both_ways: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(member, "LEAVE_SECONDS", 0.01)
-    settings, may_end = RoomSettings.model_validate(NO_RATE_LIMIT), asyncio.Event()
+    settings = RoomSettings.model_validate(NO_RATE_LIMIT)
+    is_busy, may_end = threading.Event(), asyncio.Event()
     app = realtime_app(settings, services=[Rooms(settings)])
 
     @app.websocket("/rooms/{sender}")
@@ -157,6 +158,7 @@ def test_a_member_whose_client_has_gone_leaves_though_its_endpoint_is_busy(
                 if message.data == "end":
                     may_end.set()
                 elif message.data == "work":
+                    is_busy.set()
                     await may_end.wait()
                     await present.publish("done", "ref")
 
@@ -166,6 +168,7 @@ def test_a_member_whose_client_has_gone_leaves_though_its_endpoint_is_busy(
         with connect_events(f"{url}/rooms/ann") as ann:
             ann.send('{"type": "message", "data": "work"}')
             assert next_event(bob, "joined")["sender"] == "ann"
+            assert is_busy.wait(10)  # a close behind a message that is not read is answered later
         assert next_event(bob, "left")["sender"] == "ann"
         bob.send('{"type": "message", "data": "end"}')
         assert next_event(bob, "message")["data"] == "done"

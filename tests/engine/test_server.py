@@ -197,7 +197,10 @@ def test_unsolicited_pong_is_ignored(url: str) -> None:
         assert raw.recv(100) == b"\x81\x05hello"
 
 
-def test_client_that_goes_on_sending_after_the_close_is_dropped(url: str) -> None:
+def test_client_that_goes_on_sending_after_the_close_is_dropped(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(websocket_protocol, "DISCARD_SECONDS", 0.2)
     with raw_client(url, "/brief") as raw:
         write_until_refused(raw, text_frame(b"") * 1000)
 

@@ -206,25 +206,27 @@ def folder_for_anybody() -> Generator[Path]:
 
 
 @pytest.mark.parametrize(
-    "answers",
-    [{}, {"auth": "jwt", "broker": "redis", "license": "MIT", "include_demo": False}],
+    ("answers", "has_lock"),
+    [
+        ({}, False),
+        ({"auth": "jwt", "broker": "redis", "license": "MIT", "include_demo": False}, True),
+    ],
     ids=str,
 )
 def test_the_image_is_made_without_and_with_a_lock_file_and_runs(
-    bake: Bake, answers: dict[str, str]
+    bake: Bake, answers: dict[str, str], has_lock: bool
 ) -> None:
     project = bake(**answers).project_path
-    for has_lock in (False, True):
-        if has_lock:
-            run("uv", "lock", cwd=project, PYTHONPATH="")
-        with folder_for_anybody() as folder:
-            image = build(project, folder)
-            assert (project / "uv.lock").exists() == has_lock
-            assert image.copied_from == ["build"]  # no uv, and no source, in what runs
-            assert os.listdir(f"{image.root}/app") == [".venv"]
-            packages = image.run("python", "-c", "import fastapi_realtime as f; print(f.__file__)")
-            assert packages.stdout.startswith(f"{image.root}/app/.venv/lib/"), packages.stderr
-            serve_and_stop(image, answers)
+    if has_lock:
+        run("uv", "lock", cwd=project, PYTHONPATH="")
+    with folder_for_anybody() as folder:
+        image = build(project, folder)
+        assert (project / "uv.lock").exists() == has_lock
+        assert image.copied_from == ["build"]  # no uv, and no source, in what runs
+        assert os.listdir(f"{image.root}/app") == [".venv"]
+        packages = image.run("python", "-c", "import fastapi_realtime as f; print(f.__file__)")
+        assert packages.stdout.startswith(f"{image.root}/app/.venv/lib/"), packages.stderr
+        serve_and_stop(image, answers)
 
 
 def serve_and_stop(image: Image, answers: dict[str, str]) -> None:

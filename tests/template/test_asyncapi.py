@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ..conftest import PLAIN, WITH_REDIS, Bake, run
-from .test_rendering import package
+from ..conftest import PLAIN, TEMPLATE, WITH_REDIS, Bake, run
 
 pytestmark = pytest.mark.slow
 
@@ -17,11 +16,16 @@ SCRIPT = """
 import json, sys
 from fastapi_realtime import asyncapi_document
 from fastapi_realtime.testing import make_settings
-from {package}.main import create_app
-from {package}.settings import Settings
 
-app = create_app(make_settings(Settings))
-print(json.dumps(asyncapi_document(app)), file=open(sys.argv[1], "w"))
+for project in sys.argv[1:]:
+    sys.path[0] = f"{project}/src"
+    from my_websocket_app.main import create_app
+    from my_websocket_app.settings import Settings
+
+    app = create_app(make_settings(Settings))
+    print(json.dumps(asyncapi_document(app)), file=open(f"{project}/asyncapi.json", "w"))
+    for name in [name for name in sys.modules if name.startswith("my_websocket_app")]:
+        del sys.modules[name]
 """
 
 
@@ -36,10 +40,9 @@ export const left = (event: PresenceEvent): string => `${event.type} ${event.sen
 
 def test_the_documents_are_valid(bake: Bake, tmp_path: Path) -> None:
     install("@asyncapi/parser@3", folder=tmp_path)
-    documents = []
-    for number, answers in enumerate([*PLAIN, *WITH_REDIS]):
-        documents.append(tmp_path / f"{number}.json")
-        write_document(bake(**answers).project_path, documents[-1])
+    documents = write_documents(
+        *(bake(**answers).project_path for answers in [*PLAIN, *WITH_REDIS])
+    )
     check = Path(__file__).with_name("check_asyncapi.mjs")
     run("node", check, tmp_path, *documents, cwd=tmp_path)
 
@@ -47,7 +50,7 @@ def test_the_documents_are_valid(bake: Bake, tmp_path: Path) -> None:
 def test_typescript_types_are_made_from_a_document(bake: Bake, tmp_path: Path) -> None:
     install("@asyncapi/modelina-cli@5", "typescript@5", folder=tmp_path)
     project = bake(auth="jwt").project_path
-    write_document(project, tmp_path / "asyncapi.json")
+    shutil.copy(*write_documents(project), tmp_path)
     documented = (project / "docs/api-documents.md").read_text("utf-8")
     (command,) = re.findall(r"npx (@asyncapi/modelina-cli .*)\\\n(.*)", documented)
     arguments = " ".join(command).replace("http://127.0.0.1:8000/", "").split()
@@ -68,12 +71,11 @@ def install(*packages: str, folder: Path) -> None:
             pytest.fail("there is no npm")
         pytest.skip("there is no npm")
     (folder / "package.json").write_text("{}", "utf-8")
-    options = ("--no-audit", "--no-fund", "--ignore-scripts")
+    options = ("--no-audit", "--no-fund", "--ignore-scripts", "--prefer-offline")
     run(npm, "install", *options, *packages, cwd=folder)
 
 
-def write_document(project: Path, document: Path) -> None:
-    """Write the AsyncAPI document of a project."""
-    path = os.pathsep.join(["src", os.environ["PYTHONPATH"]])
-    script = SCRIPT.format(package=package(project))
-    run(sys.executable, "-c", script, document, cwd=project, PYTHONPATH=path)
+def write_documents(*projects: Path) -> list[Path]:
+    """Write the AsyncAPI document of each project into its folder."""
+    run(sys.executable, "-c", SCRIPT, *projects, cwd=TEMPLATE)
+    return [project / "asyncapi.json" for project in projects]

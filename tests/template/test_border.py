@@ -229,7 +229,7 @@ def run_python(folder: Path, script: str, **environment: str) -> str:
     done = subprocess.run(
         [sys.executable, "-c", script],
         cwd=folder,
-        env={"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", **environment},
+        env={"PYTHONPATH": path, "PYTHONPYCACHEPREFIX": str(sys.pycache_prefix), **environment},
         capture_output=True,
         text=True,
         check=True,

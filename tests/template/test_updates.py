@@ -169,10 +169,11 @@ def test_an_edit_of_the_engine_is_a_conflict_and_no_loss(made: Callable[..., Pat
 @pytest.mark.parametrize(
     ("given", "later"),
     [
-        ({}, {"broker": "redis"}),
-        ({}, {"auth": "jwt"}),
-        ({}, {"include_demo": "false"}),
-        ({"auth": "jwt", "include_broadcast": "false"}, {"include_broadcast": "true"}),
+        ({}, {"broker": "redis", "auth": "jwt"}),
+        (
+            {"auth": "jwt", "include_broadcast": "false"},
+            {"include_broadcast": "true", "include_demo": "false"},
+        ),
     ],
     ids=str,
 )

@@ -8,7 +8,7 @@ from fastapi_realtime.rooms.events import PresenceEvent
 from fastapi_realtime.rooms.redis import RedisSettings, SyncRooms
 
 from ..redis_server import KEYS
-from .nodes import Cluster, running_cluster, running_sentinel
+from .nodes import Cluster, Node, folder_for_nodes, running_cluster, running_sentinel
 from .talk import Start, Talk, ready, resume, until
 
 pytestmark = pytest.mark.anyio
@@ -166,12 +166,15 @@ async def test_a_service_that_sentinels_do_not_know_is_named(
 
 
 async def test_a_cluster_without_slots_is_not_available(
-    cluster: Cluster, start: Start, caplog: pytest.LogCaptureFixture
+    start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
-    node = cluster.nodes[5]
-    node.call("CLUSTER", "RESET", "HARD")
-    await start(f"redis+cluster://{node.address}")
-    await until(lambda: caplog.records)
+    with folder_for_nodes() as folder:
+        node = Node(folder / "node", "--cluster-enabled", "yes")
+        try:
+            await start(f"redis+cluster://{node.address}")
+            await until(lambda: caplog.records)
+        finally:
+            node.kill()
     assert "the cluster has no slots" in vars(caplog.records[0])["reason"]
 
 
