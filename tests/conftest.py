@@ -3,8 +3,10 @@
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,8 @@ sys.pycache_prefix = str(TEMPLATE / ".pytest_cache/pycache")
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ |= {"PYTHONPATH": str(PACKAGE / "src"), "PYTHONPYCACHEPREFIX": sys.pycache_prefix}
+if "PYTEST_XDIST_WORKER" not in os.environ:  # caches of folders that earlier runs have made
+    shutil.rmtree(f"{sys.pycache_prefix}{tempfile.gettempdir()}", ignore_errors=True)
 QUESTIONS = {
     key
     for key in json.loads((TEMPLATE / "cookiecutter.json").read_text("utf-8"))

@@ -2,19 +2,7 @@
 
 from pathlib import Path
 
-from ..conftest import (
-    COVERING,
-    ENDPOINTS,
-    INSTALLED,
-    PACKAGE,
-    PLAIN,
-    PROJECTS,
-    TEMPLATE,
-    WITH_REDIS,
-    Answers,
-    project_params,
-    run_module,
-)
+from ..conftest import INSTALLED, PACKAGE, PROJECTS, TEMPLATE, Answers, project_params, run_module
 
 # The package's name is in many lines, whose format must not depend on its length.
 LONG_NAMES: list[Answers] = [
@@ -23,16 +11,7 @@ LONG_NAMES: list[Answers] = [
 ]
 
 
-def kind(answers: Answers) -> list[object]:
-    """Return what most of a project's code and tests depend on."""
-    return [answers[key] for key in (*ENDPOINTS, "auth")]
-
-
-# Each kind once, half of them with a hostile text.
-KINDS = [answers for answers in PLAIN if kind(answers) not in map(kind, COVERING)]
-
-
-@project_params([*KINDS, *WITH_REDIS, *COVERING])
+@project_params([answers for answers in PROJECTS if answers not in INSTALLED])
 def test_it_passes_its_tests_which_run_every_line(own_project: Path, answers: Answers) -> None:
     run_module("pytest", "--cov", "-p", "no:cacheprovider", cwd=own_project)
 
