@@ -23,7 +23,7 @@ from redis.exceptions import AuthenticationError, ConnectionError
 
 from .brokers import MakeRooms
 
-COMMAND = os.environ.get("REDIS_SERVER", "redis-server")
+REDIS_SERVER = os.environ.get("REDIS_SERVER", "redis-server")
 """The server to test with; `valkey-server` takes the same options."""
 NOT_SAVED = ("--save", "", "--appendonly", "no")
 SAVED = ("--save", "", "--appendonly", "yes", "--appendfsync", "always")
@@ -46,7 +46,7 @@ class RedisServer:
 
     def start(self) -> None:
         """Start, and wait until it answers."""
-        command = [COMMAND, "--port", "0", "--unixsocket", str(self.socket)]
+        command = [REDIS_SERVER, "--port", "0", "--unixsocket", str(self.socket)]
         command += [
             "--repl-diskless-sync-delay",
             "0",
@@ -86,10 +86,10 @@ class RedisServer:
 
 def need_redis() -> None:
     """Skip the test where there is no server, but not in CI on Linux."""
-    if shutil.which(COMMAND) is None:
+    if shutil.which(REDIS_SERVER) is None:
         is_demanded = os.environ.get("CI") == "true" and sys.platform == "linux"
-        assert not is_demanded, f"there is no {COMMAND}"
-        pytest.skip(f"there is no {COMMAND}")
+        assert not is_demanded, f"there is no {REDIS_SERVER}"
+        pytest.skip(f"there is no {REDIS_SERVER}")
 
 
 @contextmanager

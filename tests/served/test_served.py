@@ -11,7 +11,6 @@ import socket
 import ssl
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
@@ -35,6 +34,7 @@ from ..conftest import (
     project_params,
     run,
 )
+from ..engine.redis_server import running_redis
 from ..template.test_documents import follow
 
 pytestmark = [
@@ -174,8 +174,7 @@ def test_pip_installs_it_with_the_engine_and_not_without(bake: Bake, tmp_path: P
     project = bake(auth="jwt", broker="redis").project_path
     run("uv", "venv", "--seed", "--python", LOWEST, tmp_path / "venv", cwd=project)
     python = tmp_path / "venv/bin/python"
-    options = ("--quiet", "--no-compile", "--disable-pip-version-check")
-    pip = (python, "-m", "pip", "install", *options)
+    pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
     with pytest.raises(AssertionError, match="No matching distribution found for fastapi-realtime"):
         run(*pip, ".", cwd=project, PYTHONPATH="")
     run(*pip, "./packages/fastapi-realtime[jwt,redis]", ".", cwd=project, PYTHONPATH="")
@@ -388,16 +387,8 @@ def broker_for(workers: str) -> Generator[str]:
     if workers == "1":
         yield "memory://"
         return
-    if shutil.which("redis-server") is None:
-        pytest.skip("there is no redis-server")
-    with tempfile.TemporaryDirectory(prefix="redis-") as folder:  # the path of a socket is short
-        path = Path(folder) / "redis.sock"
-        command = ["redis-server", "--port", "0", "--unixsocket", path, "--dir", folder]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as redis:
-            try:
-                yield f"unix://{path}"
-            finally:
-                redis.kill()
+    with running_redis() as redis:
+        yield redis.url
 
 
 @contextmanager

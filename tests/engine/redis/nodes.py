@@ -14,7 +14,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from ..brokers import MakeRooms
-from ..redis_server import COMMAND, need_redis, rooms_at
+from ..redis_server import REDIS_SERVER, need_redis, rooms_at
 
 SLOTS = 16_384
 
@@ -25,7 +25,7 @@ class Node:
     def __init__(self, folder: Path, *options: str) -> None:
         folder.mkdir()
         self.port, self.bus = free_ports()
-        command = [COMMAND, *options, "--port", str(self.port), "--dir", str(folder)]
+        command = [REDIS_SERVER, *options, "--port", str(self.port), "--dir", str(folder)]
         command += ["--save", "", "--repl-diskless-sync-delay", "0", "--logfile", "log"]
         if "--cluster-enabled" in options:
             command += ["--cluster-port", str(self.bus)]

@@ -6,10 +6,11 @@ import json
 import pytest
 from fastapi_realtime.rooms import BrokerUnavailable
 from fastapi_realtime.rooms.redis import reader, servers
+from fastapi_realtime.rooms.redis.broker import RedisBroker
 
 from ..redis_server import KEYS, RedisServer
 from .links import narrow_link
-from .talk import Start, ready, resume
+from .talk import Start, ready, resume, until
 
 pytestmark = pytest.mark.anyio
 
@@ -315,6 +316,9 @@ async def test_a_message_that_is_not_kept_waits_for_those_that_its_sender_sent_b
         notice(0, "other", epoch="0" * 8),  # of an epoch that is over
     ]
     server.call("EVAL", tell, 1, KEYS.news, *notices)
+    assert isinstance(process.broker, RedisBroker)
+    unkept = process.broker._reader.cursors["lobby"].unkept
+    await until(lambda: unkept and unkept[-1][0] == "0" * 8)
     assert listener.waiting() == 0
     await process.publish("second")
     kept = ["second", *(f"typing {number}" for number in range(2, 1 + reader.MAX_UNKEPT)), "other"]

@@ -71,9 +71,9 @@ class KeyedLimiter:
 
     def allow(self, key: str, cost: int = 1) -> bool:
         """Return whether `cost` is within the key's limit, and count it if it is."""
-        price = min(cost, self._burst)  # a higher cost takes the whole burst
-        is_within = self.left(key) >= price
-        self.spend(key, price if is_within else 0)
+        price, left = min(cost, self._burst), self.left(key)  # a higher cost takes the whole burst
+        is_within = left >= price
+        self._keep(key, left - price if is_within else left)
         return is_within
 
     def left(self, key: str) -> float:
@@ -83,10 +83,12 @@ class KeyedLimiter:
 
     def spend(self, key: str, cost: float) -> None:
         """Count `cost`, even if it is more than the key has left."""
-        bucket = self.left(key) - cost, self._clock()
+        self._keep(key, self.left(key) - cost)
+
+    def _keep(self, key: str, left: float) -> None:
         if self._buckets.pop(key, None) is None and len(self._buckets) >= MAX_KEYS:
             self._buckets.popitem(last=False)  # the least recently used
-        self._buckets[key] = bucket
+        self._buckets[key] = left, self._clock()
 
 
 class ConnectionLimiter:

@@ -388,8 +388,8 @@ class Reader:
         for room in trimmed:
             self._to_trim.pop(room, None)
         is_over = not self._turns and len(trimmed) < ROOMS_AT_ONCE
-        share = ROUND_SECONDS * ROOMS_AT_ONCE / max(1, len(self.cursors))
-        self._turn_at = now + (BEAT_SECONDS if is_over else min(TURN_SECONDS, share))
+        turn_seconds = min(TURN_SECONDS, ROUND_SECONDS * ROOMS_AT_ONCE / max(1, len(self.cursors)))
+        self._turn_at = now + (BEAT_SECONDS if is_over else turn_seconds)
 
     async def _compare(self, link: Link, cursors: list[Cursor]) -> list[Any]:
         """Return what `LOOK` does for each; it may be a `ResponseError`."""

@@ -6,7 +6,6 @@ import logging
 import math
 import re
 from collections import deque
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -179,9 +178,9 @@ class Rosters:
             since = self._missing.setdefault(process, now)
             if answer != 0 or now - since > FORGET_SECONDS:
                 del self._missing[process]
-        if self._dead_processes():
+        if dead := self._dead_processes():
             for room, view in self._views.items():
-                self._remove_dead(room, view.processes)
+                self._remove(room, dead & view.processes)
 
     def _restore_senders(self) -> None:
         for room, view in self._views.items():
@@ -199,12 +198,10 @@ class Rosters:
             return set()
         return {each for each, since in self._missing.items() if now - since >= MISSING_SECONDS}
 
-    def _remove_dead(self, room: str, processes: Iterable[str]) -> set[str]:
-        """Remove the members of dead processes from a room, and return these processes."""
-        dead = self._dead_processes().intersection(processes)
-        self._write(room, *(process.encode() for process in dead))
-        self._gone |= {(room, process.encode()) for process in dead}
-        return dead
+    def _remove(self, room: str, processes: set[str]) -> None:
+        """Remove the members of dead processes from a room."""
+        self._write(room, *(process.encode() for process in processes))
+        self._gone |= {(room, process.encode()) for process in processes}
 
     def _change(self, event: PresenceEvent, process: str = "", *, is_news: bool = True) -> None:
         if self.note_presence is not None:
@@ -361,7 +358,8 @@ class Rosters:
 
         A sender with connections to several processes counts twice if one of these has too many.
         """
-        dead = self._remove_dead(room, people)
+        dead = self._dead_processes().intersection(people)
+        self._remove(room, dead)
         rosters = [members for process, members in people.items() if process not in dead]
         named = {k: v for each in rosters if isinstance(each, dict) for k, v in each.items()}
         profiles: dict[str, Profile] = {}
