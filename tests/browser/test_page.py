@@ -1,7 +1,5 @@
 """The page, in a real browser: the consoles, and what holds for all of it."""
 
-import re
-
 import pytest
 from playwright.async_api import Locator, Page, expect
 from starlette.responses import Response
@@ -28,7 +26,7 @@ async def connect(console: Locator) -> None:
 
 @projects("open", "tokens", "json-only", "empty")
 async def test_it_is_accessible_light_and_dark_on_a_desk_and_on_a_phone(
-    page: Page, project: Project
+    page: Page,
 ) -> None:
     for console in await page.locator("[data-endpoint]").all():
         await connect(console)
@@ -89,28 +87,6 @@ async def test_a_refused_handshake_is_explained(
     may_be = "The token may be" if project.has_tokens else "The page's origin may not be"
     expected = f"Closed with 1006: no connection. {may_be}"
     await expect(second.get_by_role("log")).to_contain_text(expected)
-
-
-@projects("open")
-async def test_news_is_announced_line_by_line_but_not_all_the_time(page: Page) -> None:
-    await page.clock.install()
-    console = page.locator("[data-endpoint=ws_json]")
-    news = console.locator(".news")
-    await connect(console)
-    answers = console.locator(".in")
-    for count in range(1, 4):
-        await console.get_by_label("JSON", exact=True).press("Enter")
-        await page.clock.run_for(20)  # a frame
-        await expect(answers).to_have_count(count)
-    await expect(news).to_have_text(re.compile("^server: .*Zoë"))
-    await page.clock.run_for(3000)
-    await expect(news).to_have_text("2 new lines")
-    await console.get_by_role("button", name="Disconnect").click()
-    await page.clock.run_for(20)
-    await expect(console.locator(".end")).to_have_count(1)
-    await expect(news).to_have_text("2 new lines")
-    await page.clock.run_for(3000)
-    await expect(news).to_have_text("Closed with 1000: closed normally.")
 
 
 class StripPrefix:

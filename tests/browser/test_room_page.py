@@ -1,7 +1,6 @@
 """The room on the page: people in real browsers, and networks that break."""
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 
@@ -21,11 +20,8 @@ Visit = Callable[[str, str], Awaitable[Page]]
 
 COUNT_FRAMES = """
     window.frameCount = 0;
-    window.drawCount = 0;
     const count = () => { frameCount += 1; requestAnimationFrame(count); };
     count();
-    const list = document.querySelector("#room .transcript ol");
-    new MutationObserver(() => drawCount += 1).observe(list, { childList: true });
 """
 CLOSE_CODE = """
     (url) => new Promise((resolve) => {
@@ -123,7 +119,8 @@ async def test_a_second_tab_is_somebody_else(
         await ann.get_by_role("link", name="Open a second tab").click()
     ben = await opened.value
     if project.has_tokens:
-        await expect(ben.locator("#command")).to_contain_text("token Ben")
+        command = ben.locator(".command")
+        await expect(command).not_to_have_text(await ann.locator(".command").inner_text())
         await expect(ben.get_by_label("Your token")).to_be_empty()
         await expect(ben.get_by_role("button", name="Join")).to_be_visible()
     else:
@@ -147,7 +144,7 @@ async def test_what_is_said_while_the_network_is_cut_arrives_once_on_both_sides(
     await expect(ben.locator("#room .state")).to_have_text("Offline")
     await expect(lines(ann, "quiet").last).to_have_text("Ben left")
     await say(ben, "first", "second")
-    await expect(ben.locator("#room .state")).to_have_text("Offline; 2 waiting to be sent")
+    await expect(ben.locator("#room .out em")).to_have_text(["waiting", "waiting"])
     await say(ann, "missed", "missed, too")
     await ben.get_by_role("button", name="Restore my network").click()
     await expect(ben.locator("#room .state")).to_have_text("Connected")
@@ -167,11 +164,11 @@ async def test_leaving_with_the_network_cut_sends_nothing_and_says_so(
     ann = await enter(serve(app), "Ann")
     await ann.get_by_role("button", name="Cut my network").click()
     await say(ann, "first", "second")
-    await expect(ann.locator("#room .state")).to_have_text("Offline; 2 waiting to be sent")
+    await expect(ann.locator("#room .out em")).to_have_text(["waiting", "waiting"])
     await ann.get_by_role("button", name="Leave").click()
     await expect(ann.locator("#room .state")).to_have_text("Not joined")
     await expect(ann.locator("#room .out em")).to_have_text(["Not sent", "Not sent"])
-    await expect(ann.locator("#members li")).to_have_text(["Join to see who is there."])
+    await expect(ann.locator("#members li")).to_have_count(0)
 
 
 async def test_broken_connections_lose_nothing_and_repeat_nothing(
@@ -247,10 +244,8 @@ async def test_a_flood_of_messages_leaves_the_page_responsive(
     await flooding
     await expect(lines(ann, "in").last).to_have_text("message 4999")
     assert await ann.locator("#room .transcript li").count() == 200
-    await expect(ann.locator("#room .news")).to_have_text(re.compile(r"^\d+ new lines$"))
-    frames, draws = await ann.evaluate("[frameCount, drawCount]")
-    assert frames > 5
-    assert draws <= frames
+    assert await ann.evaluate("frameCount") > 5
+    await expect(lines(ann, "in").last).to_be_in_viewport()
 
 
 async def test_a_page_of_another_origin_is_refused(
