@@ -10,7 +10,7 @@ from typing import Any
 import fastapi_realtime
 import pytest
 from fastapi_realtime import connection
-from fastapi_realtime.close_codes import MEANINGS
+from fastapi_realtime.errors import MEANINGS
 from fastapi_realtime.formats import ErrorCode
 from fastapi_realtime.rooms import ServerEvent, events, hub, member, memory
 from fastapi_realtime.rooms.events import ClientEvent

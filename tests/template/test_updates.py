@@ -46,7 +46,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     git("tag", version_of(TEMPLATE), cwd=commit(template))
     engine = template / "{{cookiecutter.project_slug}}" / ENGINE
     (engine / "src/fastapi_realtime/fresh.py").write_text('"""New."""\n', "utf-8")
-    (engine / "src/fastapi_realtime/close_codes.py").unlink()
+    (engine / "src/fastapi_realtime/handshake.py").unlink()
     (engine / "README.md").write_text("# Changed\n", "utf-8")
     git("tag", "v99.0.0", cwd=commit(template))
     git("checkout", "--quiet", version_of(TEMPLATE), cwd=template)  # for cookiecutter

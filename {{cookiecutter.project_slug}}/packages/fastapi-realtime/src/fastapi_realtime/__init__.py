@@ -2,9 +2,9 @@
 
 from .admission import Admission, Admitted
 from .asyncapi import add_asyncapi, asyncapi_document
-from .close_codes import CloseCode
 from .command_line import run_command
 from .connection import Connection
+from .errors import CloseCode
 from .formats import ErrorCode, dump_json
 from .handshake import Identity
 from .message_types import Subprotocol

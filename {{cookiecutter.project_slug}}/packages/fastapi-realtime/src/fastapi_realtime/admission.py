@@ -6,9 +6,8 @@ from typing import Annotated
 
 from fastapi import Depends, HTTPException, WebSocket, WebSocketDisconnect
 
-from .close_codes import CloseCode
 from .connection import Connection, Incoming, Outgoing
-from .errors import close_code_for, unwrap
+from .errors import CloseCode, close_code_for, unwrap
 from .handshake import check_origin
 from .realtime import realtime_of
 

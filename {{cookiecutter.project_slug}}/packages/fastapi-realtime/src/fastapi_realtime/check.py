@@ -12,7 +12,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 from websockets.sync.client import ClientConnection
 from websockets.typing import Origin
 
-from .close_codes import MEANINGS, CloseCode
+from .errors import MEANINGS, CloseCode
 from .talk import TalkError, open_connection, printable
 
 FOREIGN = "https://foreign.example"

@@ -13,7 +13,7 @@ from fastapi import HTTPException, WebSocket, WebSocketDisconnect, WebSocketExce
 from pydantic import TypeAdapter
 from starlette.types import Message
 
-from .close_codes import CAUSED_BY_CLIENT, CloseCode, check_close, without_setting
+from .errors import CAUSED_BY_CLIENT, CloseCode, check_close, without_setting
 from .fastapi_internals import is_disconnected
 from .formats import JSON, ErrorCode, InvalidMessage, JsonFormat, decode_json
 from .handshake import ANONYMOUS, Identity

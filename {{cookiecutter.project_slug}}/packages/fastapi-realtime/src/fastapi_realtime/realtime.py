@@ -11,9 +11,8 @@ from fastapi import Depends, FastAPI, HTTPException
 from fastapi.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .close_codes import CloseCode
 from .connection import Connection
-from .errors import add_error_handlers, add_to_mounted
+from .errors import CloseCode, add_error_handlers, add_to_mounted
 from .fastapi_internals import Lifespan, add_innermost, wrap_lifespan
 from .handshake import Authenticator, Identity
 from .limits import ConnectionLimiter, LongMessages, connections_that_fit

@@ -18,7 +18,7 @@ from pydantic_core import core_schema, from_json, to_json
 from starlette.routing import Route, WebSocketRoute
 
 from ..admission import Admission
-from ..close_codes import MEANINGS, CloseCode
+from ..errors import MEANINGS, CloseCode
 from ..fastapi_internals import RouteContext, get_typed_signature
 from ..formats import ErrorCode, ErrorFrame, JsonFormat
 from ..message_types import (

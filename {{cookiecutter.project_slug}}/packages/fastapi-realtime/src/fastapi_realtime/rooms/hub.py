@@ -11,8 +11,8 @@ from typing import Any
 from fastapi import WebSocketDisconnect
 from opentelemetry import metrics
 
-from ..close_codes import CloseCode
 from ..connection import Connection
+from ..errors import CloseCode
 from .events import (
     EVENTS,
     TEXT,

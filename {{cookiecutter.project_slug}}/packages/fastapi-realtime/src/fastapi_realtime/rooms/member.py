@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal, Self
 from fastapi import HTTPException, WebSocketDisconnect, WebSocketException
 from pydantic import BaseModel, JsonValue
 
-from ..close_codes import CloseCode
 from ..connection import Connection
+from ..errors import CloseCode
 from ..formats import DETAILS, ErrorCode
 from ..limits import network_of
 from ..realtime import realtime_of

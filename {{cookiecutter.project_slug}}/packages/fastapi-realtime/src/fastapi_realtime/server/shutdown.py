@@ -12,8 +12,8 @@ from typing import TypeGuard
 
 from uvicorn import Server
 
-from ..close_codes import CloseCode
 from ..connection import Connection
+from ..errors import CloseCode
 
 PER_SECOND = 50
 """Connections to close per second; more if that would take over half of `drain_seconds`."""

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 from starlette.types import Message, Scope
 from uvicorn import Config
 
-from ..close_codes import CloseCode
+from ..errors import CloseCode
 from .fast_path import HIGH_WATER, MAX_BYTES, Inbox
 from .logging import address_of, connection_fields, refusals
 from .metrics import STATUS, refused

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from websockets.exceptions import ProtocolError
 
-from ..close_codes import CloseCode
+from ..errors import CloseCode
 from .uvicorn_internals import Close, apply_mask
 
 MAX_HEADERS, MAX_BYTES = 100, 8000
