@@ -445,11 +445,42 @@ test("every attempt asks for a token, and so does a renewal", { timeout: 20_000 
   await until(ann, () => closes(ann).length === 3);
   network.isDown = false;
   await until(ann, () => ann.room.state === "open");
-  assert.deepEqual(asked, [0, 1, 2, 2]);
+  assert.deepEqual(asked, [0, 1, 3, 3]); // after the first failure, it also asks over HTTP why
   assert.deepEqual(on(ann, "state").map((event) => event.reason?.includes("no token now")), [false, false, true, undefined]);
   await ann.room.renew();
   await ann.room.send("still here");
   assert.equal(asked.length, 5);
+});
+
+for (const fallback of [false, true]) {
+  test(`a room that is refused closes, and says why: ${fallback}`, { timeout: 20_000 }, async (context) => {
+    const members = new Members({ name: "user:bob", after: (hook) => context.after(hook) });
+    const ann = members.add("ann", SERVER, { fallback });
+    const sending = ann.room.send("never");
+    await rejects(sending, "closed");
+    assert.equal(ann.room.state, "closed");
+    const { code, reason } = on(ann, "state").at(-1);
+    assert.deepEqual([code, reason], [403, "this room is not open to you"]);
+  });
+}
+
+test("what a proxy or a busy server answers is no refusal", { timeout: 20_000 }, async (context) => {
+  const members = new Members(context);
+  const { WebSocket, next } = fakeServer();
+  const nextRequest = fakeFetch(context);
+  const ann = members.add("ann", SERVER, { WebSocket });
+  for (const [type, status] of [["text/html", 403], ["application/json", 503]]) {
+    (await next()).lose();
+    const request = await nextRequest();
+    assert.equal(request.headers.Authorization, `Bearer ${ANN}`);
+    request.accept(type, status);
+    request.write('{"detail": "no"}'.slice(type === "text/html"));
+    request.end();
+    (await next()).lose();
+    (await next()).lose();
+  }
+  await next();
+  assert.equal(ann.room.state, "connecting");
 });
 
 test("a token that does not come ends the attempt, and is ignored later", async (context) => {

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from fastapi_realtime.rooms import Rooms
+from fastapi_realtime.rooms import Rooms, RoomsDep
 from starlette.testclient import WebSocketDenialResponse
 
 from .room_app import (
+    EventsAdmitted,
     PolicyFromClaims,
     connect_events,
     next_event,
@@ -123,6 +124,47 @@ def test_a_message_that_policy_forbids_gets_an_error_and_is_not_published(serve:
         assert (error["code"], error["ref"]) == ("forbidden", "r1")
         send(bob, "yes")
         assert next_event(ann, "message")["data"] == "yes"
+
+
+def test_an_endpoint_answers_messages_itself_whatever_policy_says(serve: Serve) -> None:
+    bidder = {"join": ["tea"], "publish": []}
+    app = token_app(ann=bidder, bob=bidder)
+
+    @app.websocket("/auctions/{room}")
+    async def auction(connection: EventsAdmitted, rooms: RoomsDep, room: str) -> None:
+        async with rooms.join(connection, room, connection.subject) as member:
+            async for message in member:
+                match message.data:
+                    case int(bid) if bid > 5:
+                        await member.publish({"bid": bid}, message.ref, ask_policy=False)
+                    case "sold":
+                        await member.accept(message, await rooms.publish(room, "sold"))
+                    case "hello":
+                        await member.accept(message)
+                    case _:
+                        await member.refuse(message, "bid_too_low", "Bid more than 5.")
+
+    url = f"{serve(app)}/auctions/tea"
+    with connect_events(url, "ann") as ann, connect_events(url, "bob") as bob:
+        send(ann, 5, ref="r1")
+        error = next_event(ann, "error")
+        assert error == {
+            "type": "error",
+            "code": "bid_too_low",
+            "detail": "Bid more than 5.",
+            "ref": "r1",
+        }
+        for data, published in ((6, {"bid": 6}), ("sold", "sold")):
+            send(ann, data, ref=f"r{data}")
+            message, accepted = next_event(bob, "message"), next_event(ann, "accepted")
+            assert (message["data"], accepted["ref"]) == (published, f"r{data}")
+            assert message["id"] == accepted["id"]
+        send(ann, "hello", ref="r3")
+        assert next_event(ann, "accepted") == {"type": "accepted", "ref": "r3"}
+        with connect(url, additional_headers={"authorization": "bob"}) as text:
+            text.send("hello")
+            text.send("5")
+            assert json.loads(text.recv(timeout=10))["error"]["code"] == "bid_too_low"
 
 
 def test_a_connection_that_is_closed_while_policy_is_asked_publishes_nothing(

@@ -21,6 +21,7 @@ from fastapi_realtime import Admitted, CloseCode, admission
 from fastapi_realtime.connection import Connection
 from fastapi_realtime.errors import close_code_for
 from fastapi_realtime.limits import LongMessages
+from fastapi_realtime.rooms import BrokerUnavailable
 from fastapi_realtime.settings import RealtimeSettings
 from starlette.testclient import WebSocketDenialResponse
 from starlette.types import Message
@@ -47,6 +48,7 @@ def failure(kind: str) -> Exception:
     return {
         "websocket": WebSocketException(4003, "not for you"),
         "http": HTTPException(410, "gone", {"X-Why": "old"}),
+        "unavailable": BrokerUnavailable(),
         "bug": LookupError("a bug in an endpoint"),
         "code": WebSocketException(1005, "a code that can't be sent"),
     }[kind]
@@ -146,7 +148,12 @@ def test_exception_before_the_handshake_is_a_response_and_one_line_in_the_log(
 
 @pytest.mark.parametrize("middleware", [[], [WrapSend]], ids=["direct", "portable"])
 @pytest.mark.parametrize(
-    ("kind", "code", "reason"), [("websocket", 4003, "not for you"), ("http", 1008, "gone")]
+    ("kind", "code", "reason"),
+    [
+        ("websocket", 4003, "not for you"),
+        ("http", 1008, "gone"),
+        ("unavailable", 1013, "rooms are not available now; try again later"),
+    ],
 )
 def test_exception_after_the_handshake_closes_and_is_one_line_in_the_log(
     app: FastAPI,

@@ -53,6 +53,21 @@ def test_the_room_is_in_the_path_or_the_lobby(client: TestClient) -> None:
     assert client.get("/talk/tea/green").json() == "tea/green"
 
 
+def test_no_path_means_the_lobby_by_mistake() -> None:
+    settings = RoomSettings()
+    app: FastAPI = realtime_app(settings, services=[Rooms(settings)])
+
+    @app.websocket("/sales/{auction}")
+    async def sales(connection: RoomConnection, room: RoomOrLobby) -> None:
+        raise AssertionError
+
+    expected = pytest.raises(
+        RuntimeError, match="no parameter of /sales/{auction} is called `room`"
+    )
+    with TestClient(app) as client, expected, client.websocket_connect("/sales/7"):
+        pass
+
+
 def test_a_client_without_a_name_gets_one(client: TestClient) -> None:
     names = {first(client, "/talk").split()[1] for _ in range(2)}
     assert len(names) == 2

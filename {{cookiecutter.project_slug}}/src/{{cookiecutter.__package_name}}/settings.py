@@ -39,7 +39,7 @@ class Settings({{ cookiecutter.__settings }}):
     """Whether there is a page at `/` that shows the endpoints."""
 {% endif %}
 
-    # Add your own here, a line each.
+    # Your own follow here, a line each.
 
 
 SettingsDep = Annotated[Settings, Depends(current_settings)]

@@ -72,7 +72,9 @@ def add_talk(commands: Any, rooms: str, has_tokens: bool) -> None:
     parser = commands.add_parser("talk", help="send lines to an endpoint, print what arrives")
     add_target(parser, has_tokens)
     if rooms:
-        parser.add_argument("--text", action="store_true", help="text instead of JSON, in rooms")
+        parser.add_argument(
+            "--text", action="store_true", help="in rooms, receive text instead of events"
+        )
 
     def run(arguments: argparse.Namespace, load: Callable[[], Any]) -> None:
         from .talk import TalkError, talk

@@ -142,8 +142,9 @@ def leaves_of(group: ExceptionGroup[Exception]) -> Iterator[Exception]:
 def close_code_for(error: Exception) -> tuple[int, str] | None:
     """Return the close code and reason for an exception on an open connection.
 
-    `WebSocketException` has its own code; `HTTPException` and invalid parameters give 1008. Any
-    other exception is a bug, and gives `None`. Raises `ValueError` for an invalid code.
+    `WebSocketException` has its own code. `HTTPException` gives 1008, or 1013 for the status 503;
+    invalid parameters give 1008. Any other exception is a bug, and gives `None`. Raises
+    `ValueError` for an invalid code.
     """
     match error:
         case WebSocketDisconnect():
@@ -151,7 +152,9 @@ def close_code_for(error: Exception) -> tuple[int, str] | None:
         case WebSocketException():
             return check_close(error.code, error.reason)
         case HTTPException():
-            return check_close(CloseCode.POLICY_VIOLATION, str(error.detail))
+            is_temporary = error.status_code == 503
+            code = CloseCode.TRY_AGAIN_LATER if is_temporary else CloseCode.POLICY_VIOLATION
+            return check_close(code, str(error.detail))
         case WebSocketRequestValidationError():
             return check_close(CloseCode.POLICY_VIOLATION, "invalid parameters")
     return None

@@ -101,7 +101,9 @@ export interface ErrorEvent {
 
 export type RoomState = "connecting" | "open" | "closed";
 
-/** The state has changed; `code` and `reason` are those of a connection that ended. */
+/** The state has changed; `code` and `reason` are those of a connection that ended. If the server
+ * refuses the room, `code` is 401, 403 or 422: after a failed attempt, the client asks by a GET to
+ * the same URL, since browsers hide the answer to a handshake. */
 export interface StateChange {
   state: RoomState;
   code?: number;

@@ -41,6 +41,10 @@ const POST_ERRORS = {
 };
 const POST_WITHIN = 30_000;
 
+/** Statuses by which the server refuses a room for good. */
+const REFUSALS = new Set([401, 403, 422]);
+const ASK_WITHIN = 5000;
+
 /** Milliseconds without data after which an event stream is lost; a comment comes every 15 to 20 s. */
 const MAX_SILENCE = 30_000;
 
@@ -128,6 +132,7 @@ class Connection {
   #attempt; // to connect; a new symbol for each
   #timer; // for the next attempt to connect, or for a ping or its pong
   #attempts = 0; // to reconnect, since a connection that lasted `maxDelay`
+  #failures = 0; // attempts in a row that did not open
   #openedAt = Infinity;
   #queue = new Map(); // messages not yet accepted, by ref, in order
   #uncertain = new Set(); // refs of messages that were sent on a lost connection
@@ -214,9 +219,25 @@ class Connection {
     const isCurrent = () => attempt === this.#attempt;
     try {
       const token = await this.#token();
+      const mayAsk = this.#failures % 3 === 1 && !this.#options.fallback; // else the stream asks
+      if (isCurrent() && mayAsk) await this.#askRefusal(token, isCurrent);
       if (isCurrent()) this.#open(token);
     } catch (error) {
       if (isCurrent()) this.#lost(LOST, String(error));
+    }
+  }
+
+  /** Close if the server refuses the room over HTTP: browsers hide the answer to a handshake. */
+  async #askRefusal(token, isCurrent) {
+    const url = new URL(this.#url.href.replace(/^ws/, "http"));
+    url.searchParams.delete("last");
+    const headers = token ? { Authorization: `Bearer ${token}` } : {};
+    try {
+      const response = await fetch(url, { headers, signal: AbortSignal.timeout(ASK_WITHIN) });
+      const reason = await refusalIn(response);
+      if (reason && isCurrent()) this.#close(response.status, reason);
+    } catch {
+      // no answer of the server's, or none that this page may read
     }
   }
 
@@ -333,6 +354,7 @@ class Connection {
       this.#main.name = room;
       this.#id = connection;
       this.#openedAt = performance.now();
+      this.#failures = 0;
       this.#main.state = "open";
       for (const membership of this.#joined.values()) this.#enter(membership);
       this.#setState([this.#main], "open");
@@ -467,6 +489,7 @@ class Connection {
       return;
     }
     const hasFailed = this.#socket && this.#openedAt === Infinity;
+    if (hasFailed) this.#failures += 1;
     this.#disconnect();
     for (const message of this.#queue.values()) {
       if (message.isSent) this.#uncertain.add(message.ref);
@@ -568,6 +591,8 @@ class EventStream {
   async #read() {
     const headers = { ...this.#headers, Accept: "text/event-stream" };
     const response = await fetch(this.#url, { headers, signal: this.#ending.signal });
+    const reason = await refusalIn(response);
+    if (reason) return this.onclose({ code: response.status, reason });
     const type = response.headers.get("content-type");
     if (!response.ok || !type?.startsWith("text/event-stream")) throw new Error(`${response.status} ${type}`);
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -615,6 +640,12 @@ class EventStream {
   #closeIfRejected(promise) {
     promise.catch((error) => this.onclose({ code: LOST, reason: String(error) }));
   }
+}
+
+/** Return why a response refuses the room for good; nothing if it does not. */
+async function refusalIn(response) {
+  const { detail } = REFUSALS.has(response.status) ? await response.json() : {};
+  return typeof detail === "string" ? detail : JSON.stringify(detail);
 }
 
 /** Return an absolute `ws:` or `wss:` URL; throws a `TypeError` for other schemes and fragments. */

@@ -5,10 +5,10 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from fastapi import HTTPException, WebSocketDisconnect, WebSocketException
-from pydantic import BaseModel, JsonValue
+from pydantic import BaseModel
 
 from ..connection import Connection
 from ..errors import CloseCode
@@ -195,18 +195,21 @@ class Member:
         else:
             await member.publish(message.data, message.ref, keep=message.keep)
 
-    async def publish(self, data: JsonValue, ref: str = "", *, keep: bool = True) -> None:
+    async def publish(
+        self, data: Any, ref: str = "", *, keep: bool = True, ask_policy: bool = True
+    ) -> None:
         """Send a message to all other members of the room. Waits while too much is pending.
 
         With a `ref`, the member gets an `accepted` event with the message's id, and a message
         that is resent with the same `ref` is not published twice. One that is not to `keep`
         reaches who is there now, and has no id. If the policy forbids it, the member's address has
         stored too much, or the broker is unavailable, the member gets an error, perhaps after this
-        has returned. Raises `WebSocketDisconnect` if the connection closes while the policy is
-        consulted.
+        has returned. Without `ask_policy`, the endpoint decides: clients that may not publish by
+        themselves can then do so through it. Raises `WebSocketDisconnect` if the connection closes
+        while the policy is consulted.
         """
         connection = self._connection
-        if not await self._rooms.may_publish(connection.identity, self.room):
+        if ask_policy and not await self._rooms.may_publish(connection.identity, self.room):
             await self._send_error(ErrorCode.FORBIDDEN, ref)
             return
         if not connection.is_reading:
@@ -228,6 +231,18 @@ class Member:
         else:
             self._confirmations = self._confirmations or Confirmations(self._accept, self._refuse)
             await self._confirmations.add(ref, published)
+
+    async def accept(self, message: ClientMessage, message_id: str = "") -> None:
+        """Confirm a message that was not published, or by `Rooms.publish`, which returns its id.
+
+        Whoever sent it with a `ref` waits for this, or for `refuse`.
+        """
+        await self._accept(message.ref, message_id)
+
+    async def refuse(self, message: ClientMessage, code: str, detail: str) -> None:
+        """Reject a message with an error of your own; the connection stays open."""
+        text = format_of(self._connection).error(code, detail, message.ref)
+        await self._connection.send_message(text)
 
     async def join(self, room: str, since: str = "", last: int = 0, ref: str = "") -> None:
         """Let the connection join another room, until it leaves it or this member leaves.

@@ -15,6 +15,7 @@ from ..formats import InvalidMessage, decode_json
 from ..handshake import ANONYMOUS, Identity, check_origin
 from ..limits import COUNTED_BYTES
 from ..realtime import RealtimeDep
+from ..server.metrics import route_of
 from .access import check_name, check_room
 from .events import EVENTS_V1, MAX_REF, RoomText
 from .rooms import RoomsDep
@@ -46,8 +47,14 @@ Last = Annotated[int, Query(ge=0, description="How many of the latest messages t
 
 
 async def room_or_lobby(connection: HTTPConnection) -> str:
-    """Return the room in the path, or `lobby`; an invalid name gives 422."""
-    return check_room(connection.path_params.get("room", "lobby"))
+    """Return the room in the path, or `lobby`; an invalid name gives 422.
+
+    Raises `RuntimeError` for a path with other parameters: all of them would mean the lobby.
+    """
+    path, parameters = route_of(connection.scope), connection.path_params
+    if "{" in path and "room" not in parameters:
+        raise RuntimeError(f"RoomOrLobby: no parameter of {path} is called `room`")
+    return check_room(parameters.get("room", "lobby"))
 
 
 async def room_in_path(room: str) -> str:

@@ -6,12 +6,11 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, HTTPException
 from fastapi.requests import HTTPConnection
 from opentelemetry.metrics import CallbackOptions, Observation, get_meter
-from pydantic import JsonValue
 from pydantic_core import from_json
 
 from ..connection import Connection
@@ -145,9 +144,11 @@ class Rooms(RoomAccess):
         await self.hub.flush()
 
     async def publish(
-        self, room: str, data: JsonValue, sender: str = "", ref: str = "", *, keep: bool = True
+        self, room: str, data: Any, sender: str = "", ref: str = "", *, keep: bool = True
     ) -> str:
         """Send a message to all members of a room, from a route or a job; return its id.
+
+        `data` is what has a JSON form: text, numbers, lists, dictionaries, pydantic models.
 
         A `ref` makes a retry safe: if the room's history has a message of the same sender with
         this `ref`, nothing is sent and the id of that message is returned. A message that is not

@@ -4,8 +4,8 @@ import asyncio
 import os
 from concurrent.futures import ThreadPoolExecutor
 from secrets import token_hex
+from typing import Any
 
-from pydantic import JsonValue
 from redis.exceptions import ResponseError
 
 from ..access import RoomAccess, RoomPolicy
@@ -46,7 +46,7 @@ class SyncRooms:
         self._keys = Keys(settings.application)
         self._senders: dict[int, Sender] = {}
 
-    def publish(self, room: str, data: JsonValue, sender: str = "", ref: str = "") -> str:
+    def publish(self, room: str, data: Any, sender: str = "", ref: str = "") -> str:
         """Send a message to all members of a room, and return its id.
 
         A `ref` makes a retry safe: if the room's history has a message of the same sender with
