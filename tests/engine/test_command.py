@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -87,6 +88,19 @@ def lines_of(server: subprocess.Popen[str]) -> Iterator[str]:
     """Yield what a server logs."""
     assert server.stderr is not None
     return iter(server.stderr.readline, "")
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_an_address_in_use_is_an_error_that_names_the_settings(
+    tmp_path: Path, workers: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = str(listener.getsockname()[1])
+        with start(tmp_path, APP_PORT=port, APP_WORKERS=workers) as server:
+            _, log = server.communicate(timeout=30)
+    assert server.returncode not in (0, None)
+    assert "; see APP_HOST and APP_PORT" in log
+    assert "Traceback" not in log
 
 
 @not_on_windows
@@ -202,7 +216,7 @@ def test_the_start_names_the_address_of_a_page(
     config = uvicorn.Config("app", host=host, log_config=None)
     config.ssl = None
     uvicorn.Server(config)._log_started_message([])
-    (record,), (add_page_url,) = records, filters
+    (record,), (_, add_page_url) = records, filters
     assert add_page_url(record)
     assert record.getMessage().endswith(f"(Press CTRL+C to quit). Open {address} in a browser.")
     assert address in vars(record)["color_message"]

@@ -12,7 +12,7 @@ import uvicorn
 
 from ..settings import RealtimeSettings
 from .http_protocol import LimitedHttpProtocol
-from .logging import add_page_url, uvicorn_log_config
+from .logging import add_page_url, name_settings, uvicorn_log_config
 from .websocket_protocol import LimitedWebSocketProtocol
 
 
@@ -25,8 +25,10 @@ def serve(application: Any, settings: RealtimeSettings, page: str = "") -> None:
     log_config = uvicorn_log_config(settings.log_format, settings.application)
     dictConfig(log_config)
     logging.captureWarnings(settings.log_format == "json")
+    server_log = logging.getLogger("uvicorn.error")
+    server_log.addFilter(name_settings)
     if page:
-        logging.getLogger("uvicorn.error").addFilter(partial(add_page_url, page))
+        server_log.addFilter(partial(add_page_url, page))
     proxies = settings.trusted_proxies
     signal.signal(signal.SIGINT, interrupt)
     uvicorn.run(

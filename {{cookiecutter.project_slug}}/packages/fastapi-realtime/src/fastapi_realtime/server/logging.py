@@ -137,6 +137,13 @@ def add_page_url(path: str, record: logging.LogRecord) -> bool:
     return True
 
 
+def name_settings(record: logging.LogRecord) -> bool:
+    """Add to uvicorn's error about an address that it can't listen on where that comes from."""
+    if isinstance(record.msg, OSError):
+        record.msg = f"{record.msg}; see APP_HOST and APP_PORT"
+    return True
+
+
 def check_client(scope: Scope) -> None:
     """Replace an invalid client address by `unknown`.
 
