@@ -17,6 +17,7 @@ import pytest
 import uvicorn
 from fastapi_realtime.server import command
 from fastapi_realtime.server.http_protocol import LimitedHttpProtocol
+from fastapi_realtime.server.logging import name_settings
 from fastapi_realtime.server.websocket_protocol import LimitedWebSocketProtocol
 from fastapi_realtime.settings import RealtimeSettings
 
@@ -91,9 +92,7 @@ def lines_of(server: subprocess.Popen[str]) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_an_address_in_use_is_an_error_that_names_the_settings(
-    tmp_path: Path, workers: str
-) -> None:
+def test_an_address_in_use_ends_the_server_with_an_error(tmp_path: Path, workers: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = str(listener.getsockname()[1])
         with start(tmp_path, APP_PORT=port, APP_WORKERS=workers) as server:
@@ -101,6 +100,12 @@ def test_an_address_in_use_is_an_error_that_names_the_settings(
     assert server.returncode not in (0, None)
     assert "; see APP_HOST and APP_PORT" in log
     assert "Traceback" not in log
+
+
+def test_an_error_about_the_address_names_its_settings() -> None:
+    record = logging.makeLogRecord({"msg": OSError(98, "in use")})
+    assert name_settings(record)
+    assert record.getMessage() == "[Errno 98] in use; see APP_HOST and APP_PORT"
 
 
 @not_on_windows

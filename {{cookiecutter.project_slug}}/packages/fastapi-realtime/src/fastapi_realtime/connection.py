@@ -233,18 +233,11 @@ class Connection(Generic[Incoming, Outgoing]):
         Don't catch it: `Admission` does.
         """
         # Returns a coroutine instead of being one, to save time for every message.
-        return self.send_message(self._types.encode(message))
+        return self.send_frame(self._types.frame(message))
 
-    async def send_message(self, message: str | bytes) -> None:
+    def send_message(self, message: str | bytes) -> Coroutine[Any, Any, None]:
         """Send `str` as text or `bytes` as binary, whatever type is declared; see `send`."""
-        if not self.is_accepted:
-            await self.accept()
-        if (transport := self._start_sending()) is not None:
-            frame = server_frame(message)
-            self.bytes_out += len(frame)
-            transport.write(frame)
-        else:
-            await self._send_when_there_is_room(message)
+        return self.send_frame(server_frame(message))
 
     async def send_error(self, code: str, detail: str) -> None:
         """Send an error: `{"error": {"code": ..., "detail": ...}}`; in rooms, an `error` event."""
