@@ -32,7 +32,7 @@ from fastapi_realtime import (
     add_asyncapi,
     asyncapi_document,
 )
-from fastapi_realtime.formats import ErrorFrame
+from fastapi_realtime.messages import ErrorFrame
 from pydantic import (
     BaseModel,
     ConfigDict,

@@ -17,7 +17,7 @@ import fastapi.routing
 import pytest
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi_realtime import Admitted, fastapi_internals
-from fastapi_realtime.message_types import find_routes
+from fastapi_realtime.messages import find_routes
 
 NAMES = {
     "Dependant": fastapi.dependencies.models,

@@ -11,7 +11,7 @@ import fastapi_realtime
 import pytest
 from fastapi_realtime import connection
 from fastapi_realtime.errors import MEANINGS
-from fastapi_realtime.formats import ErrorCode
+from fastapi_realtime.messages import ErrorCode
 from fastapi_realtime.rooms import ServerEvent, events, hub, member, memory
 from fastapi_realtime.rooms.events import ClientEvent
 from fastapi_realtime.server import fast_path, websocket_protocol, wire

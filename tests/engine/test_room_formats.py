@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, replace
 
 import pytest
-from fastapi_realtime.formats import ErrorCode
+from fastapi_realtime.messages import ErrorCode
 from fastapi_realtime.rooms.events import (
     EVENTS,
     TEXT,

@@ -2,15 +2,13 @@
 
 from .admission import Admission, Admitted
 from .asyncapi import add_asyncapi, asyncapi_document
-from .command_line import run_command
+from .command_line import run_command, serve
 from .connection import Connection
 from .errors import CloseCode
-from .formats import ErrorCode, dump_json
 from .handshake import Identity
-from .message_types import Subprotocol
+from .messages import ErrorCode, Subprotocol, dump_json
 from .page import add_page
 from .realtime import Realtime, RealtimeDep, current_settings
-from .server.command import serve
 from .settings import RealtimeSettings, SettingsError, load_settings
 
 __all__ = [

@@ -15,10 +15,17 @@ from starlette.types import Message
 
 from .errors import CAUSED_BY_CLIENT, CloseCode, check_close, without_setting
 from .fastapi_internals import is_disconnected
-from .formats import JSON, ErrorCode, InvalidMessage, JsonFormat, decode_json
 from .handshake import ANONYMOUS, Identity
 from .limits import LONG_MESSAGE_BYTES, FairTurn, LongMessages, RateLimiter
-from .message_types import ANY_MESSAGE, MessageTypes
+from .messages import (
+    ANY_MESSAGE,
+    JSON,
+    ErrorCode,
+    InvalidMessage,
+    JsonFormat,
+    MessageTypes,
+    decode_json,
+)
 from .server.fast_path import HIGH_WATER, Inbox, Received, ReceivingInbox
 from .server.logging import connection_fields, connection_id
 from .server.metrics import CLOSE_CODE, ROUTE, durations, recorded_code, route_of
@@ -90,7 +97,7 @@ class Connection(Generic[Incoming, Outgoing]):
     _active_at: float = field(init=False)
     _limiter: RateLimiter = field(init=False)
     _turn: FairTurn = field(default_factory=FairTurn)
-    has_message_types = True  # see `message_types.declared_types`
+    has_message_types = True  # see `messages.declared_types`
 
     def __post_init__(self) -> None:
         scope, settings = self.websocket.scope, self._settings

@@ -16,7 +16,7 @@ from .errors import CloseCode, add_error_handlers, add_to_mounted
 from .fastapi_internals import Lifespan, add_innermost, wrap_lifespan
 from .handshake import Authenticator, Identity
 from .limits import ConnectionLimiter, LongMessages, connections_that_fit
-from .message_types import Signatures
+from .messages import Signatures
 from .server.fast_path import FindTransport
 from .server.logging import check_client, set_up_logging
 from .server.metrics import ConnectionCounts, running

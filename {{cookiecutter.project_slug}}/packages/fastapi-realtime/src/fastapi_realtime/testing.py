@@ -14,9 +14,9 @@ from fastapi import FastAPI
 from starlette.routing import BaseRoute, WebSocketRoute
 
 from .admission import Admission
-from .message_types import calls_of, find_routes
+from .command_line import protocol_options
+from .messages import calls_of, find_routes
 from .realtime import Realtime
-from .server.command import protocol_options
 from .settings import RealtimeSettings
 
 __all__ = ["make_settings", "routes_without_admission", "running"]

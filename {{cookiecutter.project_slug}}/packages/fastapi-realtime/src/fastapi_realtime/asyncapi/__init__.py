@@ -15,7 +15,7 @@ from fastapi.responses import HTMLResponse
 from pydantic_core import to_json
 
 from ..errors import MEANINGS
-from ..message_types import find_routes
+from ..messages import find_routes
 from ..page import HEADERS
 from .document import DEFAULT_SERVER, JSON, REFUSALS, Schema, asyncapi_document, key_of, start_of
 

@@ -20,8 +20,10 @@ from starlette.routing import Route, WebSocketRoute
 from ..admission import Admission
 from ..errors import MEANINGS, CloseCode
 from ..fastapi_internals import RouteContext, get_typed_signature
-from ..formats import ErrorCode, ErrorFrame, JsonFormat
-from ..message_types import (
+from ..messages import (
+    ErrorCode,
+    ErrorFrame,
+    JsonFormat,
     Subprotocol,
     branches,
     calls_of,

@@ -8,8 +8,7 @@ from pydantic import AfterValidator, BaseModel, Field, JsonValue, TypeAdapter
 from pydantic_core import from_json
 
 from ..connection import Connection
-from ..formats import DETAILS, ErrorCode, JsonFormat, dump_json, dump_json_bytes
-from ..message_types import Subprotocol
+from ..messages import DETAILS, ErrorCode, JsonFormat, Subprotocol, dump_json, dump_json_bytes
 from ..server.wire import server_frame
 from .access import ROOM_RULE, Profile, is_room
 

@@ -12,8 +12,8 @@ from pydantic import BaseModel
 
 from ..connection import Connection
 from ..errors import CloseCode
-from ..formats import DETAILS, ErrorCode
 from ..limits import network_of
+from ..messages import DETAILS, ErrorCode
 from ..realtime import realtime_of
 from .access import profile_of, user_room
 from .broker import BrokerUnavailable, Replay, RoomRefused

@@ -11,9 +11,9 @@ from starlette.requests import ClientDisconnect
 
 from ..admission import Admission
 from ..connection import Connection
-from ..formats import InvalidMessage, decode_json
 from ..handshake import ANONYMOUS, Identity, check_origin
 from ..limits import COUNTED_BYTES
+from ..messages import InvalidMessage, decode_json
 from ..realtime import RealtimeDep
 from ..server.metrics import route_of
 from .access import check_name, check_room

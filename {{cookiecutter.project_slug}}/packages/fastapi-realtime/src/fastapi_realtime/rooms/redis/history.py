@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from pydantic_core import from_json
 from redis.exceptions import ResponseError
 
-from ...formats import dump_json_bytes
 from ...limits import KeyedLimiter
+from ...messages import dump_json_bytes
 from ..broker import BrokerUnavailable, Replay
 from ..events import EVENTS, AppendEvent, EncodedEvent, LoggedEvent, MessageEvent, RoomFormat
 from ..memory import MAX_ROOM_BYTES

@@ -15,7 +15,7 @@ from urllib.request import urlopen
 
 import pytest
 import uvicorn
-from fastapi_realtime.server import command
+from fastapi_realtime import command_line
 from fastapi_realtime.server.http_protocol import LimitedHttpProtocol
 from fastapi_realtime.server.logging import name_settings
 from fastapi_realtime.server.websocket_protocol import LimitedWebSocketProtocol
@@ -167,7 +167,7 @@ def options(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     options: dict[str, Any] = {"handlers": [], "logging": []}
     monkeypatch.setattr(uvicorn, "run", lambda app, **given: options.update(given, app=app))
     monkeypatch.setattr(signal, "signal", lambda _, handler: options["handlers"].append(handler))
-    monkeypatch.setattr(command, "dictConfig", options["logging"].append)
+    monkeypatch.setattr(command_line, "dictConfig", options["logging"].append)
     return options
 
 
@@ -178,9 +178,9 @@ def test_uvicorn_is_set_up_for_websockets(options: dict[str, Any]) -> None:
         "workers": 2,
         "drain_seconds": 3,
     }
-    command.serve("package.main:app", RealtimeSettings.model_validate(settings))
+    command_line.serve("package.main:app", RealtimeSettings.model_validate(settings))
     assert options.pop("logging") == [options.pop("log_config")]
-    assert options.pop("handlers") == [command.interrupt, signal.SIG_IGN]
+    assert options.pop("handlers") == [command_line.interrupt, signal.SIG_IGN]
     assert options == {
         "app": "package.main:app",
         "host": "127.0.0.1",
@@ -217,7 +217,7 @@ def test_the_start_names_the_address_of_a_page(
     monkeypatch.setattr(logger, "addFilter", filters.append)
     records: list[logging.LogRecord] = []
     monkeypatch.setattr(logger, "handle", records.append)
-    command.serve("app", RealtimeSettings(host=host), page="/page")
+    command_line.serve("app", RealtimeSettings(host=host), page="/page")
     config = uvicorn.Config("app", host=host, log_config=None)
     config.ssl = None
     uvicorn.Server(config)._log_started_message([])
@@ -229,18 +229,18 @@ def test_the_start_names_the_address_of_a_page(
 
 @pytest.mark.parametrize("proxies", ["*", "10.0.0.1,*"])
 def test_any_proxy_can_be_trusted(options: dict[str, Any], proxies: str) -> None:
-    command.serve("app", RealtimeSettings.model_validate({"trusted_proxies": proxies}))
+    command_line.serve("app", RealtimeSettings.model_validate({"trusted_proxies": proxies}))
     assert options["forwarded_allow_ips"] == "*"
 
 
 def test_ctrl_c_works_before_the_server_starts() -> None:
     with pytest.raises(KeyboardInterrupt):
-        command.interrupt(signal.SIGINT, None)
+        command_line.interrupt(signal.SIGINT, None)
 
 
 @pytest.mark.anyio
 async def test_ctrl_c_is_ignored_from_when_the_server_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     handlers = []
     monkeypatch.setattr(signal, "signal", lambda *handler: handlers.append(handler))
-    command.interrupt(signal.SIGINT, None)
+    command_line.interrupt(signal.SIGINT, None)
     assert handlers == [(signal.SIGINT, signal.SIG_IGN)]

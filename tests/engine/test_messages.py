@@ -12,7 +12,7 @@ from fastapi_realtime import (
     Connection,
     Subprotocol,
 )
-from fastapi_realtime.message_types import MessageTypes
+from fastapi_realtime.messages import MessageTypes
 from pydantic import BaseModel, Field, JsonValue
 from starlette.testclient import WebSocketTestSession
 

@@ -5,7 +5,7 @@ from math import inf, nan
 from typing import Annotated, Literal
 
 import pytest
-from fastapi_realtime.formats import (
+from fastapi_realtime.messages import (
     DETAILS,
     MAX_PATH,
     ErrorCode,
