@@ -6,25 +6,25 @@ from fastapi_realtime.rooms.events import PresenceEvent
 from fastapi_realtime.rooms.redis import RedisSettings, redis_broker
 
 from ..brokers import running_process
-from ..redis_server import KEYS, RedisServer
+from ..redis_server import KEYS, RedisServer, rooms_at
 from .talk import Start, until
 
 pytestmark = pytest.mark.anyio
 
 
-async def test_keys_share_a_hash_tag_and_expire(server: RedisServer, start: Start) -> None:
-    process = await start(server.url)
-    await process.join("tea")
-    event = PresenceEvent(type="joined", room="tea", sender="zoe", connection="c")
-    await process.broker.announce(event)
-    await process.publish("a", "tea", ref="r1")
-    await until(lambda: len(server.call("KEYS", "*:process:*")) == 1)
-    await process.broker.present("tea")
-    keys = [key.decode() for key in server.call("KEYS", "*")]
-    room_keys = [key for key in keys if ":{tea}" in key]
-    assert len(room_keys) == 5
-    assert len(keys) == 6  # one says that the process is alive
-    assert all(server.call("TTL", key) > 0 for key in keys)
+async def test_keys_share_a_hash_tag_and_expire(server: RedisServer) -> None:
+    noted: list[PresenceEvent] = []
+    async with running_process(rooms_at(server.url), noted.append) as process:
+        await process.join("tea")
+        event = PresenceEvent(type="joined", room="tea", sender="zoe", connection="c")
+        await process.broker.announce(event)
+        await process.publish("a", "tea", ref="r1")
+        await until(lambda: noted and server.call("EXISTS", KEYS.processes))
+        await process.broker.present("tea")
+        keys = [key.decode() for key in server.call("KEYS", "*")]
+        assert len([key for key in keys if ":{tea}" in key]) == 7
+        assert len(keys) == 9  # the processes, and the rooms of this one
+        assert all(server.call("TTL", key) > 0 for key in keys)
 
 
 class ShopSettings(RedisSettings):

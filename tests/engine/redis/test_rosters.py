@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, closing
 from typing import Any, Literal
@@ -175,9 +176,18 @@ async def test_members_of_a_process_that_dies_leave(server: RedisServer, open_pl
     assert server.call("HLEN", HERE.people) == 2
 
 
-def add_dead_process(server: RedisServer) -> None:
-    """Leave what a process leaves that was killed."""
-    server.call("HSET", HERE.people, DEAD, '{"eve-1": "eve"}')
+def add_dead_process(
+    server: RedisServer, *counted: str, members: str = '{"senders": {"eve-1": "eve"}}'
+) -> None:
+    """Leave what a process leaves that was killed; perhaps with senders that it has counted."""
+    for sender in counted:
+        before = server.call("HGET", HERE.senders, sender) or b""
+        server.call("HSET", HERE.senders, sender, before + f" {DEAD}".encode())
+        server.call("SADD", KEYS.rooms(DEAD), "lobby")
+    if counted:
+        seconds, _ = server.call("TIME")
+        server.call("ZADD", KEYS.processes, seconds - 100, DEAD)
+    server.call("HSET", HERE.people, DEAD, members)
     server.call("PUBLISH", KEYS.moves, f"{DEAD} lobby")
 
 
@@ -233,7 +243,7 @@ async def test_a_roster_that_another_program_has_changed_is_stored_again(
     nobody = await open_place()
     await until(lambda: is_named(nobody, ann=1, bob=1))
     ((name, _),) = server.call("HGETALL", HERE.people).items()
-    for text in ('{"ann-1": "eve"}', "[]", "rubbish", b"\xff"):
+    for text in ('{"senders": {"ann-1": "eve"}}', "[]", "rubbish", b"\xff"):
         server.call("HSET", HERE.people, name, text)
         server.call("PUBLISH", KEYS.moves, f"{DEAD} lobby")
         await until(lambda: is_named(nobody, ann=1, bob=1))
@@ -246,11 +256,14 @@ async def test_fields_of_a_roster_that_are_no_process_are_deleted_and_said_once(
     ann = await open_place("ann")
     assert await ann.told(1) == {("joined", "ann-1")}
     for name, text in (
-        (b"\xff", '{"eve-1": "eve"}'),
-        ("somebody", "1"),
-        (DEAD, '{"eve-1": 1}'),
-        ("dead0001", "-1"),
+        (b"\xff", '{"senders": {"eve-1": "eve"}}'),
+        ("somebody", '{"count": 1}'),
+        (DEAD, '{"senders": {"eve-1": 1}}'),
+        ("dead0001", '{"count": -1}'),
         ("dead0002", "true"),
+        ("dead0003", '{"senders": {"eve-1": "eve"}, "profiles": []}'),
+        ("dead0004", r'{"senders": {"eve-1": "\ud800"}}'),
+        ("dead0005", "[" * 100_000),
     ):
         server.call("HSET", HERE.people, name, text)
     server.call("PUBLISH", KEYS.moves, f"{DEAD} lobby")
@@ -331,10 +344,12 @@ async def test_an_error_of_ours_is_logged_and_rosters_are_exchanged_on(
 ) -> None:
     ann = await open_place("ann")
     read_members = rosters.read_members
-    answers = iter([b"1"])
+    failures = [RuntimeError("a bug")]
 
     def fail_once(text: bytes) -> Any:
-        return read_members(text) if next(answers, None) is None else next(answers)
+        if failures:
+            raise failures.pop()
+        return read_members(text)
 
     monkeypatch.setattr(rosters, "read_members", fail_once)
     nobody = await open_place()
@@ -476,7 +491,7 @@ async def test_answers_about_a_room_that_was_left_meanwhile_change_nothing(
     open_place: Open,
 ) -> None:
     known = rosters_of(await open_place())
-    known._take_people("left", [DEAD.encode(), b'{"c": "zoe"}'])
+    known._take_people("left", [DEAD.encode(), b'{"senders": {"c": "zoe"}}'])
     assert known._views == {}
 
 
@@ -509,6 +524,28 @@ class Noted:
         return event
 
 
+async def noting_place(open_place: Open, noted: Noted) -> Place:
+    """Start a broker whose hooks are called, and wait until missing processes count as dead."""
+    place = await open_place(note=noted.note)
+    await until(lambda: is_trusting(place))
+    return place
+
+
+async def is_trusting(place: Place) -> bool:
+    """Return whether missing processes count as dead."""
+    return rosters_of(place)._trusted_at < asyncio.get_running_loop().time()
+
+
+def processes_of(server: RedisServer, sender: str) -> int:
+    """Return in how many processes a sender is, as it is counted."""
+    return len((server.call("HGET", HERE.senders, sender) or b"").split())
+
+
+async def are_counted_in(server: RedisServer, count: int, sender: str = "zoe") -> bool:
+    """Return whether a sender is counted in so many processes."""
+    return await asyncio.to_thread(processes_of, server, sender) == count
+
+
 async def test_only_the_first_connection_and_the_last_of_all_processes_are_noted(
     server: RedisServer, open_place: Open
 ) -> None:
@@ -516,26 +553,24 @@ async def test_only_the_first_connection_and_the_last_of_all_processes_are_noted
     places = [await open_place(note=noted.note) for _ in range(3)]
     await asyncio.gather(*(place.join(f"c{n}") for n, place in enumerate(places)))
     assert await noted.next() == "zoe joined"
-    key = HERE.sender("zoe")
-
-    async def are(count: int) -> bool:
-        return await asyncio.to_thread(lambda: server.call("SCARD", key) == count)
-
-    await until(lambda: are(3))
+    await until(lambda: are_counted_in(server, 3))
     await places[0].leave("c0")
-    await until(lambda: are(2))
+    await until(lambda: are_counted_in(server, 2))
     await places[0].join("c0")
-    await until(lambda: are(3))
+    await until(lambda: are_counted_in(server, 3))
     await asyncio.gather(*(place.leave(f"c{n}") for n, place in enumerate(places)))
     assert await noted.next() == "zoe left"
-    assert not server.call("EXISTS", key)
+    assert not server.call("EXISTS", HERE.senders)
+    own = rosters_of(places[0])._own.decode()
+    await until(lambda: asyncio.to_thread(lambda: not server.call("EXISTS", KEYS.rooms(own))))
 
 
 @pytest.mark.parametrize(
-    "field", ['{"eve-1": "eve", "zoe-2": "zoe", "profiles": {"eve": {}}}', "2"]
+    "members",
+    ['{"senders": {"eve-1": "eve", "zoe-2": "zoe"}, "profiles": {"eve": {}}}', '{"count": 2}'],
 )
 async def test_members_of_a_dead_process_are_noted_once(
-    server: RedisServer, open_place: Open, field: str
+    server: RedisServer, open_place: Open, members: str
 ) -> None:
     noted = Noted()
     places = [await open_place(note=noted.note) for _ in range(2)]
@@ -543,53 +578,173 @@ async def test_members_of_a_dead_process_are_noted_once(
     assert await noted.next() == "zoe joined"
     await places[1].join("bob-1", sender="bob")
     assert await noted.next() == "bob joined"
-    for sender in ("eve", "zoe"):
-        server.call("SADD", HERE.sender(sender), DEAD)
-        server.call("SADD", HERE.senders(DEAD), sender)
-    server.call("HSET", HERE.people, DEAD, field)
-    server.call("PUBLISH", KEYS.moves, f"{DEAD} lobby")
+    await asyncio.to_thread(add_dead_process, server, "eve", "zoe", members=members)
     assert await noted.next() == "eve left"
     await places[0].leave("zoe-1")
     assert await noted.next() == "zoe left"
-    assert not server.call("EXISTS", HERE.senders(DEAD))
+    assert not server.call("EXISTS", KEYS.rooms(DEAD))
 
 
-async def test_senders_of_a_dead_process_that_are_no_set_hold_nothing_up(
+async def test_members_of_a_dead_process_are_noted_where_nobody_else_is(
+    server: RedisServer, open_place: Open
+) -> None:
+    noted = Noted()
+    await asyncio.to_thread(add_dead_process, server, "eve")
+    server.call("DEL", HERE.people)  # it has expired
+    place = await open_place(note=noted.note)
+    assert await noted.next() == "eve left"
+    await until(lambda: asyncio.to_thread(lambda: not server.call("ZSCORE", KEYS.processes, DEAD)))
+    await place.join("eve-2", sender="eve")
+    assert await noted.next() == "eve joined"
+    server.call("ZADD", KEYS.processes, 1, b"\xff", 1, "strange")
+    server.call("SET", KEYS.rooms(DEAD), "not ours")
+    await asyncio.to_thread(add_dead_process, server)
+    server.call("ZADD", KEYS.processes, 10**9, DEAD)
+    await place.leave("eve-2", sender="eve")
+    assert await noted.next() == "eve left"
+
+
+async def test_members_are_noted_that_a_process_has_when_it_stops(
+    server: RedisServer, open_place: Open
+) -> None:
+    noted = Noted()
+    ann = await open_place(note=noted.note)
+    async with running_process(rooms_at(server.url), noted.note) as process:
+        await Place(process, Listener()).join("bob-1", sender="bob")
+        assert await noted.next() == "bob joined"
+    assert await noted.next() == "bob left"
+    assert server.call("ZRANGE", KEYS.processes, 0, -1) == [rosters_of(ann)._own]
+
+
+async def test_counts_of_a_wrong_type_hold_nothing_up(
     server: RedisServer, open_place: Open, caplog: pytest.LogCaptureFixture
 ) -> None:
     noted = Noted()
     place = await open_place(note=noted.note)
     await place.join("zoe-1")
     assert await noted.next() == "zoe joined"
-    server.call("SET", HERE.senders(DEAD), "of another program")
-    await asyncio.to_thread(add_dead_process, server)
-    await until(lambda: asyncio.to_thread(lambda: server.call("HLEN", HERE.people) == 1))
+    server.call("DEL", HERE.senders)
+    server.call("SET", HERE.senders, "of another program")
+    await place.join("eve-1", sender="eve")
+    assert await noted.next() == "eve joined"
+    await until(lambda: are_counted_in(server, 1))
+    assert [vars(each)["room"] for each in caplog.records] == ["lobby"]
     await place.leave("zoe-1")
     assert await noted.next() == "zoe left"
-    assert [vars(each)["room"] for each in caplog.records] == ["lobby"]
 
 
-async def test_a_process_that_was_paused_is_not_taken_for_dead_twice(
+async def test_members_of_a_process_that_was_paused_are_noted_when_it_is_back(
     server: RedisServer, open_place: Open
 ) -> None:
     noted = Noted()
-    place = await open_place(note=noted.note)
-    await place.join("zoe-1")
+    ann, bob = await noting_place(open_place, noted), await noting_place(open_place, noted)
+    await ann.join("zoe-1")
+    assert await noted.next() == "zoe joined"
+    await bob.join("bob-1", sender="bob")
+    assert await noted.next() == "bob joined"
+    assert isinstance(bob.process.broker, RedisBroker)
+    reader = bob.process.broker._reader
+    beat, resumed = reader._beat, asyncio.Event()
+
+    async def pause(link: Any) -> None:
+        await resumed.wait()
+        await beat(link)
+
+    reader._beat = pause
+    assert await noted.next() == "bob left"
+    resumed.set()
+    assert await noted.next() == "bob joined"
+    await until(lambda: is_named(ann, zoe=1, bob=1))
+    await bob.leave("bob-1", sender="bob")
+    assert await noted.next() == "bob left"
+    await until(lambda: is_named(ann, zoe=1))
+
+
+async def test_a_process_that_hangs_takes_no_other_for_dead(
+    server: RedisServer, open_place: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rosters, "PROCESS_SECONDS", 60)
+    noted = Noted()
+    ann, nobody = await open_place("ann", note=noted.note), await noting_place(open_place, noted)
+    assert await noted.next() == "ann joined"
+    members = '{"senders": {"eve-1": "eve"}}'
+    await asyncio.to_thread(server.call, "HSET", HERE.people, DEAD, members)
+    assert await nobody.present() == {"ann": 1, "eve": 1}
+    time.sleep(2 * rosters.MISSING_SECONDS)  # nothing runs meanwhile
+    assert await nobody.present() == {"ann": 1, "eve": 1}
+    await until(lambda: is_named(nobody, ann=1))
+    assert await ann.told(1) == {("joined", "ann-1")}
+    await ann.leave("ann-1", sender="ann")
+    assert await noted.next() == "ann left"
+
+
+@pytest.mark.parametrize("kind", ["joined", "left"])
+async def test_a_count_whose_answer_was_lost_is_repeated_and_noted(
+    server: RedisServer, open_place: Open, kind: str
+) -> None:
+    noted = Noted()
+    ann, bob = await open_place(note=noted.note), await open_place(note=noted.note)
+    if kind == "left":
+        await asyncio.gather(ann.join("zoe-1"), bob.join("zoe-2"))
+        assert await noted.next() == "zoe joined"
+        await until(lambda: are_counted_in(server, 2))
+    commands = rosters_of(ann)._commands
+    run_once, lost = commands.run_once, list[str]()
+
+    async def lose_answer(*sent: Any) -> list[Any]:
+        answers = await run_once(*sent)
+        if not lost and any(rosters.COUNT_SHA in each for each in sent):
+            lost.append(kind)
+            await (bob.join("zoe-2") if kind == "joined" else bob.leave("zoe-2"))
+            await until(lambda: are_counted_in(server, 2 if kind == "joined" else 0))
+            await commands.close()
+            raise ConnectionError
+        return answers
+
+    commands.run_once = lose_answer
+    await (ann.join("zoe-1") if kind == "joined" else ann.leave("zoe-1"))
+    assert await noted.next() == f"zoe {kind}"
+    assert lost == [kind]
+    await until(lambda: are_counted_in(server, 2 if kind == "joined" else 0))
+
+
+async def test_a_leave_that_a_failover_lost_is_counted_again(
+    server: RedisServer, open_place: Open
+) -> None:
+    noted = Noted()
+    ann = await noting_place(open_place, noted)
+    own = rosters_of(ann)._own.decode()
+    server.call("HSET", HERE.senders, "zoe", f" {own}")
+    server.call("SADD", KEYS.rooms(own), "lobby")
+    server.call("ZREM", KEYS.processes, own)  # with which it loses all that it knows of others
+    await until(lambda: are_counted_in(server, 0))
+    await ann.join("zoe-1")
     assert await noted.next() == "zoe joined"
 
-    def come() -> None:
-        server.call("SADD", HERE.sender("eve"), DEAD)
-        server.call("SADD", HERE.senders(DEAD), "eve")
-        add_dead_process(server)
 
-    await asyncio.to_thread(come)
-    assert await noted.next() == "eve left"
-    await until(lambda: is_named(place, zoe=1))
-    server.call("SET", KEYS.process(DEAD), 1)
-    await asyncio.to_thread(come)
-    await until(lambda: is_named(place, zoe=1, eve=1))
-    await place.leave("zoe-1")
-    assert await noted.next() == "zoe left"
+async def test_what_redis_rejects_is_not_sent_again_at_once(
+    server: RedisServer, open_place: Open
+) -> None:
+    noted = Noted()
+    ann = await open_place("ann", note=noted.note)
+    assert await noted.next() == "ann joined"
+    await until(lambda: is_ready(ann))
+    server.call("CONFIG", "SET", "maxmemory", 1)
+    commands = rosters_of(ann)._commands
+    run_once, sent = commands.run_once, list[Any]()
+
+    async def count(*given: Any) -> list[Any]:
+        sent.append(given)
+        return await run_once(*given)
+
+    commands.run_once = count
+    await ann.join("zoe-1")
+    await asyncio.sleep(3 * rosters.RETRY_SECONDS)  # there is no event for what does not happen
+    assert len(sent) < 10
+    server.call("CONFIG", "SET", "maxmemory", 0)
+    nobody = await open_place()
+    await until(lambda: is_named(nobody, ann=1, zoe=1))
+    assert await noted.next() == "zoe joined"
 
 
 async def test_who_stays_for_days_is_not_forgotten(
@@ -601,12 +756,11 @@ async def test_who_stays_for_days_is_not_forgotten(
     await ann.join("zoe-1")
     await bob.join("zoe-2")
     assert await noted.next() == "zoe joined"
-    key = HERE.sender("zoe")
     await until(lambda: is_ready(ann))
     await until(lambda: is_ready(bob))
-    await until(lambda: asyncio.to_thread(lambda: server.call("SCARD", key) == 2))
-    server.call("DEL", key)  # as if it had expired
-    await until(lambda: asyncio.to_thread(lambda: server.call("SCARD", key) == 2))
+    await until(lambda: are_counted_in(server, 2))
+    server.call("DEL", HERE.senders)  # as if it had expired
+    await until(lambda: are_counted_in(server, 2))
     await ann.leave("zoe-1")
     await bob.leave("zoe-2")
     assert await noted.next() == "zoe left"
@@ -624,13 +778,7 @@ async def test_what_is_noted_survives_an_outage_and_a_loss(
     await ann.join("eve-1", sender="eve")
     await asyncio.to_thread(server.start)
     assert await noted.next() == "eve joined"
-    key = HERE.sender("zoe")
-    await until(lambda: asyncio.to_thread(lambda: server.call("SCARD", key) == 2))
+    await until(lambda: are_counted_in(server, 2))
     await ann.leave("zoe-1")
     await bob.leave("zoe-2")
     assert await noted.next() == "zoe left"
-    server.call("DEL", HERE.sender("eve"))
-    server.call("SET", HERE.sender("eve"), "of another program")
-    await ann.leave("eve-1", sender="eve")
-    await ann.join("ann-1", sender="ann")
-    assert await noted.next() == "ann joined"

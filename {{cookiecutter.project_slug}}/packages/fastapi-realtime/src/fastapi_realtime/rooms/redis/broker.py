@@ -185,7 +185,7 @@ class RedisBroker:
     ) -> AsyncGenerator[None]:
         """Keep connections to Redis. If Redis is down, the application starts all the same."""
         self._loop = asyncio.get_running_loop()
-        self._rosters.note_presence = note_presence
+        self._rosters.senders.note_presence = note_presence
         parts = (
             self._publisher.run(),
             self._reader.listen(),

@@ -21,7 +21,7 @@ REPORT_SECONDS = 60.0
 """Minimum seconds between log lines about the same room, or the same reason."""
 MAX_REPORTS = 100
 """Rooms and reasons that are remembered for that."""
-CHANGED_KEYS = "another program has changed its keys; it begins a new epoch"
+CHANGED_KEYS = "another program has changed its keys; they are made anew"
 """Why a room is broken."""
 
 

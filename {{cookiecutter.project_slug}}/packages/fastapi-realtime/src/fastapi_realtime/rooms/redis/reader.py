@@ -365,14 +365,14 @@ class Reader:
         if self._bell is not None:
             with suppress(*FAILURES):
                 await self._bell.send([("PING",)])
-        was_alive, beat, *alive = await link.pipeline(self._rosters.beat_commands())
-        raise_moved_on([beat])
-        if isinstance(beat, ResponseError):
-            self._health.fails("write", beat)
+        (answer,) = await link.pipeline([self._rosters.beat_command()])
+        raise_moved_on([answer])
+        if isinstance(answer, ResponseError):
+            self._health.fails("write", answer)
             self._rosters.note_outage()
         else:
             self._health.works("write")
-            self._rosters.handle_beat(was_alive == 1, alive)
+            self._rosters.handle_beat(*answer)
         self._has_closed = True
         self._doubt(*self._refused)
         self._refused.clear()
@@ -396,7 +396,7 @@ class Reader:
         head = room_arguments(self._shared.history_length)
         commands: list[Command] = []
         for cursor in cursors:
-            keys, may_begin = self._keys.room(cursor.room), cursor.may_begin or cursor.epoch
+            keys, may_begin = self._keys.room(cursor.room)[:4], cursor.may_begin or cursor.epoch
             look = self._shared.process, cursor.epoch, cursor.confirmed, int(bool(may_begin))
             commands.append(("EVALSHA", LOOK_SHA, 4, *keys, *head, *look))
         answers = await link.pipeline(commands) if commands else []

@@ -1,15 +1,15 @@
 """Presence across processes: who is in a room."""
 
 import asyncio
-import json
 import logging
 import math
 import re
-from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
+from pydantic import BaseModel, Field, ValidationError
 from redis.exceptions import ResponseError
 
 from ..access import Profile
@@ -17,8 +17,16 @@ from ..broker import BrokerUnavailable, NotePresence
 from ..events import PresenceEvent, Present
 from ..hub import Hub
 from ..memory import COUNT_SECONDS, Presence, Roster
-from .connection import PATIENCE, Commands, Shared, explain
-from .scripts import COUNT_SHA, EMPTY_SECONDS, KEEP_SECONDS, Command, change_command
+from .connection import CHANGED_KEYS, PATIENCE, Commands, Shared, explain
+from .scripts import (
+    BEAT_SHA,
+    COUNT_SHA,
+    EMPTY_SECONDS,
+    KEEP_SECONDS,
+    SENT_SECONDS,
+    Command,
+    change_command,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -27,17 +35,25 @@ MAX_ROOMS = 100
 RETRY_SECONDS = 0.5
 """Seconds from a failure to the next attempt."""
 PROCESS_SECONDS = 8
-"""Seconds without a heartbeat after which Redis forgets a process."""
+"""Seconds without a heartbeat after which a process is dead."""
 MISSING_SECONDS = 2.0
-"""Seconds that a process must be missing before it counts as dead."""
+"""Seconds after which a process is dead of which Redis has no heartbeat."""
 FORGET_SECONDS = 60.0
-"""Seconds after which a missing process is no longer asked for, unless it is in a roster again."""
+"""Seconds after which such a process is forgotten, unless it is in a roster."""
 GRACE_SECONDS = 13.0
 """Seconds after an outage of Redis in which no process counts as dead."""
 
 PROCESS = re.compile("[0-9a-f]{8}")
-PROFILES = "profiles"
-"""The key of the profiles in a process's field, by sender; the other keys are connections."""
+
+Mode = Literal["change", "restore", "remove"]
+
+
+class Members(BaseModel, extra="forbid"):
+    """The members of a room in one process, as they are in Redis."""
+
+    senders: dict[str, str] = {}  # by connection
+    profiles: dict[str, Profile] = {}  # by sender
+    count: int = Field(0, ge=0, lt=2**31)  # of senders, if there are too many to list
 
 
 @dataclass(slots=True, eq=False)
@@ -51,19 +67,159 @@ class RoomView:
     next_at: float = 0.0  # loop time; large rosters are fetched less often
 
 
-class SenderChange(NamedTuple):
-    """The first connection of a sender has joined a room in a process, or the last has left it."""
+class Count(NamedTuple):
+    """What the script `COUNT` is told about a process and a room."""
 
-    event: PresenceEvent
+    room: str
     process: str
-    is_news: bool = True  # else Redis had lost it
+    mode: Mode
+    number: int
+    changes: list[str]
+    """`joined` or `left`, and a sender, in turn."""
+
+
+class Senders:
+    """Counts in Redis in which processes a sender is in a room, for `on_join` and `on_leave`.
+
+    The process that changes it so that a sender is in none, or no longer in none, calls the hook.
+    Redis also has a set of the rooms of each process. When it dies, each of the others removes it
+    from these; the first one calls the hooks.
+    """
+
+    def __init__(
+        self,
+        shared: Shared,
+        commands: Commands,
+        here: dict[str, RoomView],
+        wake: Callable[[], None],
+    ) -> None:
+        """`here` are the rooms with members in this process."""
+        self.note_presence: NotePresence | None = None
+        self._own = shared.process
+        self._keys = shared.keys
+        self._health = shared.health
+        self._commands = commands
+        self._here = here
+        self._wake = wake
+        self._number = 0
+        self._queue: dict[tuple[str, str, Mode], list[str]] = {}
+        self._batch: dict[str, Count] = {}  # by room; sent, and perhaps done
+        self._dead: set[str] = set()  # processes whose rooms are to be found
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether there is something to send."""
+        return bool(self._queue or self._batch or self._dead)
+
+    def change(self, event: PresenceEvent) -> None:
+        """Count a sender whose first connection to this process has joined, or last has left."""
+        self._add(event.room, self._own, "change", event.type, event.sender)
+
+    def restore(self) -> None:
+        """Count all again: Redis may have lost some, or others have taken this process for dead."""
+        for room in self._here:
+            self._add(room, self._own, "restore")
+        self.find({self._own})
+
+    def remove(self, room: str, process: str) -> None:
+        """Count all senders of a process as left."""
+        self._add(room, process, "remove")
+
+    def find(self, processes: set[str]) -> None:
+        """Remove dead processes from all their rooms; this one only from those it has left."""
+        if self.note_presence is not None and processes:
+            self._dead |= processes
+            self._wake()
+
+    async def exchange(self) -> None:
+        """Send what is to count; raises `BrokerUnavailable`, and is then repeated."""
+        await self._find_rooms()
+        if not self._batch:
+            self._fill()
+        if not self._batch:
+            return
+        counts = [*self._batch.values()]
+        own, here = self._keys.rooms(self._own), self._batch.keys() & self._here.keys()
+        known: list[Command] = [("SADD", own, *here), ("EXPIRE", own, KEEP_SECONDS)] if here else []
+        left: list[Command] = [
+            ("SREM", self._keys.rooms(each.process), each.room)
+            for each in counts
+            if each.process != self._own or each.room not in here
+        ]
+        answers = await self._commands.run(*known, *map(self._command, counts), *left)
+        self._batch, failed = {}, False
+        for count, answer in zip(counts, answers[len(known) :], strict=False):
+            if isinstance(answer, ResponseError):
+                self._health.breaks(count.room, explain(answer))
+                key, failed = count[:3], True
+                self._queue = {key: count.changes + self._queue.pop(key, [])} | self._queue
+            else:
+                self._take_answer(count.room, *answer)
+        if failed:
+            raise BrokerUnavailable
+
+    def _take_answer(self, room: str, is_repaired: int, *told: bytes) -> None:
+        if is_repaired:
+            self._health.breaks(room, CHANGED_KEYS)
+            self._add(room, self._own, "restore")
+        for kind, name in zip(told[::2], told[1::2], strict=True):
+            sender = name.decode(errors="replace")  # another program may have written it
+            if self.note_presence is not None:
+                self.note_presence(
+                    PresenceEvent.model_construct(type=kind.decode(), room=room, sender=sender)
+                )
+
+    def _add(self, room: str, process: str, mode: Mode, *change: str) -> None:
+        if self.note_presence is not None:
+            self._queue.setdefault((room, process, mode), []).extend(change)
+            self._wake()
+
+    def _fill(self) -> None:
+        """Take a batch from the queue, with one count for each room."""
+        for room, process, mode in [*self._queue]:
+            if room in self._batch or len(self._batch) >= MAX_ROOMS:
+                continue
+            changes = self._queue.pop((room, process, mode))
+            if mode == "restore":
+                later = self._queue.get((room, process, "change"), [])
+                people = {*self._here[room].here.people} if room in self._here else set()
+                changes = [
+                    part for each in people.difference(later[1::2]) for part in ("joined", each)
+                ]
+            self._number += 1
+            self._batch[room] = Count(room, process, mode, self._number, changes)
+
+    def _command(self, count: Count) -> Command:
+        room, process, mode, number, changes = count
+        keys = self._keys.room(room)
+        names = keys.senders, keys.counted(self._own), keys.removed(process)
+        rest = number, process, mode, KEEP_SECONDS, SENT_SECONDS, *changes
+        return ("EVALSHA", COUNT_SHA, 3, *names, *rest)
+
+    async def _find_rooms(self) -> None:
+        while self._dead:
+            process = next(iter(self._dead))
+            key = self._keys.rooms(process)
+            (rooms,) = await self._commands.run(("SMEMBERS", key))
+            self._dead.discard(process)
+            if isinstance(rooms, ResponseError):
+                self._health.breaks(key, explain(rooms))
+                await self._commands.run(("DEL", key))
+                rooms = []
+            for name in rooms:
+                room = name.decode(errors="replace")
+                if process != self._own:
+                    self.remove(room, process)
+                elif room not in self._here:
+                    self._add(room, process, "restore")
+            if not rooms and process != self._own:
+                await self._commands.run(("ZREM", self._keys.processes, process))
 
 
 class Rosters:
     """Stores joins and leaves of this process in Redis, and notifies members of those in others.
 
-    Redis has a hash for each room, with one field for each process: its connections, their
-    senders and profiles as JSON, or the number of its senders if there are too many to list. A
+    Redis has a hash for each room, with one field for each process: its `Members` as JSON. A
     process that changes its field notifies the others, which fetch the hash and notify their
     members of the differences. Missed notices and data that Redis has lost are found when rooms
     are compared.
@@ -71,7 +227,6 @@ class Rosters:
 
     def __init__(self, shared: Shared, hub: Hub, commands: Commands, limit: int) -> None:
         """Rooms with more than `limit` connections get counts instead of names."""
-        self.note_presence: NotePresence | None = None
         self._own = shared.process.encode()  # the field of this process
         self._keys = shared.keys
         self._health = shared.health
@@ -81,21 +236,20 @@ class Rosters:
         self._views: dict[str, RoomView] = {}
         self._requests: dict[str, float] = {}  # rooms to fetch, and the earliest loop time
         self._writes: dict[tuple[str, bytes], None] = {}  # rooms, and fields to store or delete
-        self._changes: deque[SenderChange] = deque()  # if somebody is to be notified
-        self._gone: set[tuple[str, bytes]] = set()  # fields of dead processes, to be deleted
-        self._dead: deque[tuple[str, str]] = deque()  # rooms, and processes deleted there
-        self._missing: dict[str, float] = {}  # loop time since when a process is missing
-        self._watched: list[str] = []
+        self._retries: set[str] = set()  # rooms that will be stored in a while
+        self._missing: dict[str, float] = {}  # processes without a heartbeat, and the loop time
+        self._dead: set[str] = set()
         self._trusted_at = math.inf  # loop time from which missing processes are dead
         self._restore_at = 0.0  # loop time
         self._woken = asyncio.Event()
+        self.senders = Senders(shared, commands, self._views, self._woken.set)
 
     async def run(self) -> None:
         """Store changes and fetch rosters until cancelled."""
         while True:
             try:
                 await self._exchange()
-                await self._count()
+                await self.senders.exchange()
                 await self._wait()
             except Exception as error:
                 if not isinstance(error, BrokerUnavailable):  # a bug
@@ -104,13 +258,19 @@ class Rosters:
 
     async def close(self) -> None:
         """Remove the members of this process from all rooms; give up after `PATIENCE` seconds."""
-        self._writes |= dict.fromkeys((room, self._own) for room in self._views)
+        own = self._own.decode()
+        for room, view in self._views.items():
+            self._write(room, self._own)
+            for sender in view.here.people:
+                event = PresenceEvent(type="left", room=room, sender=sender, connection="")
+                self.senders.change(event)
         self._views.clear()
         with suppress(BrokerUnavailable, TimeoutError):
             async with asyncio.timeout(PATIENCE):
-                while self._writes or self._changes:
+                while self._writes or self.senders.is_busy:
                     await self._exchange()
-                    await self._count()
+                    await self.senders.exchange()
+                await self._commands.run(("ZREM", self._keys.processes, own))
 
     def announce(self, event: PresenceEvent) -> None:
         """Record that a connection of this process has joined or left, and notify other members."""
@@ -121,7 +281,7 @@ class Rosters:
             self._presence.announce(event)
             self._store(room)
         if is_first_or_last:
-            self._change(event)
+            self.senders.change(event)
         if not view.here.senders:
             self._presence.forget(room)
             self._requests.pop(room, None)
@@ -146,6 +306,7 @@ class Rosters:
         """Record that another process has changed its field."""
         if process != self._own.decode():
             self._missing.pop(process, None)  # it is running, perhaps again after a pause
+            self._dead.discard(process)
             self._fetch(room)
 
     def note_listed(self, room: str, *, is_listed: bool) -> None:
@@ -158,55 +319,53 @@ class Rosters:
         for room in self._views:
             self._fetch(room)
 
-    def beat_commands(self) -> list[Command]:
-        """Return the heartbeat of this process, and questions after that of others."""
-        others = {process for view in self._views.values() for process in view.processes}
-        self._watched = [*others.union(self._missing)]
-        own = self._keys.process(self._own.decode())
-        beat: list[Command] = [("EXISTS", own), ("SET", own, 1, "EX", PROCESS_SECONDS)]
-        return beat + [("EXISTS", self._keys.process(each)) for each in self._watched]
+    def beat_command(self) -> Command:
+        """Return the heartbeat of this process."""
+        return (
+            "EVALSHA",
+            BEAT_SHA,
+            1,
+            self._keys.processes,
+            self._own,
+            PROCESS_SECONDS,
+            KEEP_SECONDS,
+        )
 
-    def handle_beat(self, was_alive: bool, alive: list[Any]) -> None:
-        """Handle the answers. If Redis had lost this process, it may have lost others, too."""
+    def handle_beat(self, was_alive: int, alive: list[bytes], dead: list[bytes]) -> None:
+        """Handle the answer. If Redis had lost this process, it may have lost others, too."""
         now = asyncio.get_running_loop().time()
         if not was_alive or self._trusted_at == math.inf:
-            self._trusted_at = now + GRACE_SECONDS
-        if not was_alive or now >= self._restore_at:
+            self._trusted_at, self._restore_at = now + GRACE_SECONDS, now
+        for room in [] if was_alive else self._views:
+            self._store(room)
+        if now >= self._restore_at:
             self._restore_at = now + KEEP_SECONDS / 2  # before the keys expire
-            self._restore_senders()
-        for process, answer in zip(self._watched, alive, strict=True):
-            since = self._missing.setdefault(process, now)
-            if answer != 0 or now - since > FORGET_SECONDS:
-                del self._missing[process]
-        if dead := self._dead_processes():
+            self.senders.restore()
+        ended = {name for each in dead if PROCESS.fullmatch(name := each.decode(errors="replace"))}
+        others = {process for view in self._views.values() for process in view.processes}
+        missing = others.union(self._missing) - ended
+        missing.difference_update(each.decode(errors="replace") for each in alive)
+        since = {each: min(self._missing.get(each, now), now) for each in missing}
+        self._missing = {
+            each: at for each, at in since.items() if each in others or now - at <= FORGET_SECONDS
+        }
+        self._dead = set()
+        if now >= self._trusted_at:
+            self._dead = ended | {each for each, at in since.items() if now - at >= MISSING_SECONDS}
+            self.senders.find(ended)
+        if gone := self._dead & others:
             for room, view in self._views.items():
-                self._remove(room, dead & view.processes)
-
-    def _restore_senders(self) -> None:
-        for room, view in self._views.items():
-            for sender in view.here.people:
-                event = PresenceEvent(type="joined", room=room, sender=sender, connection="")
-                self._change(event, is_news=False)
+                self._remove(room, gone & view.processes)
 
     def note_outage(self) -> None:
         """Record an outage of Redis: until it is over, no process counts as dead."""
         self._trusted_at = math.inf
 
-    def _dead_processes(self) -> set[str]:
-        now = asyncio.get_running_loop().time()
-        if now < self._trusted_at:
-            return set()
-        return {each for each, since in self._missing.items() if now - since >= MISSING_SECONDS}
-
     def _remove(self, room: str, processes: set[str]) -> None:
-        """Remove the members of dead processes from a room."""
+        """Remove the members of processes from a room."""
         self._write(room, *(process.encode() for process in processes))
-        self._gone |= {(room, process.encode()) for process in processes}
-
-    def _change(self, event: PresenceEvent, process: str = "", *, is_news: bool = True) -> None:
-        if self.note_presence is not None:
-            self._changes.append(SenderChange(event, process or self._own.decode(), is_news))
-            self._woken.set()
+        for process in processes:
+            self.senders.remove(room, process)
 
     def _write(self, room: str, *fields: bytes) -> None:
         for each in fields:
@@ -224,7 +383,7 @@ class Rosters:
 
     async def _wait(self) -> None:
         self._woken.clear()
-        if not self._writes and not self._changes:
+        if not self._writes and not self.senders.is_busy:
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(min(self._requests.values(), default=None)):
                     await self._woken.wait()
@@ -252,74 +411,36 @@ class Rosters:
         rooms = [room for room, _ in writes] + fetched
         for index, (room, answer) in enumerate(zip(rooms, answers, strict=True)):
             if isinstance(answer, ResponseError):
-                self._retry_later(room, answer)
+                if str(answer).startswith("WRONGTYPE"):
+                    self._health.breaks(room, CHANGED_KEYS)
+                self._retry_later(room)
             elif index >= len(writes):
                 self._take_people(room, answer)
-            else:
-                self._take_deleted(room, writes[index][1], was_there=answer == 1)
 
-    def _take_deleted(self, room: str, name: bytes, *, was_there: bool) -> None:
-        """Note that this process, and no other, counts the senders of a dead one as left."""
-        if (room, name) in self._gone:
-            self._gone.discard((room, name))
-            if was_there and self.note_presence is not None:
-                self._dead.append((room, name.decode()))
+    def _retry_later(self, room: str) -> None:
+        if room not in self._retries:
+            self._retries.add(room)
+            asyncio.get_running_loop().call_later(RETRY_SECONDS, self._retry, room)
 
-    async def _count_dead(self) -> None:
-        """Count the senders of dead processes as left; raises `BrokerUnavailable`."""
-        while self._dead:
-            room, process = self._dead[0]
-            key = self._keys.room(room).senders(process)
-            (senders,) = await self._commands.run(("SMEMBERS", key))
-            self._dead.popleft()
-            if isinstance(senders, ResponseError):
-                self._health.breaks(room, explain(senders))
-                continue
-            for name in senders:
-                sender = name.decode(errors="replace")
-                left = PresenceEvent(type="left", room=room, sender=sender, connection="")
-                self._change(left, process)
-
-    async def _count(self) -> None:
-        """Tell Redis which senders have come and gone; raises `BrokerUnavailable`."""
-        await self._count_dead()
-        changes, commands = [*self._changes][:MAX_ROOMS], []
-        for each in changes:
-            room, sender = self._keys.room(each.event.room), each.event.sender
-            keys = room.sender(sender), room.senders(each.process)
-            command = "SADD" if each.event.type == "joined" else "SREM"
-            commands.append(
-                ("EVALSHA", COUNT_SHA, 2, *keys, command, each.process, sender, KEEP_SECONDS)
-            )
-        answers = await self._commands.run(*commands) if commands else ()
-        for each, answer in zip(changes, answers, strict=True):
-            self._changes.popleft()
-            if isinstance(answer, ResponseError):
-                self._health.breaks(each.event.room, explain(answer))
-            elif self.note_presence and each.is_news and answer == (each.event.type == "joined"):
-                self.note_presence(each.event)  # the first of all processes, or the last
-
-    def _retry_later(self, room: str, error: ResponseError) -> None:
-        if str(error).startswith("WRONGTYPE"):
-            self._health.breaks(room, "another program has changed its keys; they are replaced")
-        asyncio.get_running_loop().call_later(RETRY_SECONDS, self._store, room)
+    def _retry(self, room: str) -> None:
+        self._retries.discard(room)
+        self._store(room)
 
     def _write_command(self, room: str, name: bytes) -> Command:
         """Return the command that stores or deletes a field, and notifies others."""
         view = self._views.get(room) if name == self._own else None
-        change = ("HDEL", name) if view is None else ("HSET", name, self._encode(view))
+        change: Command = ("HDEL", name)
+        if view is not None:
+            change = "HSET", name, self._members(view).model_dump_json(exclude_defaults=True)
         notice = self._keys.moves, b"%b %b" % (name, room.encode())
         return change_command(self._keys.room(room).people, EMPTY_SECONDS, notice, *change)
 
-    def _encode(self, view: RoomView) -> bytes:
-        """Return the field of this process."""
+    def _members(self, view: RoomView) -> Members:
+        """Return the members in this process."""
         here = view.here
         if here.is_large(self._limit):
-            return json.dumps(len(here.people)).encode()
-        profiles = {
-            sender: each.model_dump(exclude_none=True) for sender, each in here.profiles.items()
-        }
-        return json.dumps(here.senders | ({PROFILES: profiles} if profiles else {})).encode()
+            return Members(count=len(here.people))
+        return Members(senders=here.senders, profiles=here.profiles)
 
     async def _present_elsewhere(self, room: str) -> Present:
         (answer,) = await self._commands.run(("HGETALL", self._keys.room(room).people))
@@ -327,18 +448,17 @@ class Rosters:
             self._health.breaks(room, explain(answer))
             raise BrokerUnavailable
         people = self._read_people(room, answer)
-        now = asyncio.get_running_loop().time()
         for process in people:
-            self._missing.setdefault(process, now)  # until the next heartbeat
+            self._missing.setdefault(process, math.inf)  # until the next heartbeat
         roster = Roster()
         named, roster.profiles, roster.count = self._sum_up(room, people, {})
         for connection, sender in (named or {}).items():
             roster.add(connection, sender)
         return roster.present(self._limit)
 
-    def _read_people(self, room: str, answer: list[bytes]) -> dict[str, Any]:
-        """Return the members in each process, or their number; delete fields that are none."""
-        people: dict[str, Any] = {}
+    def _read_people(self, room: str, answer: list[bytes]) -> dict[str, Members]:
+        """Return the members in each process; delete fields that are none."""
+        people: dict[str, Members] = {}
         wrong: list[bytes] = []
         for name, text in zip(answer[::2], answer[1::2], strict=True):
             members = read_members(text)
@@ -352,24 +472,19 @@ class Rosters:
         return people
 
     def _sum_up(
-        self, room: str, people: dict[str, Any], here: dict[str, str]
+        self, room: str, people: dict[str, Members], here: dict[str, str]
     ) -> tuple[dict[str, str] | None, dict[str, Profile], int]:
         """Return who is elsewhere; `None` and the number of senders if there are too many to list.
 
         A sender with connections to several processes counts twice if one of these has too many.
         """
-        dead = self._dead_processes().intersection(people)
+        dead = self._dead.intersection(people)
         self._remove(room, dead)
         rosters = [members for process, members in people.items() if process not in dead]
-        named = {k: v for each in rosters if isinstance(each, dict) for k, v in each.items()}
-        profiles: dict[str, Profile] = {}
-        for each in rosters:
-            if isinstance(each, dict):
-                profiles |= {k: Profile(**v) for k, v in each.get(PROFILES, {}).items()}
-        named.pop(PROFILES, None)
-        count = sum(each for each in rosters if isinstance(each, int))
+        named = {k: v for each in rosters for k, v in each.senders.items()}
+        count = sum(each.count for each in rosters)
         if not count and len(named) + len(here) <= self._limit:
-            return named, profiles, 0
+            return named, {k: v for each in rosters for k, v in each.profiles.items()}, 0
         return None, {}, count + len({*named.values(), *here.values()})
 
     def _take_people(self, room: str, answer: list[bytes]) -> None:
@@ -378,8 +493,8 @@ class Rosters:
             return
         people = self._read_people(room, answer)
         own = people.pop(self._own.decode(), None)
-        if own != json.loads(self._encode(view)) and (room, self._own) not in self._writes:
-            self._store(room)
+        if own != self._members(view) and (room, self._own) not in self._writes:
+            self._retry_later(room)
         view.processes = {*people}
         before = view.elsewhere
         view.elsewhere, profiles, count = self._sum_up(room, people, view.here.senders)
@@ -407,18 +522,9 @@ class Rosters:
                 self._presence.announce(PresenceEvent(type=kind, room=room, **who))
 
 
-def read_members(text: bytes) -> dict[str, Any] | int | None:
-    """Return the sender of each connection, and `PROFILES`; or the number of senders.
-
-    Returns `None` if it is neither.
-    """
+def read_members(text: bytes) -> Members | None:
+    """Return the members in a field of a roster; `None` if it is none."""
     try:
-        members = json.loads(text)
-        if isinstance(members, dict):
-            for each in dict(members.get(PROFILES, {})).values():
-                Profile.model_validate(each)
-            senders = [members[key] for key in members if key != PROFILES]
-            return members if all(isinstance(each, str) for each in senders) else None
-    except (ValueError, TypeError):
+        return Members.model_validate_json(text)
+    except ValidationError:
         return None
-    return members if type(members) is int and 0 < members < 2**31 else None

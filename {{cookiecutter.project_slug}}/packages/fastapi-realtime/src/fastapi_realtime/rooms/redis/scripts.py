@@ -45,17 +45,19 @@ class Keys:
         """A channel: a process, and the name of a room whose members there have changed."""
         self.closed = f"{application}:closed"
         """A stream of subjects whose connections must be closed, and a channel that announces it."""
+        self.processes = f"{application}:processes"
+        """A sorted set of processes, by the time of their last heartbeat."""
         self._application = application
 
-    def process(self, name: str) -> str:
-        """Return the key that exists while a process is running."""
-        return f"{self._application}:process:{name}"
+    def rooms(self, process: str) -> str:
+        """Return the key of the set of rooms in which a process has senders."""
+        return f"{self._application}:rooms:{process}"
 
     def room(self, room: str) -> "RoomKeys":
         """Return the keys of a room."""
         tag = room.replace("%", "%25").replace("}", "%7D")  # a brace would end the hash tag
         head = self._application + ":{" + tag + "}"
-        return RoomKeys(head, f"{head}:log", f"{head}:refs", f"{head}:people")
+        return RoomKeys(head, *(f"{head}:{each}" for each in ("log", "refs", "people", "senders")))
 
 
 class RoomKeys(NamedTuple):
@@ -69,14 +71,16 @@ class RoomKeys(NamedTuple):
     """A sorted set of the refs of the messages in the history, by offset."""
     people: str
     """A hash of the members in each process."""
+    senders: str
+    """A hash of the processes in which each sender has connections; only for hooks."""
 
-    def sender(self, name: str) -> str:
-        """Return the key of the set of processes in which a sender has connections."""
-        return f"{self.head}:sender:{name}"
+    def counted(self, process: str) -> str:
+        """Return the key of the last count of a process, and its answer."""
+        return f"{self.head}:counted:{process}"
 
-    def senders(self, process: str) -> str:
-        """Return the key of the set of senders that have connections in a process."""
-        return f"{self.head}:senders:{process}"
+    def removed(self, process: str) -> str:
+        """Return the key that exists if a process was counted as dead."""
+        return f"{self.head}:removed:{process}"
 
     def sent(self, process: str) -> str:
         """Return the key of the last batch of a process, and where its messages are."""
@@ -380,17 +384,81 @@ return answer
 A key of a wrong type, which another program has set, is deleted, so that the next time works.
 """
 
-COUNT = """
-local command, process, sender, expire = unpack(ARGV)
-redis.call(command, KEYS[1], process)
-redis.call(command, KEYS[2], sender)
-for _, key in ipairs(KEYS) do redis.call('EXPIRE', key, expire) end
-return redis.call('SCARD', KEYS[1])
+BEAT = """
+local process, seconds, keep = unpack(ARGV)
+local time, key = redis.call('TIME'), KEYS[1]
+if redis.call('TYPE', key).ok ~= 'zset' then redis.call('DEL', key) end -- of another program
+local now = time[1] + time[2] / 1000000
+local last = redis.call('ZSCORE', key, process)
+redis.call('ZADD', key, now, process)
+redis.call('ZREMRANGEBYSCORE', key, '-inf', now - keep)
+redis.call('EXPIRE', key, keep)
+return {
+    last and now - last < tonumber(seconds) and 1 or 0,
+    redis.call('ZRANGEBYSCORE', key, now - seconds, '+inf'),
+    redis.call('ZRANGEBYSCORE', key, '-inf', '(' .. now - seconds)
+}
 """
-"""Add a process to those in which a sender has connections in a room, or remove it; count them."""
+"""Record a heartbeat; return 1 if Redis had a recent one, the running processes, and the dead."""
 
-SCRIPTS = PUBLISH, LOOK, HISTORY, CHANGE, COUNT
-PUBLISH_SHA, LOOK_SHA, HISTORY_SHA, CHANGE_SHA, COUNT_SHA = (
+COUNT = """
+local senders, counted, removed = unpack(KEYS)
+local number, process, mode, keep, keep_answer = unpack(ARGV, 1, 5)
+local before = redis.pcall('GET', counted)
+if type(before) == 'string' and string.match(before, '^%d+') == number then
+    return cjson.decode(string.sub(before, #number + 2))
+end
+redis.call('SET', counted, '', 'EX', keep_answer) -- Redis rejects this while it is full
+local was_removed, answer, here = redis.call('EXISTS', removed) == 1, {0}, {}
+local kind = redis.call('TYPE', senders).ok
+if kind ~= 'hash' and kind ~= 'none' then
+    answer[1] = redis.call('DEL', senders)
+end
+
+local function set(kind, sender, is_told)
+    local others, had = string.gsub(redis.call('HGET', senders, sender) or '', ' ' .. process, '')
+    local now = kind == 'joined' and others .. ' ' .. process or others
+    if now == '' then redis.call('HDEL', senders, sender) else redis.call('HSET', senders, sender, now) end
+    if others ~= '' or not is_told(had > 0) then return end
+    answer[#answer + 1] = kind
+    answer[#answer + 1] = sender
+end
+
+for i = 6, #ARGV, 2 do
+    local kind, sender = ARGV[i], ARGV[i + 1]
+    here[sender] = true
+    set(kind, sender, function(had)
+        if mode == 'restore' then return was_removed and not had end
+        return kind == 'joined' or had or not was_removed
+    end)
+end
+if mode ~= 'change' then
+    local all = redis.call('HGETALL', senders)
+    for i = 1, #all, 2 do
+        if not here[all[i]] and string.find(all[i + 1], process) then
+            set('left', all[i], function() return mode == 'remove' end)
+        end
+    end
+end
+if mode == 'restore' then redis.call('DEL', removed) end
+if mode == 'remove' then redis.call('SET', removed, 1, 'EX', keep) end
+redis.call('EXPIRE', senders, keep)
+redis.call('SET', counted, number .. ' ' .. cjson.encode(answer), 'EX', keep_answer)
+return answer
+"""
+"""Record senders that have joined or left in a process; return who is the first, or the last.
+
+They are given as `joined` or `left` and the sender, in turn, and so is the answer: who was in no
+other process. Before that, it has 1 if the key had a wrong type and was deleted. A count that is
+repeated, by its number, changes nothing and has the same answer.
+
+In the mode `restore`, they are all that the process has, and what Redis had lost is no news. In the
+mode `remove`, the process is dead, and has nobody; if it is running after all, it restores later,
+and then they are news.
+"""
+
+SCRIPTS = PUBLISH, LOOK, HISTORY, CHANGE, BEAT, COUNT
+PUBLISH_SHA, LOOK_SHA, HISTORY_SHA, CHANGE_SHA, BEAT_SHA, COUNT_SHA = (
     sha1(script.encode(), usedforsecurity=False).hexdigest() for script in SCRIPTS
 )
 
