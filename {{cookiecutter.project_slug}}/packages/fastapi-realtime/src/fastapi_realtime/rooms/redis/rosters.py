@@ -36,14 +36,10 @@ RETRY_SECONDS = 0.5
 """Seconds from a failure to the next attempt."""
 PROCESS_SECONDS = 8
 """Seconds without a heartbeat after which a process is dead."""
-MISSING_SECONDS = 2.0
-"""Seconds after which a process is dead of which Redis has no heartbeat."""
-FORGET_SECONDS = 60.0
-"""Seconds after which such a process is forgotten, unless it is in a roster."""
 GRACE_SECONDS = 13.0
 """Seconds after an outage of Redis in which no process counts as dead."""
 
-PROCESS = re.compile("[0-9a-f]{8}")
+PROCESS = re.compile(b"[0-9a-f]{8}")
 
 Mode = Literal["change", "restore", "remove"]
 
@@ -181,11 +177,10 @@ class Senders:
                 continue
             changes = self._queue.pop((room, process, mode))
             if mode == "restore":
-                later = self._queue.get((room, process, "change"), [])
-                people = {*self._here[room].here.people} if room in self._here else set()
-                changes = [
-                    part for each in people.difference(later[1::2]) for part in ("joined", each)
-                ]
+                people = self._here[room].here.people if room in self._here else ()
+                later = self._queue.get((room, process, "change"), [])[1::2]
+                kinds = dict.fromkeys(people, "joined") | dict.fromkeys(later, "later")
+                changes = [part for sender, kind in kinds.items() for part in (kind, sender)]
             self._number += 1
             self._batch[room] = Count(room, process, mode, self._number, changes)
 
@@ -237,8 +232,9 @@ class Rosters:
         self._requests: dict[str, float] = {}  # rooms to fetch, and the earliest loop time
         self._writes: dict[tuple[str, bytes], None] = {}  # rooms, and fields to store or delete
         self._retries: set[str] = set()  # rooms that will be stored in a while
-        self._missing: dict[str, float] = {}  # processes without a heartbeat, and the loop time
+        self._alive: set[str] = set()
         self._dead: set[str] = set()
+        self._unknown: set[str] = set()  # processes in rosters that are neither
         self._trusted_at = math.inf  # loop time from which missing processes are dead
         self._restore_at = 0.0  # loop time
         self._woken = asyncio.Event()
@@ -305,8 +301,7 @@ class Rosters:
     def note_moved(self, process: str, room: str) -> None:
         """Record that another process has changed its field."""
         if process != self._own.decode():
-            self._missing.pop(process, None)  # it is running, perhaps again after a pause
-            self._dead.discard(process)
+            self._dead.discard(process)  # it is running, perhaps again after a pause
             self._fetch(room)
 
     def note_listed(self, room: str, *, is_listed: bool) -> None:
@@ -321,17 +316,10 @@ class Rosters:
 
     def beat_command(self) -> Command:
         """Return the heartbeat of this process."""
-        return (
-            "EVALSHA",
-            BEAT_SHA,
-            1,
-            self._keys.processes,
-            self._own,
-            PROCESS_SECONDS,
-            KEEP_SECONDS,
-        )
+        own = self._own, PROCESS_SECONDS, KEEP_SECONDS
+        return ("EVALSHA", BEAT_SHA, 1, self._keys.processes, *own, *self._unknown)
 
-    def handle_beat(self, was_alive: int, alive: list[bytes], dead: list[bytes]) -> None:
+    def handle_beat(self, was_alive: int, *processes: list[bytes]) -> None:
         """Handle the answer. If Redis had lost this process, it may have lost others, too."""
         now = asyncio.get_running_loop().time()
         if not was_alive or self._trusted_at == math.inf:
@@ -341,21 +329,13 @@ class Rosters:
         if now >= self._restore_at:
             self._restore_at = now + KEEP_SECONDS / 2  # before the keys expire
             self.senders.restore()
-        ended = {name for each in dead if PROCESS.fullmatch(name := each.decode(errors="replace"))}
-        others = {process for view in self._views.values() for process in view.processes}
-        missing = others.union(self._missing) - ended
-        missing.difference_update(each.decode(errors="replace") for each in alive)
-        since = {each: min(self._missing.get(each, now), now) for each in missing}
-        self._missing = {
-            each: at for each, at in since.items() if each in others or now - at <= FORGET_SECONDS
-        }
-        self._dead = set()
-        if now >= self._trusted_at:
-            self._dead = ended | {each for each, at in since.items() if now - at >= MISSING_SECONDS}
-            self.senders.find(ended)
-        if gone := self._dead & others:
+        self._alive, dead = ({*filter(None, map(read_process, each))} for each in processes)
+        before, self._dead = self._dead, dead if now >= self._trusted_at else set()
+        self._unknown = set()
+        self.senders.find(self._dead)
+        if died := self._dead - before:
             for room, view in self._views.items():
-                self._remove(room, gone & view.processes)
+                self._remove(room, died & view.processes)
 
     def note_outage(self) -> None:
         """Record an outage of Redis: until it is over, no process counts as dead."""
@@ -448,8 +428,6 @@ class Rosters:
             self._health.breaks(room, explain(answer))
             raise BrokerUnavailable
         people = self._read_people(room, answer)
-        for process in people:
-            self._missing.setdefault(process, math.inf)  # until the next heartbeat
         roster = Roster()
         named, roster.profiles, roster.count = self._sum_up(room, people, {})
         for connection, sender in (named or {}).items():
@@ -462,10 +440,12 @@ class Rosters:
         wrong: list[bytes] = []
         for name, text in zip(answer[::2], answer[1::2], strict=True):
             members = read_members(text)
-            if members is None or not PROCESS.fullmatch(name.decode(errors="replace")):
+            process = read_process(name)
+            if members is None or process is None:
                 wrong.append(name)
             else:
-                people[name.decode()] = members
+                people[process] = members
+        self._unknown |= people.keys() - self._alive - self._dead
         if wrong:
             self._health.breaks(room, "there is a field in its roster that is no process")
             self._write(room, *wrong)
@@ -520,6 +500,11 @@ class Rosters:
             if but.get(connection) != sender:
                 who = {"sender": sender, "connection": connection, "profile": profiles.get(sender)}
                 self._presence.announce(PresenceEvent(type=kind, room=room, **who))
+
+
+def read_process(name: bytes) -> str | None:
+    """Return the name of a process; `None` if it is none."""
+    return name.decode() if PROCESS.fullmatch(name) else None
 
 
 def read_members(text: bytes) -> Members | None:

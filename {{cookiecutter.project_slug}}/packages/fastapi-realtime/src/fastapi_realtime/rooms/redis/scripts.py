@@ -385,12 +385,13 @@ A key of a wrong type, which another program has set, is deleted, so that the ne
 """
 
 BEAT = """
-local process, seconds, keep = unpack(ARGV)
+local process, seconds, keep = unpack(ARGV, 1, 3)
 local time, key = redis.call('TIME'), KEYS[1]
 if redis.call('TYPE', key).ok ~= 'zset' then redis.call('DEL', key) end -- of another program
 local now = time[1] + time[2] / 1000000
 local last = redis.call('ZSCORE', key, process)
 redis.call('ZADD', key, now, process)
+for i = 4, #ARGV do redis.call('ZADD', key, 'NX', now, ARGV[i]) end
 redis.call('ZREMRANGEBYSCORE', key, '-inf', now - keep)
 redis.call('EXPIRE', key, keep)
 return {
@@ -399,7 +400,10 @@ return {
     redis.call('ZRANGEBYSCORE', key, '-inf', '(' .. now - seconds)
 }
 """
-"""Record a heartbeat; return 1 if Redis had a recent one, the running processes, and the dead."""
+"""Record a heartbeat of a process; others that Redis does not know get their first one.
+
+Returns 1 if it had a recent one of this process, the running processes, and the dead.
+"""
 
 COUNT = """
 local senders, counted, removed = unpack(KEYS)
@@ -427,10 +431,12 @@ end
 for i = 6, #ARGV, 2 do
     local kind, sender = ARGV[i], ARGV[i + 1]
     here[sender] = true
-    set(kind, sender, function(had)
-        if mode == 'restore' then return was_removed and not had end
-        return kind == 'joined' or had or not was_removed
-    end)
+    if kind ~= 'later' then
+        set(kind, sender, function(had)
+            if mode == 'restore' then return was_removed and not had end
+            return kind == 'joined' or had or not was_removed
+        end)
+    end
 end
 if mode ~= 'change' then
     local all = redis.call('HGETALL', senders)
@@ -452,8 +458,8 @@ They are given as `joined` or `left` and the sender, in turn, and so is the answ
 other process. Before that, it has 1 if the key had a wrong type and was deleted. A count that is
 repeated, by its number, changes nothing and has the same answer.
 
-In the mode `restore`, they are all that the process has, and what Redis had lost is no news. In the
-mode `remove`, the process is dead, and has nobody; if it is running after all, it restores later,
+In the mode `restore`, they are all that the process has, and what Redis had lost is no news; those
+that change `later` stay as they are. In the mode `remove`, the process is dead, and has nobody; if it is running after all, it restores later,
 and then they are news.
 """
 
