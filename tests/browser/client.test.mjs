@@ -10,6 +10,17 @@ const { connect, RoomError } = await import(pathToFileURL(CLIENT));
 
 const TYPES = ["message", "append", "joined", "left", "present", "gap", "resumed", "error", "state"];
 const FAST = { minDelay: 10, maxDelay: 200 };
+const clearRealTimeout = clearTimeout;
+
+/** Mock timers, but let `fetch` clear those that it has set before (nodejs/undici#4755). */
+function mockTimers(context) {
+  context.mock.timers.enable({ apis: ["setTimeout"] });
+  const clearMockTimeout = globalThis.clearTimeout;
+  globalThis.clearTimeout = (timer) => {
+    clearMockTimeout(timer);
+    clearRealTimeout(timer);
+  };
+}
 
 /** A TCP proxy in front of a server: a network that can break. */
 class Network {
@@ -486,7 +497,7 @@ test("what a proxy or a busy server answers is no refusal", { timeout: 20_000 },
 test("a token that does not come ends the attempt, and is ignored later", async (context) => {
   const members = new Members(context);
   const { WebSocket, next } = fakeServer();
-  context.mock.timers.enable({ apis: ["setTimeout"] });
+  mockTimers(context);
   const answers = [];
   const token = () => new Promise((resolve) => answers.push(resolve));
   const options = { WebSocket, token, tokenWithin: 100, minDelay: 1, maxDelay: 1 };
@@ -515,7 +526,7 @@ test("a token that does not come ends the attempt, and is ignored later", async 
 test("a connection that never opens, or in which one never joins, is given up", async (context) => {
   const members = new Members(context);
   const { WebSocket, next } = fakeServer();
-  context.mock.timers.enable({ apis: ["setTimeout"] });
+  mockTimers(context);
   const options = { WebSocket, pingAfter: 100, pongWithin: 50, minDelay: 1, maxDelay: 1 };
   const ann = members.add("ann", SERVER, options);
   const first = await next();
@@ -608,7 +619,7 @@ test("a dead connection is noticed and replaced", { timeout: 20_000 }, async (co
 test("only a silent connection is tested, and given up without an answer", async (context) => {
   const members = new Members(context);
   const { WebSocket, next } = fakeServer();
-  context.mock.timers.enable({ apis: ["setTimeout"] });
+  mockTimers(context);
   const ann = members.add("ann", SERVER, { WebSocket, pingAfter: 100, pongWithin: 50 });
   const connection = await next();
   const pings = (count) => assert.deepEqual(connection.sent, Array(count).fill({ type: "ping", ref: "ping" }));
@@ -632,7 +643,7 @@ test("only a silent connection is tested, and given up without an answer", async
 test("while the server rejects messages for a while, all of them wait", async (context) => {
   const members = new Members(context);
   const { WebSocket, next } = fakeServer();
-  context.mock.timers.enable({ apis: ["setTimeout"] });
+  mockTimers(context);
   context.mock.method(Math, "random", () => 0);
   const ann = members.add("ann", SERVER, { WebSocket, minDelay: 100, maxDelay: 200 });
   const connection = await next();
@@ -732,7 +743,7 @@ test("back online, it tests an open connection at once", async (context) => {
   const online = fakeBrowser(context);
   const members = new Members(context);
   const { WebSocket, next } = fakeServer();
-  context.mock.timers.enable({ apis: ["setTimeout"] });
+  mockTimers(context);
   const ann = members.add("ann", SERVER, { WebSocket, pingAfter: 100, pongWithin: 50 });
   const connection = await next();
   connection.tell({ type: "joined", id: "e-0" });
@@ -959,7 +970,7 @@ test("a room that was left is silent until the server has confirmed", { timeout:
 test("a request to leave that is one too many is repeated", async (context) => {
   const members = new Members(context);
   const { WebSocket, next } = fakeServer();
-  context.mock.timers.enable({ apis: ["setTimeout"] });
+  mockTimers(context);
   context.mock.method(Math, "random", () => 0);
   const ann = members.add("ann", SERVER, { WebSocket, minDelay: 100 });
   const connection = await next();
@@ -1322,7 +1333,7 @@ test("events may be cut anywhere", { timeout: 20_000 }, async (context) => {
 });
 
 test("a comment is a sign of life; without any, a stream is given up", async (context) => {
-  context.mock.timers.enable({ apis: ["setTimeout"] });
+  mockTimers(context);
   const options = { pingAfter: 100, pongWithin: 50 };
   const { ann, stream } = await streaming(context, options, () => context.mock.timers.tick(0));
   const comment = async () => {

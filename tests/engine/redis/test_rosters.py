@@ -28,6 +28,7 @@ DEAD = "dead0000"
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nothing take long."""
     monkeypatch.setattr(rosters, "PROCESS_SECONDS", 1)
+    monkeypatch.setattr(rosters, "LOST_SECONDS", 0.5)
     monkeypatch.setattr(rosters, "GRACE_SECONDS", 1.0)
     monkeypatch.setattr(memory, "COUNT_SECONDS", 0.1)
     monkeypatch.setattr(rosters, "COUNT_SECONDS", 0.1)
@@ -214,6 +215,21 @@ async def test_a_process_that_stops_takes_its_members_with_it(
         await Place(process, Listener()).join("bob-1", sender="bob")
         await until(lambda: is_named(ann, ann=1, bob=1))
     assert await ann.told(3) == {("joined", "ann-1"), ("joined", "bob-1"), ("left", "bob-1")}
+
+
+async def test_nobody_is_told_of_leaves_when_redis_has_lost_all(
+    server: RedisServer, open_place: Open
+) -> None:
+    places = [await open_place(name) for name in ("ann", "bob", "cid")]
+    for count, place in zip((3, 2, 1), places, strict=True):
+        assert len(await place.told(count)) == count
+    server.call("FLUSHALL")
+    await until(lambda: asyncio.to_thread(lambda: server.call("HLEN", HERE.people) == 3))
+    await asyncio.sleep(2 * rosters.LOST_SECONDS)  # there is no event for what does not happen
+    await places[0].join("eve-1", sender="eve")
+    for place in places:
+        assert (await place.listener.next())["type"] == "gap"
+        assert await place.told(1) == {("joined", "eve-1")}
 
 
 @pytest.mark.parametrize("stop", [False, True])
@@ -696,7 +712,7 @@ async def test_a_sender_that_leaves_while_all_are_counted_again_is_noted_once(
         return answers
 
     commands.run_once = let_bob_leave
-    rosters_of(ann).senders.restore()
+    rosters_of(ann).senders.restore("lobby")
     await ann.leave("zoe-1")
     assert await noted.next() == "zoe left"
     await ann.join("eve-1", sender="eve")

@@ -245,7 +245,7 @@ class Reader:
     async def run(self, close_subject: CloseSubject) -> None:
         """Read until cancelled."""
         loop = asyncio.get_running_loop()
-        started_at = loop.time()
+        started_at = self._read_at = loop.time()
 
         async def work(link: Link) -> None:
             await self._find_closed(link, started_at)

@@ -36,6 +36,8 @@ RETRY_SECONDS = 0.5
 """Seconds from a failure to the next attempt."""
 PROCESS_SECONDS = 8
 """Seconds without a heartbeat after which a process is dead."""
+LOST_SECONDS = 2.0
+"""Seconds in which all processes notice that Redis has lost a roster."""
 GRACE_SECONDS = 13.0
 """Seconds after an outage of Redis in which no process counts as dead."""
 
@@ -111,10 +113,14 @@ class Senders:
         """Count a sender whose first connection to this process has joined, or last has left."""
         self._add(event.room, self._own, "change", event.type, event.sender)
 
-    def restore(self) -> None:
+    def restore(self, room: str) -> None:
         """Count all again: Redis may have lost some, or others have taken this process for dead."""
+        self._add(room, self._own, "restore")
+
+    def restore_all(self) -> None:
+        """Do that for all rooms, also those that this process has left."""
         for room in self._here:
-            self._add(room, self._own, "restore")
+            self.restore(room)
         self.find({self._own})
 
     def remove(self, room: str, process: str) -> None:
@@ -157,7 +163,7 @@ class Senders:
     def _take_answer(self, room: str, is_repaired: int, *told: bytes) -> None:
         if is_repaired:
             self._health.breaks(room, CHANGED_KEYS)
-            self._add(room, self._own, "restore")
+            self.restore(room)
         for kind, name in zip(told[::2], told[1::2], strict=True):
             sender = name.decode(errors="replace")  # another program may have written it
             if self.note_presence is not None:
@@ -206,7 +212,7 @@ class Senders:
                 if process != self._own:
                     self.remove(room, process)
                 elif room not in self._here:
-                    self._add(room, process, "restore")
+                    self.restore(room)
             if not rooms and process != self._own:
                 await self._commands.run(("ZREM", self._keys.processes, process))
 
@@ -307,7 +313,7 @@ class Rosters:
     def note_listed(self, room: str, *, is_listed: bool) -> None:
         """Record whether Redis has the members of this process."""
         if room in self._views and not is_listed:
-            self._store(room)
+            self._restore(room)
 
     def ask_all(self) -> None:
         """Fetch all rosters: notices may have been missed."""
@@ -325,10 +331,10 @@ class Rosters:
         if not was_alive or self._trusted_at == math.inf:
             self._trusted_at, self._restore_at = now + GRACE_SECONDS, now
         for room in [] if was_alive else self._views:
-            self._store(room)
+            self._restore(room)
         if now >= self._restore_at:
             self._restore_at = now + KEEP_SECONDS / 2  # before the keys expire
-            self.senders.restore()
+            self.senders.restore_all()
         self._alive, dead = ({*filter(None, map(read_process, each))} for each in processes)
         before, self._dead = self._dead, dead if now >= self._trusted_at else set()
         self._unknown = set()
@@ -336,6 +342,12 @@ class Rosters:
         if died := self._dead - before:
             for room, view in self._views.items():
                 self._remove(room, died & view.processes)
+
+    def _restore(self, room: str) -> None:
+        """Store what Redis has lost, and fetch the rest once other processes have stored theirs."""
+        self._views[room].next_at = asyncio.get_running_loop().time() + LOST_SECONDS
+        self._store(room)
+        self.senders.restore(room)
 
     def note_outage(self) -> None:
         """Record an outage of Redis: until it is over, no process counts as dead."""
@@ -475,6 +487,10 @@ class Rosters:
         own = people.pop(self._own.decode(), None)
         if own != self._members(view) and (room, self._own) not in self._writes:
             self._retry_later(room)
+        if own is None and view.known.is_set():  # it may have lost those of others, too
+            view.next_at = asyncio.get_running_loop().time() + LOST_SECONDS
+            self._fetch(room)
+            return
         view.processes = {*people}
         before = view.elsewhere
         view.elsewhere, profiles, count = self._sum_up(room, people, view.here.senders)
