@@ -181,4 +181,4 @@ def wait_for(condition: Callable[[], object]) -> None:
         except RedisError:
             pass
         assert time.monotonic() < deadline
-        time.sleep(0.02)
+        time.sleep(0.02)  # a cluster has no other way to tell

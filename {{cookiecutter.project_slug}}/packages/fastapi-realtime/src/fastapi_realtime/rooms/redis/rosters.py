@@ -330,8 +330,9 @@ class Rosters:
         now = asyncio.get_running_loop().time()
         if not was_alive or self._trusted_at == math.inf:
             self._trusted_at, self._restore_at = now + GRACE_SECONDS, now
-        for room in [] if was_alive else self._views:
-            self._restore(room)
+        if not was_alive:
+            for room in self._views:
+                self._restore(room)
         if now >= self._restore_at:
             self._restore_at = now + KEEP_SECONDS / 2  # before the keys expire
             self.senders.restore_all()
@@ -345,7 +346,10 @@ class Rosters:
 
     def _restore(self, room: str) -> None:
         """Store what Redis has lost, and fetch the rest once other processes have stored theirs."""
-        self._views[room].next_at = asyncio.get_running_loop().time() + LOST_SECONDS
+        view = self._views[room]
+        if view.known.is_set():
+            view.next_at = asyncio.get_running_loop().time() + LOST_SECONDS
+            self._requests[room] = view.next_at
         self._store(room)
         self.senders.restore(room)
 
@@ -485,12 +489,11 @@ class Rosters:
             return
         people = self._read_people(room, answer)
         own = people.pop(self._own.decode(), None)
+        if own is None and view.known.is_set():  # it may have lost those of others, too
+            self._restore(room)
+            return
         if own != self._members(view) and (room, self._own) not in self._writes:
             self._retry_later(room)
-        if own is None and view.known.is_set():  # it may have lost those of others, too
-            view.next_at = asyncio.get_running_loop().time() + LOST_SECONDS
-            self._fetch(room)
-            return
         view.processes = {*people}
         before = view.elsewhere
         view.elsewhere, profiles, count = self._sum_up(room, people, view.here.senders)

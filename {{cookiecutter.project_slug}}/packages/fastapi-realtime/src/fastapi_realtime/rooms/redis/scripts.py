@@ -414,10 +414,7 @@ if type(before) == 'string' and string.match(before, '^%d+') == number then
 end
 redis.call('SET', counted, '', 'EX', keep_answer) -- Redis rejects this while it is full
 local was_removed, answer, here = redis.call('EXISTS', removed) == 1, {0}, {}
-local kind = redis.call('TYPE', senders).ok
-if kind ~= 'hash' and kind ~= 'none' then
-    answer[1] = redis.call('DEL', senders)
-end
+if redis.call('TYPE', senders).ok ~= 'hash' then answer[1] = redis.call('DEL', senders) end
 
 local function set(kind, sender, is_told)
     local others, had = string.gsub(redis.call('HGET', senders, sender) or '', ' ' .. process, '')
@@ -459,8 +456,8 @@ other process. Before that, it has 1 if the key had a wrong type and was deleted
 repeated, by its number, changes nothing and has the same answer.
 
 In the mode `restore`, they are all that the process has, and what Redis had lost is no news; those
-that change `later` stay as they are. In the mode `remove`, the process is dead, and has nobody; if it is running after all, it restores later,
-and then they are news.
+that change `later` stay as they are. In the mode `remove`, the process is dead, and has nobody; if
+it is running after all, it restores later, and then they are news.
 """
 
 SCRIPTS = PUBLISH, LOOK, HISTORY, CHANGE, BEAT, COUNT
